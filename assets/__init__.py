@@ -1,0 +1,1 @@
+"""Checkpoints, start states and cards that ship with wm_gym."""

@@ -1,0 +1,372 @@
+"""Collection of episodes in the ground-truth simulators: `wm-gym collect`.
+
+Every episode is a pure function of the settings and of its own seed, `seed + index`. Episodes are
+written in shards of fixed index ranges, each appearing whole or not at all, so a collection that
+was killed goes on where it was, and the number of workers changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from wm_gym.checkpoints import write_atomically
+from wm_gym.data.episodes import Episode, EpisodeDataset, ImageFormat
+from wm_gym.data.shards import write_index, write_shard
+from wm_gym.instructions import Goal
+
+HELD_OUT_SEEDS = range(6000, 7000)
+"""Seeds kept for evaluation (the paper's 6000-6050 among them); training data may not use them."""
+
+_GOLDEN = (5**0.5 - 1) / 2
+_SETTINGS = "collection.json"
+
+
+class Behaviour(Protocol):
+    """Somebody who acts in a simulator and may read its privileged state."""
+
+    def reset(self, goal: Any, rng: np.random.Generator, objects: tuple[str, ...]) -> None:
+        """Begin an episode with this goal of the simulator, among these objects."""
+        ...
+
+    def act(self, source: Any) -> np.ndarray:
+        """The action (A,) for the simulator's present state, physical units."""
+        ...
+
+
+Behaviours = dict[str, Callable[[np.random.Generator], Behaviour]]
+"""Makes a behaviour of an episode from its generator, by name."""
+
+Factory = Callable[[], tuple[gym.Env, Behaviours]]
+"""Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
+
+
+def langtable_behaviours() -> Behaviours:
+    """Who acts in LangTable; a noisy expert's noise differs from episode to episode."""
+    from wm_gym.envs.sims.langtable_expert import Expert, NoisyExpert
+    from wm_gym.envs.sims.langtable_play import NearMiss, RandomPlay
+
+    return {
+        "expert": lambda rng: Expert(),
+        "noisy_expert": lambda rng: NoisyExpert(noise_m=rng.uniform(0.003, 0.02)),
+        "random": lambda rng: RandomPlay(),
+        "near_miss": lambda rng: NearMiss(),
+    }
+
+
+_BEHAVIOURS: dict[str, Callable[[], Behaviours]] = {"LangTable-v0": langtable_behaviours}
+
+
+@dataclass(frozen=True)
+class SimulatorFactory:
+    """Makes a registered simulator with pixel observations, and its behaviours."""
+
+    env_id: str
+    frame_size: str
+    horizon: int
+
+    def __call__(self) -> tuple[gym.Env, Behaviours]:
+        """The simulator and its behaviours.
+
+        Raises:
+            ValueError: if nobody is known who acts in this simulator.
+        """
+        import wm_gym  # noqa: F401  registers the ids
+
+        if self.env_id not in _BEHAVIOURS:
+            raise ValueError(
+                f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
+                f"{sorted(_BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
+            )
+        env = gym.make(
+            self.env_id,
+            frame_size=self.frame_size,
+            horizon=self.horizon,
+            terminate_on_success=False,
+            disable_env_checker=True,
+        )
+        return env, _BEHAVIOURS[self.env_id]()
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect. Episodes depend on everything here but `out`, `workers` and `episodes`."""
+
+    out: Path
+    """Folder of the dataset; a collection that was interrupted there is continued."""
+    env_id: str = "LangTable-v0"
+    """Simulator."""
+    episodes: int = 100
+    """Number of episodes in the whole dataset."""
+    behaviours: dict[str, float] = field(
+        default_factory=lambda: {
+            "expert": 0.2,
+            "noisy_expert": 0.35,
+            "random": 0.35,
+            "near_miss": 0.1,
+        }
+    )
+    """Who acts, with weights; shares of the dataset follow them closely."""
+    tasks: tuple[str, ...] = ("reach", "separate", "push")
+    """Tasks, drawn with equal chances."""
+    seed: int = 0
+    """Seed of the first episode; episode i has seed + i."""
+    held_out: bool = False
+    """Allow the seeds 6000 to 6999, which are kept for evaluation."""
+    frame_size: str = "96x96"
+    """Height and width of the frames, e.g. 180x320."""
+    steps: int = 60
+    """Actions per episode, at most."""
+    stop_on_success: bool = True
+    """End an episode of an expert after its success."""
+    tail_steps: int = 8
+    """Actions that still follow the success before the episode ends."""
+    play_on: tuple[str, ...] = ("random", "near_miss")
+    """Behaviours whose episodes always have full length."""
+    image_format: ImageFormat = "exact"
+    """exact keeps every bit; jpeg is about ten times smaller."""
+    shard_episodes: int = 20
+    """Episodes per file, and per unit of work that a kill may lose."""
+    workers: int = 2
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        """Check the settings once."""
+        if self.episodes < 1 or self.steps < 1 or self.workers < 1 or self.shard_episodes < 1:
+            raise ValueError(
+                f"episodes={self.episodes}, steps={self.steps}, workers={self.workers} and "
+                f"shard_episodes={self.shard_episodes} must all be at least 1"
+            )
+        weights = list(self.behaviours.values())
+        if not weights or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(
+                f"behaviours are {self.behaviours}, expected names with weights of at least 0 and "
+                "one above 0, "
+                "e.g. {'expert': 0.5, 'random': 0.5}"
+            )
+        if not self.tasks:
+            raise ValueError("tasks is empty, expected at least one, e.g. ('reach', 'push')")
+        if self.image_format not in ("exact", "jpeg"):
+            raise ValueError(f"image_format is {self.image_format!r}, expected 'exact' or 'jpeg'")
+        reserved = range(
+            max(self.seed, HELD_OUT_SEEDS.start),
+            min(self.seed + self.episodes, HELD_OUT_SEEDS.stop),
+        )
+        if len(reserved) and not self.held_out:
+            raise ValueError(
+                f"seeds {self.seed} to {self.seed + self.episodes - 1} reach into "
+                f"{HELD_OUT_SEEDS.start} to "
+                f"{HELD_OUT_SEEDS.stop - 1}, which are kept for evaluation; start at "
+                f"seed={HELD_OUT_SEEDS.stop} or "
+                "collect fewer episodes, or pass held_out=True if this is evaluation data"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the episodes depend on, JSON-ready."""
+        settings = asdict(self)
+        for name in ("out", "workers", "episodes", "held_out"):
+            del settings[name]
+        return json.loads(json.dumps(settings))
+
+
+def collect(
+    config: CollectConfig, factory: Factory | None = None, progress: bool = True
+) -> EpisodeDataset:
+    """Collect episodes, or finish a collection that was interrupted or is to become longer.
+
+    Args:
+        config: what to collect.
+        factory: makes another simulator than `config.env_id`, and its behaviours.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The finished dataset.
+
+    Raises:
+        ValueError: if the folder holds a collection with other settings.
+    """
+    from tqdm import tqdm
+
+    out = Path(config.out).expanduser()
+    factory = factory or SimulatorFactory(config.env_id, config.frame_size, config.steps)
+    env, behaviours = factory()
+    unknown = set(config.behaviours) - set(behaviours)
+    if unknown:
+        raise ValueError(
+            f"behaviours {sorted(unknown)} are unknown to this simulator, expected "
+            f"{sorted(behaviours)}"
+        )
+    _claim(out, config)
+    shards = _shards(config)
+    surplus = set((out / "shards").glob("*.hdf5")) - {
+        _shard_path(out, s.start, config) for s in shards
+    }
+    todo = []
+    for numbers in shards:
+        stored = _episodes_in(_shard_path(out, numbers.start, config))
+        if stored > len(numbers) or surplus:
+            raise ValueError(
+                f"{out} already holds more than {config.episodes} episodes; ask for at least as "
+                "many, or collect "
+                "into another folder"
+            )
+        if stored < len(numbers):
+            todo.append(numbers)
+    missing = sum(len(numbers) for numbers in todo)
+    with tqdm(
+        total=config.episodes,
+        initial=config.episodes - missing,
+        unit="episode",
+        desc=out.name,
+        disable=not progress,
+    ) as bar:
+        for done in _run([(config, factory, numbers) for numbers in todo], config.workers):
+            bar.update(done)
+    write_index(
+        out,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        image_format=config.image_format,
+        env_spec=env.spec.to_json() if env.spec is not None else None,
+        description=f"wm-gym collect {json.dumps(config.identity())}",
+    )
+    env.close()
+    return EpisodeDataset(out)
+
+
+def behaviour_of(config: CollectConfig, seed: int) -> str:
+    """Who acts in the episode of a seed.
+
+    Multiples of the golden ratio fill the unit interval evenly, so the shares follow the weights in
+    any stretch of seeds; draws would scatter.
+    """
+    shares = np.cumsum(list(config.behaviours.values()))
+    place = (seed * _GOLDEN) % 1.0 * shares[-1]
+    return list(config.behaviours)[int(np.searchsorted(shares, place, side="right"))]
+
+
+def collect_episode(
+    env: gym.Env, behaviours: Behaviours, config: CollectConfig, seed: int
+) -> Episode:
+    """Play one episode, a pure function of the settings and the seed.
+
+    Args:
+        env: simulator with pixel observations that offers `privileged_state()`, `get_state()`,
+            `goal` (with `task` and `blocks`) and `objects`.
+        behaviours: makers of behaviours, by name.
+        config: the settings.
+        seed: the episode's seed.
+    """
+    rng = np.random.default_rng([seed, 1])
+    name = behaviour_of(config, seed)
+    task = config.tasks[int(rng.integers(len(config.tasks)))]
+    simulator: Any = env.unwrapped
+    box: Any = env.action_space
+    frame, info = env.reset(seed=seed, options={"task": task})
+    behaviour = behaviours[name](rng)
+    behaviour.reset(simulator.goal, rng, tuple(simulator.objects))
+    start_state = simulator.get_state()
+    frames, privileged = [np.array(frame)], [simulator.privileged_state()]
+    success, actions = [bool(info["is_success"])], []
+    last = config.steps
+    while len(actions) < last:
+        action = np.asarray(behaviour.act(simulator), np.float32)
+        # what the simulator executes is stored: a world model cannot know of more
+        action = np.clip(action, box.low, box.high)
+        frame, _, terminated, truncated, info = env.step(action)
+        actions.append(action)
+        frames.append(np.array(frame))
+        privileged.append(simulator.privileged_state())
+        success.append(bool(info["is_success"]))
+        if success[-1] and config.stop_on_success and name not in config.play_on:
+            last = min(config.steps, success.index(True) + config.tail_steps)
+        if terminated or truncated:
+            break
+    return Episode(
+        frames=np.stack(frames),
+        actions=np.stack(actions),
+        privileged=np.stack(privileged),
+        success=np.asarray(success),
+        instruction=info["instruction"],
+        goal=Goal(simulator.goal.task, tuple(simulator.goal.blocks)),
+        seed=seed,
+        behaviour=name,
+        start_state=start_state,
+    )
+
+
+def _shards(config: CollectConfig) -> list[range]:
+    size = config.shard_episodes
+    return [range(a, min(a + size, config.episodes)) for a in range(0, config.episodes, size)]
+
+
+def _shard_path(out: Path, first: int, config: CollectConfig) -> Path:
+    return out / "shards" / f"{first // config.shard_episodes:06d}.hdf5"
+
+
+def _episodes_in(shard: Path) -> int:
+    import h5py
+
+    try:
+        with h5py.File(shard, "r") as file:
+            return len(file)
+    except OSError:  # absent, or cut off by a full disk or a copy: it is made again
+        return 0
+
+
+def _claim(out: Path, config: CollectConfig) -> None:
+    path = out / _SETTINGS
+    if path.exists():
+        stored = json.loads(path.read_text())
+        different = sorted(k for k, v in config.identity().items() if stored.get(k) != v)
+        if different:
+            raise ValueError(
+                f"{out} holds a collection with other {', '.join(different)} "
+                f"({ {k: stored.get(k) for k in different} }); collect into another folder, or "
+                "with these settings"
+            )
+    else:
+        write_atomically(path, json.dumps(config.identity(), indent=1).encode())
+
+
+_Job = tuple[CollectConfig, Factory, range]
+_made: dict[Any, tuple[gym.Env, Behaviours]] = {}
+
+
+def _collect_shard(job: _Job) -> int:
+    config, factory, numbers = job
+    if factory not in _made:  # one simulator per process, whatever the number of shards
+        _made[factory] = factory()
+    env, behaviours = _made[factory]
+    episodes = [collect_episode(env, behaviours, config, config.seed + i) for i in numbers]
+    path = _shard_path(Path(config.out).expanduser(), numbers.start, config)
+    write_shard(path, episodes, numbers.start, config.image_format)
+    return len(episodes)
+
+
+def _start_worker() -> None:
+    # Mesa's software renderer would start threads in every worker, which then wait for each other
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        try:
+            yield from map(_collect_shard, jobs)
+        finally:
+            for env, _ in _made.values():
+                env.close()
+            _made.clear()
+        return
+    # spawn: a GL context does not survive a fork
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
+        yield from pool.imap_unordered(_collect_shard, jobs)

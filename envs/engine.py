@@ -1,0 +1,401 @@
+"""The one batched engine under every imagined environment: B rows of one world model.
+
+`WorldModelEnv` is a batch of one, `WorldModelVectorEnv` a batch of many. A row's noise, start and
+instruction depend on its own generator only, never on the batch or on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+
+from wm_gym.checkpoints import Checkpoint
+from wm_gym.dynamics.rollout import Rollout
+from wm_gym.envs.engine_snapshot import EngineState, from_bytes, model_identity, to_bytes
+from wm_gym.envs.episode_starts import EpisodeStarts
+from wm_gym.envs.observations import dict_observation, observation_space
+from wm_gym.envs.rewards import make_reward
+from wm_gym.envs.settings import Settings, load_model
+from wm_gym.instructions import Goal
+from wm_gym.world_model import LatentWorldModel
+
+
+class ImaginationError(RuntimeError):
+    """The world model produced NaN or infinite latents."""
+
+
+@dataclass
+class Episode:
+    """What the engine remembers of one row besides its rollout."""
+
+    instruction: str = ""
+    goal: Goal | None = None
+    start: str | None = None
+    steps: int = 0
+    ended: bool = True
+    distance_m: float = float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the goal follows from the instruction."""
+        return {key: value for key, value in vars(self).items() if key != "goal"}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of B rows: rewards, terminated, truncated (B,) and one info per row."""
+
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    infos: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Engine:
+    """B rows of imagined episodes.
+
+    Args:
+        rows: B.
+        settings: keyword arguments of the environment.
+        model: an already loaded model, instead of the checkpoint the settings name.
+
+    Raises:
+        CheckpointError: if the checkpoint is not there.
+        ValueError: if a setting does not fit the card.
+    """
+
+    def __init__(
+        self, rows: int, settings: Settings, model: LatentWorldModel | None = None
+    ) -> None:
+        self.rows = rows
+        self.settings = settings
+        self.model = model if model is not None else load_model(settings)
+        self.spec = self.model.spec
+        self.horizon = settings.horizon or self.spec.horizon
+        self.observation_space = observation_space(self.spec, settings.obs)
+        self.action_space = self.spec.action.space()
+        folder = self.model.folder
+        self.reward = make_reward(
+            settings.reward,
+            None if folder is None else Checkpoint(folder, self.spec),
+            settings.device,
+        )
+        judged_by = self.reward.name if self.reward.needs_goal else None
+        self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by)
+        self.episodes = [Episode() for _ in range(rows)]
+        self._rollout: Rollout | None = None
+        self._latents: torch.Tensor = torch.empty(0)
+        self._frames: np.ndarray | None = None
+        self._known: dict[int, np.ndarray] = {}  # frames that need no decoding, by row
+
+    @property
+    def begun(self) -> bool:
+        """Whether all rows have been reset at least once."""
+        return self._rollout is not None
+
+    # ---- beginning ---------------------------------------------------------------------------
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        generators: Sequence[np.random.Generator],
+        options: Sequence[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """Begin new episodes in some rows.
+
+        Args:
+            rows: which; all of them on the first call.
+            generators: one per row of `rows`; the only source of randomness.
+            options: one per row of `rows`, see `WorldModelEnv.reset`.
+
+        Returns:
+            One info per row of `rows`.
+
+        Raises:
+            ValueError: if an option does not fit; the engine is as it was.
+        """
+        plans = [self.starts.plan(g, o) for g, o in zip(generators, options, strict=True)]
+        lengths = {len(plan.frames) for plan in plans}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"histories of {sorted(lengths)} frames in one reset; give all rows as many"
+            )
+        frames = torch.from_numpy(np.stack([plan.frames for plan in plans]))
+        if frames.shape[1] == 1:
+            frames = frames[:, 0]
+        actions = _stack_actions([plan.actions for plan in plans])
+        seeds = [plan.seed for plan in plans]
+        if len(rows) == self.rows:
+            self._rollout = self.model.begin(
+                frames, actions, seeds=seeds, cache=self.settings.cache
+            )
+            self._frames, self._known = None, {}
+        elif self._rollout is None:
+            raise ValueError("some rows were reset before all were; call reset() without a mask")
+        else:
+            self._rollout.restart(rows, frames, seeds=seeds, actions=actions)
+        self._latents = self._rollout.latents
+        distances = self._distances(rows, [plan.goal for plan in plans])
+        for row, plan, distance in zip(rows, plans, distances, strict=True):
+            self.episodes[row] = Episode(
+                plan.instruction, plan.goal, plan.start, 0, False, float(distance)
+            )
+            self._show(row, plan.frames[-1])
+        return [self._reset_info(row) for row in rows]
+
+    def instruct(self, instructions: Sequence[str]) -> None:
+        """Give every row another instruction in the middle of its episode.
+
+        Raises:
+            InstructionError: if one is not understood; nothing changed.
+        """
+        goals = [self.starts.goal(instruction) for instruction in instructions]
+        distances = self._distances(range(self.rows), goals)
+        for episode, *values in zip(self.episodes, instructions, goals, distances, strict=True):
+            episode.instruction, episode.goal, episode.distance_m = values
+
+    def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
+        if not self.reward.needs_goal or self.reward.judged_at_horizon:
+            return np.full(len(rows), np.nan)
+        known = [goal for goal in goals if goal is not None]
+        return self.reward.judge(self._latents[list(rows)], known).distance_m
+
+    def _reset_info(self, row: int) -> dict[str, Any]:
+        episode = self.episodes[row]
+        info: dict[str, Any] = {"instruction": episode.instruction, "is_success": False}
+        if episode.start is not None:
+            info["start"] = episode.start
+        return info
+
+    # ---- stepping ----------------------------------------------------------------------------
+
+    def step(
+        self, actions: Sequence[Any], *, idle: np.ndarray | None = None, strict: bool = False
+    ) -> Transition:
+        """Advance all rows by one action each.
+
+        Args:
+            actions: B actions (A,), physical units.
+            idle: (B,) bool, rows whose action is ignored because they are reset next.
+            strict: raise instead of ending a row with `info["error"]`.
+
+        Returns:
+            The transition; idle rows have reward 0 and an empty info.
+
+        Raises:
+            ValueError: if strict and an action has a wrong shape or is not finite; nothing changed.
+            ImaginationError: if strict and the model diverged; reset to go on.
+        """
+        idle = np.zeros(self.rows, bool) if idle is None else idle
+        if self._rollout is None:
+            raise ResetNeeded("call reset() before step()")
+        if idle.all():
+            nothing = np.zeros(self.rows, bool)
+            infos: list[dict[str, Any]] = [{} for _ in range(self.rows)]
+            return Transition(np.zeros(self.rows), nothing, nothing.copy(), infos)
+        physical, errors = self._read_actions(actions, idle)
+        if strict and errors:
+            raise ValueError(next(iter(errors.values())))
+        spec = self.spec.action
+        bounded = np.clip(physical, np.float32(spec.low), np.float32(spec.high))
+        before = (self._latents, self._frames, self._known)
+        latents = self._rollout.step(torch.from_numpy(bounded))
+        surprise = self._rollout.surprise.cpu().numpy()
+        finite = torch.isfinite(latents).flatten(1).all(1).cpu().numpy()
+        self._latents, self._frames, self._known = latents, None, {}
+        for row in np.flatnonzero(~finite & ~idle):
+            message = "the world model produced NaN or infinite latents; reset to go on"
+            if strict:
+                self.episodes[row].ended = True
+                self._freeze(row, *before)
+                raise ImaginationError(message)
+            errors.setdefault(int(row), message)
+        for row in errors:
+            self._freeze(row, *before)
+        return self._score(idle, errors, surprise, (physical != bounded).any(1))
+
+    def _read_actions(
+        self, actions: Sequence[Any], idle: np.ndarray
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Actions (B, A) float32, zeros within bounds where useless, and the errors by row."""
+        spec = self.spec.action
+        low, high = np.float32(spec.low), np.float32(spec.high)
+        physical = np.tile(np.clip(np.zeros(spec.size, np.float32), low, high), (self.rows, 1))
+        errors = {}
+        for row in np.flatnonzero(~idle):
+            try:
+                action = np.asarray(actions[row], np.float32)
+            except (TypeError, ValueError):
+                action = np.empty((0,), np.float32)
+            if action.shape != (spec.size,):
+                errors[int(row)] = (
+                    f"action has shape {np.shape(actions[row])}, expected ({spec.size},): "
+                    f"{', '.join(spec.names)} in {', '.join(spec.units)}"
+                )
+            elif not np.isfinite(action).all():
+                errors[int(row)] = (
+                    f"action is {action.tolist()}, expected finite numbers for "
+                    f"{', '.join(spec.names)}; look for a division by zero in the policy"
+                )
+            else:
+                physical[row] = action
+        return physical, errors
+
+    def _freeze(
+        self,
+        row: int,
+        latents: torch.Tensor,
+        frames: np.ndarray | None,
+        known: dict[int, np.ndarray],
+    ) -> None:
+        """Show of a row what it showed before the step that failed."""
+        self._latents = self._latents.clone()
+        self._latents[row] = latents[row]
+        if row in known:
+            frame = known[row]
+        elif frames is not None:
+            frame = frames[row]
+        else:
+            frame = self.model.decode(latents[row : row + 1])[0].cpu().numpy()
+        self._show(row, frame)
+
+    def _score(
+        self, idle: np.ndarray, errors: dict[int, str], surprise: np.ndarray, clipped: np.ndarray
+    ) -> Transition:
+        rewards = np.zeros(self.rows)
+        terminated, truncated = np.zeros(self.rows, bool), np.zeros(self.rows, bool)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.rows)]
+        live = [row for row in np.flatnonzero(~idle).tolist() if row not in errors]
+        for row in live:
+            self.episodes[row].steps += 1
+        at_horizon = {row for row in live if self.episodes[row].steps >= self.horizon}
+        judged = [row for row in live if row in at_horizon or not self.reward.judged_at_horizon]
+        verdicts = self._verdicts(judged, rewards)
+        for row in live:
+            episode = self.episodes[row]
+            score, success, distance_m, rationale = verdicts.get(row, (0.0, False, np.nan, ""))
+            done_by_judge = row in at_horizon and self.reward.judged_at_horizon
+            terminated[row] = (success and not self.reward.judged_at_horizon) or done_by_judge
+            truncated[row] = row in at_horizon and not terminated[row]
+            episode.distance_m = distance_m
+            episode.ended = bool(terminated[row] or truncated[row])
+            info = infos[row]
+            info["instruction"] = episode.instruction
+            info["is_success"] = bool(success)
+            info["surprise"] = float(surprise[row])
+            info["action_clipped"] = bool(clipped[row])
+            if np.isfinite(distance_m):
+                info["distance"] = float(distance_m)
+            if self.reward.name != "none" and (row in verdicts):
+                info["success_probability"] = float(score)
+                if episode.ended:
+                    info["judge"] = {
+                        "score": float(score),
+                        "rationale": rationale,
+                        "name": self.reward.name,
+                    }
+        for row, message in errors.items():
+            truncated[row] = self.episodes[row].ended = True
+            instruction = self.episodes[row].instruction
+            infos[row] |= {"instruction": instruction, "is_success": False, "error": message}
+        return Transition(rewards, terminated, truncated, infos)
+
+    def _verdicts(
+        self, rows: list[int], rewards: np.ndarray
+    ) -> dict[int, tuple[float, bool, float, str]]:
+        """Judge rows and write their rewards."""
+        if not rows:
+            return {}
+        goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
+        verdict = self.reward.judge(self._latents[rows], goals)
+        previous = np.array([self.episodes[row].distance_m for row in rows])
+        rewards[rows] = self.reward.value(verdict, previous)
+        columns = (verdict.score, verdict.success, verdict.distance_m, verdict.rationale)
+        return dict(zip(rows, zip(*columns, strict=True), strict=True))
+
+    # ---- showing -----------------------------------------------------------------------------
+
+    def _show(self, row: int, frame: np.ndarray) -> None:
+        self._known[row] = frame
+        if self._frames is not None:
+            self._frames[row] = frame
+
+    def frames(self) -> np.ndarray:
+        """Newest frames (B, H, W, 3) uint8, decoded once, when first asked for. Do not modify."""
+        if self._rollout is None:
+            raise ValueError("there is no frame yet; call reset() first")
+        if self._frames is None:
+            if len(self._known) == self.rows:
+                self._frames = np.stack([self._known[row] for row in range(self.rows)])
+            else:
+                self._frames = self._rollout.frames().cpu().numpy().copy()
+                for row, frame in self._known.items():
+                    self._frames[row] = frame
+        return self._frames
+
+    def latents(self) -> np.ndarray:
+        """Newest normalised latents (B, h, w, D) float32, a copy."""
+        return self._latents.float().cpu().numpy().copy()
+
+    def observation(self, row: int) -> Any:
+        """What one row observes, a copy."""
+        if self.settings.obs == "latents":
+            return self._latents[row].float().cpu().numpy().copy()
+        pixels = self.frames()[row].copy()
+        if self.settings.obs == "pixels":
+            return pixels
+        episode = self.episodes[row]
+        time_left = 1 - episode.steps / self.horizon
+        return dict_observation(pixels, episode.goal, time_left, self.spec)
+
+    # ---- saving ------------------------------------------------------------------------------
+
+    def snapshot(self, generators: Sequence[np.random.Generator]) -> bytes:
+        """Everything the future depends on, the rows' generators included."""
+        if self._rollout is None:
+            raise ValueError("nothing to save yet; call reset() first")
+        return to_bytes(
+            EngineState(
+                model_identity(self.model),
+                self._rollout.snapshot(),
+                [episode.to_dict() for episode in self.episodes],
+                [generator.bit_generator.state for generator in generators],
+                self._latents.cpu().numpy(),
+                self._frames,
+                self._known,
+            )
+        )
+
+    def restore(self, content: bytes, generators: Sequence[np.random.Generator]) -> None:
+        """Resume from `snapshot`: the continuation is the same bit for bit.
+
+        Args:
+            content: result of `snapshot` of an engine with as many rows and the same model.
+            generators: the rows' generators, whose states are set.
+
+        Raises:
+            ValueError: if the content is of something else; the engine is as it was.
+        """
+        state = from_bytes(content, model_identity(self.model), self.rows)
+        self._rollout = Rollout.restore(self.model, state.rollout)
+        self.episodes = [
+            Episode(**episode, goal=self.starts.goal(episode["instruction"]))
+            for episode in state.episodes
+        ]
+        self._latents = torch.from_numpy(state.latents).to(self.model.device)
+        self._frames, self._known = state.frames, state.known
+        for generator, saved in zip(generators, state.generators, strict=True):
+            generator.bit_generator.state = saved
+
+
+def _stack_actions(actions: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    given = [a for a in actions if a is not None]
+    if not given:
+        return None
+    if len(given) != len(actions):
+        raise ValueError("some rows have 'actions' and some have not; give them to all or none")
+    return torch.from_numpy(np.stack(given))

@@ -1,0 +1,111 @@
+"""Snapshots of the engine: arrays and JSON in one npz, nothing pickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine needs to go on, besides its model.
+
+    Attributes:
+        model: identity of the world model, see `model_identity`.
+        rollout: what `Rollout.snapshot` returned.
+        episodes: one dict of plain values per row.
+        generators: states of the rows' bit generators.
+        latents: newest latents shown, (B, h, w, D).
+        frames: newest frames (B, H, W, 3), or None if nobody has asked for them.
+        known: frames that need no decoding, by row.
+    """
+
+    model: dict[str, Any]
+    rollout: bytes
+    episodes: list[dict[str, Any]]
+    generators: list[dict[str, Any]]
+    latents: np.ndarray
+    frames: np.ndarray | None
+    known: dict[int, np.ndarray]
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """Which weights, sampled how, a snapshot belongs to."""
+    return {
+        "name": model.spec.name,
+        "weights_sha256": dict(model.spec.weights_sha256),
+        "denoising_steps": model.denoising_steps,
+    }
+
+
+def to_bytes(state: EngineState) -> bytes:
+    """Serialise."""
+    header = {
+        "layout": LAYOUT,
+        "model": state.model,
+        "episodes": state.episodes,
+        "generators": state.generators,
+        "known": list(state.known),
+    }
+    arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+        "rollout": np.frombuffer(state.rollout, np.uint8),
+        "latents": state.latents,
+    }
+    if state.frames is not None:
+        arrays["frames"] = state.frames
+    if state.known:
+        arrays["known"] = np.stack(list(state.known.values()))
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
+    """Read a snapshot back.
+
+    Args:
+        content: result of `to_bytes`.
+        model: identity of the model that shall go on.
+        rows: rows of the engine that shall go on.
+
+    Raises:
+        ValueError: if the content is damaged, or belongs to another model or number of rows.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays["header"].tobytes())
+        layout = header["layout"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"this is not a snapshot of an imagined environment ({error})") from error
+    if layout != LAYOUT:
+        raise ValueError(f"snapshot has layout {layout}, this wm_gym reads {LAYOUT}; take it anew")
+    if header["model"] != model:
+        raise ValueError(
+            f"snapshot is of model {header['model']['name']!r} with "
+            f"{header['model']['denoising_steps']} denoising steps, this environment runs "
+            f"{model['name']!r} with {model['denoising_steps']}, or with other weights; restore it "
+            "in an environment made with the same arguments"
+        )
+    if len(header["episodes"]) != rows:
+        raise ValueError(
+            f"snapshot has {len(header['episodes'])} rows, this environment has {rows}"
+        )
+    known = dict(zip(header["known"], arrays.get("known", []), strict=True))
+    return EngineState(
+        header["model"],
+        arrays["rollout"].tobytes(),
+        header["episodes"],
+        header["generators"],
+        arrays["latents"],
+        arrays.get("frames"),
+        known,
+    )

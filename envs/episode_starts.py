@@ -1,0 +1,151 @@
+"""How an imagined episode begins: from a stored start state or from the caller's frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wm_gym.envs.start_states import FILENAME, StartStates
+from wm_gym.instructions import Goal, InstructionSet
+from wm_gym.spec import WorldModelSpec
+
+NOISE_SEEDS = 2**63
+OPTIONS = ("actions", "frames", "instruction", "start")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one row will begin: history (n, H, W, 3) uint8 and actions (n - 1, A) or None."""
+
+    seed: int
+    frames: np.ndarray
+    actions: np.ndarray | None
+    instruction: str
+    goal: Goal | None
+    start: str | None
+
+
+class EpisodeStarts:
+    """Draws and checks the beginnings of episodes.
+
+    Args:
+        spec: the card.
+        folder: checkpoint folder that may hold start states, or None.
+        task: task that random starts are drawn from, or "any".
+        judged_by: name of the reward that needs an instruction, or None if none is needed.
+
+    Raises:
+        ValueError: if the card does not know the task, or start states do not fit the card.
+    """
+
+    def __init__(
+        self, spec: WorldModelSpec, folder: Path | None, task: str, judged_by: str | None
+    ) -> None:
+        self.spec = spec
+        self.task = task
+        self.judged_by = judged_by
+        self.instructions = InstructionSet(spec.tasks, spec.objects)
+        self.stored = _read_starts(folder, spec)
+        self.pool = self._starts_of(task)
+
+    def _starts_of(self, task: str) -> list[int]:
+        if task != "any" and task not in self.spec.tasks:
+            raise ValueError(
+                f"task={task!r} is unknown; expected 'any' or one of {list(self.spec.tasks)}"
+            )
+        if self.stored is None:
+            return []
+        texts = self.stored.instructions
+        if task == "any":
+            return list(range(len(texts)))
+        return [i for i, text in enumerate(texts) if self.instructions.parse(text).task == task]
+
+    def plan(self, generator: np.random.Generator, options: dict[str, Any]) -> Plan:
+        """Decide how one row begins.
+
+        Args:
+            generator: the row's source of randomness.
+            options: see `WorldModelEnv.reset`.
+
+        Raises:
+            ValueError: if an option is unknown or does not fit the card.
+        """
+        unknown = set(options) - set(OPTIONS)
+        if unknown:
+            raise ValueError(f"options {sorted(unknown)} are unknown; expected {list(OPTIONS)}")
+        if "frames" in options and "start" in options:
+            raise ValueError("options has both 'frames' and 'start'; give one of them")
+        if "actions" in options and "frames" not in options:
+            raise ValueError("options has 'actions' without 'frames'; give the frames they led to")
+        # drawn first, so that the noise does not depend on how the episode begins
+        seed = int(generator.integers(NOISE_SEEDS))
+        instruction, start, actions = options.get("instruction"), None, None
+        if "frames" in options:
+            frames = self._history(options["frames"])
+            actions = self._history_actions(options.get("actions"), len(frames))
+        else:
+            index = self.start_index(generator, options.get("start"))
+            assert self.stored is not None
+            start, frames = self.stored.names[index], self.stored.frames[index][None]
+            instruction = instruction or self.stored.instructions[index]
+        goal = self.goal(instruction)
+        return Plan(seed, frames, actions, instruction or "", goal, start)
+
+    def start_index(self, generator: np.random.Generator, name: str | None) -> int:
+        """Position of a stored start: the named one, or one drawn for the task."""
+        if self.stored is None or (name is None and not self.pool):
+            raise ValueError(
+                f"{self.spec.name} has no stored start states for task {self.task!r}; "
+                "begin from a picture: reset(options={'frames': uint8 (H, W, 3), 'instruction': …})"
+            )
+        if name is not None:
+            return self.stored.index(name)
+        return self.pool[int(generator.integers(len(self.pool)))]
+
+    def _history(self, frames: Any) -> np.ndarray:
+        frames = np.asarray(frames)
+        size = (self.spec.frame.height, self.spec.frame.width, 3)
+        if frames.dtype != np.uint8 or frames.shape[-3:] != size or frames.ndim not in (3, 4):
+            raise ValueError(
+                f"options['frames'] has dtype {frames.dtype} and shape {frames.shape}, expected "
+                f"uint8 and {size}, or (n, {size[0]}, {size[1]}, 3) for a history; resize first"
+            )
+        return frames[None] if frames.ndim == 3 else frames
+
+    def _history_actions(self, actions: Any, frames: int) -> np.ndarray | None:
+        if actions is None:
+            return None
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (frames - 1, self.spec.action.size) or not np.isfinite(actions).all():
+            raise ValueError(
+                f"options['actions'] has shape {actions.shape}, expected "
+                f"{(frames - 1, self.spec.action.size)} finite numbers: actions[i] led from frame "
+                "i to frame i + 1"
+            )
+        return actions
+
+    def goal(self, instruction: str | None) -> Goal | None:
+        """The goal of an instruction; None if there is nothing to parse and nobody needs one."""
+        if instruction:
+            return self.instructions.parse(instruction) if self.spec.tasks else None
+        if self.judged_by is not None:
+            raise ValueError(
+                f"reward {self.judged_by!r} scores an instruction: give options['instruction'], "
+                "or make the environment with reward='none'"
+            )
+        return None
+
+
+def _read_starts(folder: Path | None, spec: WorldModelSpec) -> StartStates | None:
+    if folder is None or not (folder / FILENAME).exists():
+        return None
+    starts = StartStates.read(folder / FILENAME)
+    size = (spec.frame.height, spec.frame.width)
+    if starts.frames.shape[1:3] != size:
+        raise ValueError(
+            f"{folder / FILENAME} holds frames of {starts.frames.shape[1:3]}, its card says {size}"
+        )
+    return starts

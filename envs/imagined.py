@@ -1,0 +1,176 @@
+"""One imagined episode at a time: a world model behind `gymnasium.Env`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle
+
+from wm_gym.envs.engine import Engine
+from wm_gym.envs.settings import Settings
+
+if TYPE_CHECKING:
+    from wm_gym.spec import WorldModelSpec
+    from wm_gym.world_model import LatentWorldModel
+
+
+class WorldModelEnv(gymnasium.Env, EzPickle):
+    """A world model as environment: every frame after the first is imagined.
+
+    Action: float32 (A,) in the physical units of the card; more than its bounds is clipped and
+    reported in `info["action_clipped"]`. Observation: see `obs`. Reward: see `reward`. An episode
+    terminates on success and truncates at its horizon; one that is judged at its horizon
+    terminates there.
+
+    `info` carries `instruction`, `is_success`, `surprise` (how far the step left what the model
+    was trained on), `action_clipped`, `success_probability`, with `reward="distance"` also
+    `distance` in metres, after a reset `start` (name of the stored start), and in the last step
+    `judge`: a dict of `score`, `rationale` and `name`. With `reward="none"` nobody judges, and
+    `is_success` is always False. `env.unwrapped.card` says what the model is and promises.
+
+    Example:
+        >>> import gymnasium, wm_gym
+        >>> env = gymnasium.make("WM-LangTable-VAE-v0", task="push")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> frame = env.render()
+
+    Args:
+        env_id: registered id, which says what "embedded" means.
+        checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
+        scale: subfolder of a checkpoint that comes in several sizes ("S", "B", "L").
+        task: task that random starts are drawn from, or "any".
+        reward: "classifier" (1 at success), "distance" (metres of progress, plus 1 at success) or
+            "none".
+        obs: "pixels": uint8 (H, W, 3). "latents": normalised latents, float32 (h, w, D); nothing
+            is decoded unless `render` is called. "dict": `pixels`, `goal`, `time_left`.
+        cache: "auto", "off", "exact" or "rolling", see `wm_gym.dynamics.rollout`.
+        denoising_steps: steps per frame; the card's by default.
+        device: torch device.
+        dtype: "float32" or "bfloat16" for the linear layers of the network.
+        horizon: steps per episode; the card's by default.
+        render_mode: "rgb_array".
+        model: an already loaded model instead of `checkpoint`; not for specs that are stored.
+
+    Raises:
+        CheckpointError: if the checkpoint is not there, naming the ways to get one.
+        ValueError: if an argument is unknown or does not fit the card.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env_id: str = "WM-LangTable-VAE-v0",
+        checkpoint: str = "embedded",
+        scale: str | None = None,
+        task: str = "any",
+        reward: str = "classifier",
+        obs: str = "pixels",
+        cache: str = "auto",
+        denoising_steps: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        horizon: int | None = None,
+        render_mode: str | None = "rgb_array",
+        model: LatentWorldModel | None = None,
+    ) -> None:
+        settings = Settings(
+            env_id, checkpoint, scale, task, reward, obs, cache, denoising_steps, device, dtype,
+            horizon,
+        )  # fmt: skip
+        EzPickle.__init__(self, **asdict(settings), render_mode=render_mode, model=model)
+        self.engine = Engine(1, settings, model)
+        self.render_mode = render_mode
+        self.observation_space = self.engine.observation_space
+        self.action_space = self.engine.action_space
+        self.metadata = {**type(self).metadata, "render_fps": self.card.action.control_hz}
+
+    @property
+    def card(self) -> WorldModelSpec:
+        """What the model promises: units, rates, training data, measured quality."""
+        return self.engine.spec
+
+    @property
+    def instruction(self) -> str:
+        """What is to be done in this episode, in words."""
+        return self.engine.episodes[0].instruction
+
+    @property
+    def task_description(self) -> str:
+        """The instruction, under the name that VLA interfaces use."""
+        return self.instruction
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, by default from a stored start state chosen at random.
+
+        Args:
+            seed: seeds the choice of the start and the noise.
+            options: `start`: name of a stored start state, which the twin knows too. `frames`:
+                uint8 (H, W, 3), one picture to begin from, or (n, H, W, 3), a history.
+                `actions`: (n - 1, A), what led from frame to frame of a history. `instruction`:
+                what to do, instead of the start's own; needed with `frames` if a reward judges.
+
+        Returns:
+            Observation and info.
+
+        Raises:
+            ValueError: if an option is unknown or does not fit the card.
+        """
+        super().reset(seed=seed)
+        (info,) = self.engine.reset([0], [self.np_random], [dict(options or {})])
+        return self.engine.observation(0), info
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Imagine what an action leads to.
+
+        Args:
+            action: (A,), physical units.
+
+        Returns:
+            Observation, reward, terminated, truncated, info.
+
+        Raises:
+            ValueError: if the action has another shape or is not finite; the episode is as it was.
+            ResetNeeded: if the episode has ended, or none was begun.
+            ImaginationError: if the model produced NaN or infinite latents; reset to go on.
+        """
+        if self.engine.episodes[0].ended:
+            raise ResetNeeded("no episode is under way; call reset() before step()")
+        result = self.engine.step([action], strict=True)
+        return (
+            self.engine.observation(0),
+            float(result.rewards[0]),
+            bool(result.terminated[0]),
+            bool(result.truncated[0]),
+            result.infos[0],
+        )
+
+    def render(self) -> np.ndarray:
+        """The newest frame, (H, W, 3) uint8, a copy."""
+        return self.engine.frames()[0].copy()
+
+    def snapshot(self) -> bytes:
+        """Save the episode: context, cache, noise, step counter, random generator."""
+        return self.engine.snapshot([self.np_random])
+
+    def restore(self, content: bytes) -> Any:
+        """Resume from `snapshot`; the continuation is the same bit for bit.
+
+        Args:
+            content: result of `snapshot` of an environment made with the same arguments.
+
+        Returns:
+            The observation at that moment.
+
+        Raises:
+            ValueError: if the content belongs to another model; the episode is as it was.
+        """
+        self.engine.restore(content, [self.np_random])
+        return self.engine.observation(0)

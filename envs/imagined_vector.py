@@ -1,0 +1,276 @@
+"""Many imagined episodes in one batch: a world model behind `gymnasium.vector.VectorEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+
+from wm_gym.envs.engine import Engine
+from wm_gym.envs.settings import Settings
+
+if TYPE_CHECKING:
+    from wm_gym.spec import WorldModelSpec
+    from wm_gym.world_model import LatentWorldModel
+
+
+class WorldModelVectorEnv(VectorEnv):
+    """B rows of one world model, advanced in one batch.
+
+    Row i behaves like `WorldModelEnv` reset with row i's seed, whatever B is and whatever its
+    neighbours do. It truncates at the horizon by itself, as `make_vec` adds no TimeLimit. An action
+    that is NaN or has a wrong shape ends (truncates) only its row, with `info["error"]`; the row's
+    last observation is the one before that action.
+
+    Example:
+        >>> import gymnasium, wm_gym
+        >>> envs = gymnasium.make_vec("WM-LangTable-VAE-v0", num_envs=4)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> actions = envs.action_space.sample()
+        >>> observations, rewards, terminations, truncations, infos = envs.step(actions)
+        >>> picture = envs.render_grid()
+
+    Args:
+        num_envs: rows B.
+        env_id: registered id, which says what "embedded" means.
+        autoreset_mode: "NextStep", "SameStep" (the ended episode's last observation and info are in
+            `infos["final_obs"]` and `infos["final_info"]`) or "Disabled" (reset with
+            `options={"reset_mask": mask}`).
+        render_mode: "rgb_array".
+        model: an already loaded model instead of `checkpoint`.
+        **settings: the other arguments of `WorldModelEnv`.
+
+    Raises:
+        CheckpointError: if the checkpoint is not there, naming the ways to get one.
+        ValueError: if an argument is unknown or does not fit the card.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array"],
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        env_id: str = "WM-LangTable-VAE-v0",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = "rgb_array",
+        model: LatentWorldModel | None = None,
+        **settings: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r}; expected at least 1")
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.engine = Engine(num_envs, Settings(env_id, **settings), model)
+        self.render_mode = render_mode
+        self.single_observation_space = self.engine.observation_space
+        self.single_action_space = self.engine.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.metadata = {
+            **type(self).metadata,
+            "render_fps": self.card.action.control_hz,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self._generators = [seeding.np_random() for _ in range(num_envs)]
+        self._begun_with: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    @property
+    def card(self) -> WorldModelSpec:
+        """What the model promises: units, rates, training data, measured quality."""
+        return self.engine.spec
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes.
+
+        Args:
+            seed: an int s gives row i the seed s + i; or one per row.
+            options: as for `WorldModelEnv.reset`; a list has one entry per row, anything else is
+                for all rows. `reset_mask`: bool (B,), the rows to reset; the others go on.
+
+        Returns:
+            Observations and infos.
+
+        Raises:
+            ValueError: if an option is unknown or does not fit.
+        """
+        options = dict(options or {})
+        rows = self._masked_rows(options.pop("reset_mask", None))
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        per_row = {"seed": seeds, **{k: v for k, v in options.items() if isinstance(v, list)}}
+        for key, values in per_row.items():
+            if len(values) != self.num_envs:
+                raise ValueError(f"{key} has {len(values)} entries, expected {self.num_envs}")
+        for row in rows:
+            if (row_seed := seeds[row]) is not None:
+                self._generators[row] = seeding.np_random(row_seed)
+        row_options = [
+            {key: per_row[key][row] if key in per_row else options[key] for key in options}
+            for row in rows
+        ]
+        infos: dict[str, Any] = {}
+        for row, info in zip(rows, self._begin(rows, row_options), strict=True):
+            infos = self._add_info(infos, info, row)
+        for row, begun_with in zip(rows, row_options, strict=True):
+            self._begun_with[row] = begun_with
+        return self._observations(), infos
+
+    def _masked_rows(self, mask: Any) -> list[int]:
+        if mask is None:
+            return list(range(self.num_envs))
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a bool array, got {mask!r}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},) and at least one True, "
+                f"got {mask}"
+            )
+        return np.flatnonzero(mask).tolist()
+
+    def _begin(self, rows: list[int], options: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self.engine.reset(rows, [self._generators[row][0] for row in rows], options)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Imagine what one action per row leads to.
+
+        Args:
+            actions: (B, A), physical units.
+
+        Returns:
+            Observations, rewards, terminations, truncations, infos.
+
+        Raises:
+            ValueError: if there are not B actions.
+            ResetNeeded: if there was no reset; with autoreset "Disabled", if an ended row was not
+                reset.
+        """
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions, expected {self.num_envs}, one per row")
+        ended = np.array([episode.ended for episode in self.engine.episodes])
+        waits = self.autoreset_mode == AutoresetMode.NEXT_STEP
+        if not self.engine.begun or (ended.any() and not waits):
+            raise ResetNeeded(
+                f"rows {np.flatnonzero(ended).tolist()} have no episode under way; call reset() "
+                "or reset(options={'reset_mask': mask})"
+            )
+        result = self.engine.step(actions, idle=ended)
+        infos: dict[str, Any] = {}
+        for row in np.flatnonzero(~ended).tolist():
+            if self.autoreset_mode == AutoresetMode.SAME_STEP and self.engine.episodes[row].ended:
+                final = {
+                    "final_obs": self.engine.observation(row),
+                    "final_info": result.infos[row],
+                }
+                infos = self._add_info(infos, final, row)
+            else:
+                infos = self._add_info(infos, result.infos[row], row)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            ended = result.terminated | result.truncated
+        if ended.any() and self.autoreset_mode != AutoresetMode.DISABLED:
+            rows = np.flatnonzero(ended).tolist()
+            # without stored starts an episode begins again from the frames of the last reset
+            again = [{} if self.engine.starts.pool else self._begun_with[row] for row in rows]
+            for row, info in zip(rows, self._begin(rows, again), strict=True):
+                infos = self._add_info(infos, info, row)
+        return self._observations(), result.rewards, result.terminated, result.truncated, infos
+
+    def _observations(self) -> Any:
+        rows = [self.engine.observation(row) for row in range(self.num_envs)]
+        out = create_empty_array(self.single_observation_space, n=self.num_envs, fn=np.zeros)
+        return concatenate(self.single_observation_space, rows, out)
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """The newest frame of every row, (H, W, 3) uint8 each, copies."""
+        return tuple(self.engine.frames().copy())
+
+    def render_grid(self) -> np.ndarray:
+        """All rows in one picture, row by row from the top left."""
+        from wm_gym.envs.video import tile
+
+        return tile(self.engine.frames())
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Attribute, or result of a method, for every row.
+
+        Args:
+            name: `instruction`, `task_description`, `start`, `steps` and `np_random_seed` have a
+                value per row, any other attribute or method of this environment is the same for
+                all (`card`, `horizon`, `render` gives one frame per row).
+            *args: of the method.
+            **kwargs: of the method.
+
+        Raises:
+            AttributeError: if there is no such attribute.
+        """
+        if name == "render":
+            return self.render()
+        if name in ("instruction", "task_description"):
+            return tuple(episode.instruction for episode in self.engine.episodes)
+        if name in ("start", "steps"):
+            return tuple(getattr(episode, name) for episode in self.engine.episodes)
+        if name in ("np_random", "np_random_seed"):
+            return tuple(pair[name == "np_random_seed"] for pair in self._generators)
+        if name in ("observation_space", "action_space"):
+            name = f"single_{name}"
+        value = getattr(self if hasattr(self, name) else self.engine, name)
+        result = value(*args, **kwargs) if callable(value) else value
+        return (result,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Attribute of every row, see `call`."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute: the instruction of every row, or one of the whole environment.
+
+        Args:
+            name: `instruction` or `task_description`, or any attribute of this environment.
+            values: one value for all rows, or a list or tuple with one per row.
+
+        Raises:
+            ValueError: if the list has another length, or rows differ in what they must share.
+        """
+        per_row = list(values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        if len(per_row) != self.num_envs:
+            raise ValueError(f"{name}: {len(per_row)} values, expected {self.num_envs}")
+        if name in ("instruction", "task_description"):
+            self.engine.instruct(per_row)
+        elif all(value is per_row[0] or value == per_row[0] for value in per_row):
+            setattr(self.engine if name == "horizon" else self, name, per_row[0])
+        else:
+            raise ValueError(f"{name} is shared by all rows, give one value")
+
+    def snapshot(self) -> bytes:
+        """Save all rows: context, cache, noise, step counters, random generators."""
+        return self.engine.snapshot([generator for generator, _ in self._generators])
+
+    def restore(self, content: bytes) -> Any:
+        """Resume from `snapshot`; the continuation is the same bit for bit.
+
+        Args:
+            content: result of `snapshot` of an environment made with the same arguments.
+
+        Returns:
+            The observations at that moment.
+
+        Raises:
+            ValueError: if the content belongs to another model or number of rows.
+        """
+        self.engine.restore(content, [generator for generator, _ in self._generators])
+        return self._observations()

@@ -1,0 +1,41 @@
+"""Gymnasium registration of every wm_gym id. Imports nothing heavy: entry points are strings."""
+
+from __future__ import annotations
+
+import gymnasium
+
+BRIDGE_SPACES = (
+    "VJEPA",
+    "WebDINO",
+    "SigLIP2",
+    "VJEPA96",
+    "WebDINO96",
+    "SigLIP296",
+    "VAE",
+    "VAVAE",
+    "Cosmos",
+)
+
+EMBEDDED_MODELS: dict[str, str | None] = {
+    **{f"WM-Bridge-{space}-v0": None for space in BRIDGE_SPACES},
+    "WM-LangTable-VAE-v0": "langtable-vae-mini",
+}
+"""Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
+
+SIMULATORS: dict[str, str] = {"LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv"}
+"""Simulator id -> entry point."""
+
+
+def register_environments() -> None:
+    """Register the ids; calling it twice changes nothing."""
+    for env_id in EMBEDDED_MODELS:
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point="wm_gym.envs.imagined:WorldModelEnv",
+                vector_entry_point="wm_gym.envs.imagined_vector:WorldModelVectorEnv",
+                kwargs={"env_id": env_id},
+            )
+    for env_id, entry_point in SIMULATORS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=entry_point)

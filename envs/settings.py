@@ -1,0 +1,97 @@
+"""Keyword arguments of the imagined environments, and the model they ask for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from wm_gym.envs.observations import OBSERVATIONS
+from wm_gym.envs.registration import EMBEDDED_MODELS
+from wm_gym.world_model import LatentWorldModel, load_world_model
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+_announced: set[str] = set()
+
+
+class EmbeddedModelWarning(UserWarning):
+    """Said once per id: an embedded model, small and trained in a simulator, is what runs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keyword arguments of the imagined environments; plain strings and numbers.
+
+    Attributes:
+        env_id: registered id, which says what "embedded" means.
+        checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
+        scale: subfolder of a checkpoint that comes in several sizes ("S", "B", "L").
+        task: task of the card that random starts are drawn from, or "any".
+        reward: "classifier" (1 at success), "distance" (dense), "none".
+        obs: "pixels", "latents" or "dict", see `observation_space`.
+        cache: "auto", "off", "exact" or "rolling", see `wm_gym.dynamics.rollout`.
+        denoising_steps: steps per frame; the card's by default.
+        device: torch device.
+        dtype: "float32" or "bfloat16" for the linear layers of the network.
+        horizon: steps per episode; the card's by default.
+    """
+
+    env_id: str = "WM-LangTable-VAE-v0"
+    checkpoint: str = "embedded"
+    scale: str | None = None
+    task: str = "any"
+    reward: str = "classifier"
+    obs: str = "pixels"
+    cache: str = "auto"
+    denoising_steps: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a card."""
+        if self.env_id not in EMBEDDED_MODELS:
+            raise ValueError(
+                f"env_id={self.env_id!r} is unknown; expected one of {', '.join(EMBEDDED_MODELS)}"
+            )
+        if self.obs not in OBSERVATIONS:
+            raise ValueError(f"obs={self.obs!r} is unknown; expected one of {OBSERVATIONS}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown; expected one of {tuple(DTYPES)}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon={self.horizon!r}; expected a number of steps of at least 1")
+
+
+def load_model(settings: Settings) -> LatentWorldModel:
+    """Load the model an environment asks for; says once per id that an embedded one runs.
+
+    Raises:
+        CheckpointError: naming the ways to get a checkpoint.
+    """
+    checkpoint, embedded = settings.checkpoint, EMBEDDED_MODELS[settings.env_id]
+    if settings.scale is not None:
+        if checkpoint == "embedded":
+            raise ValueError(
+                f"scale={settings.scale!r}: embedded models come in one size; leave scale at None "
+                "or name a checkpoint that has scales"
+            )
+        checkpoint = f"{checkpoint}/{settings.scale}"
+    model = load_world_model(
+        checkpoint,
+        embedded=embedded,
+        env_id=settings.env_id,
+        denoising_steps=settings.denoising_steps,
+        device=settings.device,
+    )
+    model.network.set_linear_dtype(DTYPES[settings.dtype])
+    if checkpoint == "embedded" and settings.env_id not in _announced:
+        _announced.add(settings.env_id)
+        warnings.warn(
+            f"{settings.env_id} runs the embedded model {model.spec.name!r}: "
+            f"{model.spec.description.rstrip('.')}. For a published model pass "
+            "checkpoint='hf://org/repo@revision', for your own checkpoint='/path/to/folder'",
+            EmbeddedModelWarning,
+            stacklevel=4,
+        )
+    return model

@@ -1,0 +1,68 @@
+"""Frames of LangTable from one camera, nearly above the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wm_gym.envs.sims.langtable_physics import import_mujoco
+
+_NO_GL = (
+    "LangTable cannot render because no OpenGL platform answers ({error}); install one with "
+    "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (Debian, Ubuntu) and leave MUJOCO_GL "
+    'unset or at egl, or do without pictures: LangTableEnv(obs="state").'
+)
+
+
+def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) in pixels from `"180x320"`, `96` or `(180, 320)`.
+
+    Raises:
+        ValueError: if it is none of these, or a side is not within 8 to 2048.
+    """
+    try:
+        if isinstance(frame_size, str):
+            sides = [int(part) for part in frame_size.lower().split("x")]
+        else:
+            sides = [int(part) for part in np.atleast_1d(np.asarray(frame_size))]
+        height, width = sides * 2 if len(sides) == 1 else sides
+    except (ValueError, TypeError):
+        height = width = 0
+    if not (8 <= height <= 2048 and 8 <= width <= 2048):
+        raise ValueError(
+            f"frame_size={frame_size!r} is not a frame size; expected 'HEIGHTxWIDTH' such as "
+            "'180x320', one number for a square, or (height, width), each within 8 to 2048."
+        )
+    return height, width
+
+
+class LangTableRenderer:
+    """Renders the scene of a `LangTablePhysics`; owns the GL context.
+
+    Args:
+        model: the MuJoCo model, whose framebuffer has the size of the frames.
+
+    Raises:
+        RuntimeError: if there is no GL platform; the message says what to install.
+    """
+
+    def __init__(self, model: Any) -> None:
+        mujoco = import_mujoco()
+        height, width = int(model.vis.global_.offheight), int(model.vis.global_.offwidth)
+        try:
+            self._renderer = mujoco.Renderer(model, height=height, width=width, max_geom=200)
+        except Exception as error:
+            raise RuntimeError(_NO_GL.format(error=error or type(error).__name__)) from error
+        flags = self._renderer.scene.flags
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
+            flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+
+    def render(self, data: Any) -> np.ndarray:
+        """Returns the picture of MuJoCo's data, (H, W, 3) uint8."""
+        self._renderer.update_scene(data, camera="top")
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the GL context."""
+        self._renderer.close()

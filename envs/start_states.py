@@ -1,0 +1,173 @@
+"""Stored start states: frames for the dream beside the full simulator states of its twin.
+
+A checkpoint folder may hold `start_states.npz`. Because every start has both, a dream and its twin
+begin in the same place: `env.reset(options={"start": name})` works in either.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from wm_gym.checkpoints import write_atomically
+
+FILENAME = "start_states.npz"
+
+
+class StartStateError(ValueError):
+    """A start state that does not exist, or a file of start states that cannot be read."""
+
+
+@dataclass(frozen=True)
+class StartStates:
+    """Start states of one domain, N in all.
+
+    Attributes:
+        names: unique names.
+        instructions: what each episode asks for.
+        frames: (N, H, W, 3) uint8.
+        states: what the twin's `get_state` returned, arrays as nested lists.
+
+    Example:
+        >>> starts = StartStates(("a",), ("reach the red moon",), np.zeros((1, 8, 8, 3), np.uint8),
+        ...                      ({"positions": [0.0, 0.1]},))
+        >>> starts.index("a")
+        0
+    """
+
+    names: tuple[str, ...]
+    instructions: tuple[str, ...]
+    frames: np.ndarray
+    states: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        """Check that the fields belong together."""
+        lengths = {len(self.names), len(self.instructions), len(self.frames), len(self.states)}
+        if len(lengths) != 1 or len(set(self.names)) != len(self.names):
+            raise StartStateError(
+                f"{len(self.names)} names ({len(set(self.names))} different), "
+                f"{len(self.instructions)} instructions, {len(self.frames)} frames and "
+                f"{len(self.states)} states; expected as many of each, names all different"
+            )
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
+            raise StartStateError(
+                f"frames have dtype {self.frames.dtype} and shape {self.frames.shape}, expected "
+                "uint8 and (N, H, W, 3)"
+            )
+
+    def __len__(self) -> int:
+        """Number of start states."""
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Position of a start state.
+
+        Raises:
+            StartStateError: naming the nearest names if there is none of this name.
+        """
+        if name not in self.names:
+            near = get_close_matches(name, self.names, 3, 0.0)
+            raise StartStateError(
+                f"start {name!r} is unknown; the {len(self)} stored ones are named like "
+                f"{', '.join(near) or 'nothing: the file is empty'}"
+            )
+        return self.names.index(name)
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically; the same content gives the same bytes."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            names=np.array(self.names, dtype=str),
+            instructions=np.array(self.instructions, dtype=str),
+            frames=self.frames,
+            states=np.array([json.dumps(_plain(s)) for s in self.states], dtype=str),
+        )
+        write_atomically(Path(path), buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> StartStates:
+        """Read the file; nothing is unpickled.
+
+        Raises:
+            StartStateError: if it is missing, damaged or of another layout.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    tuple(str(name) for name in file["names"]),
+                    tuple(str(text) for text in file["instructions"]),
+                    file["frames"],
+                    tuple(json.loads(str(state)) for state in file["states"]),
+                )
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise StartStateError(
+                f"{path} cannot be read as start states ({type(error).__name__}: {error}); get the "
+                "checkpoint again or write it anew with wm_gym.envs.start_states.make_start_states"
+            ) from error
+
+
+def make_start_states(
+    seeds: Iterable[int],
+    tasks: Sequence[str],
+    *,
+    simulator: str = "LangTable-v0",
+    frame_size: tuple[int, int],
+    path: Path | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+    **kwargs: Any,
+) -> StartStates:
+    """Make start states by resetting a simulator, one for every task and seed.
+
+    Args:
+        seeds: seeds of the resets; keep them apart from those of training data.
+        tasks: task names, e.g. ("reach", "separate", "push").
+        simulator: id of the simulator.
+        frame_size: (height, width) in pixels, as in the card of the world model.
+        path: file to write, none by default.
+        progress: wraps the iteration, e.g. `tqdm.tqdm`.
+        **kwargs: further arguments of the simulator.
+
+    Returns:
+        The start states, named `<task>-<seed>`.
+    """
+    seeds = list(seeds)
+    names, instructions, frames, states = [], [], [], []
+    for task in tasks:
+        env = gymnasium.make(simulator, task=task, frame_size=tuple(frame_size), **kwargs)
+        twin: Any = env.unwrapped
+        try:
+            for seed in progress(seeds):
+                frame, info = env.reset(seed=int(seed))
+                names.append(f"{task}-{seed}")
+                instructions.append(info["instruction"])
+                frames.append(np.asarray(frame))
+                states.append(_plain(twin.get_state()))
+        finally:
+            env.close()
+    starts = StartStates(
+        tuple(names),
+        tuple(instructions),
+        np.stack(frames) if frames else np.zeros((0, *frame_size, 3), np.uint8),
+        tuple(states),
+    )
+    if path is not None:
+        starts.write(path)
+    return starts
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A simulator state with arrays as lists; float64 survives JSON exactly."""
+    return {
+        key: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        for key, value in state.items()
+    }

@@ -1,0 +1,130 @@
+"""The twin of an imagined environment: the simulator that is its ground truth, same spaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+
+from wm_gym.envs.engine import Engine
+from wm_gym.envs.episode_starts import NOISE_SEEDS
+from wm_gym.envs.observations import dict_observation
+
+
+class TwinEnv(gymnasium.Wrapper):
+    """A simulator that begins where the dream begins and observes what the dream observes.
+
+    Args:
+        simulator: the simulator, with frames of the card's size as observations.
+        engine: of the imagined environment; with `obs="latents"` its encoder is used.
+    """
+
+    def __init__(self, simulator: gymnasium.Env, engine: Engine) -> None:
+        super().__init__(simulator)
+        self.engine = engine
+        self.observation_space = engine.observation_space
+        self._steps = 0
+        self._generator, _ = seeding.np_random()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: the dream reset with this seed begins from the same start. Where no starts are
+                stored it seeds the simulator's own.
+            options: `start`: name of a stored start state. `state`: what the simulator's
+                `get_state` returned. `instruction`: what to do, instead of the start's own.
+
+        Returns:
+            Observation and info; `info["start"]` names the start state.
+
+        Raises:
+            ValueError: if an option is unknown.
+        """
+        options = dict(options or {})
+        starts, start = self.engine.starts, options.pop("start", None)
+        if start is not None and "state" in options:
+            raise ValueError("options has both 'start' and 'state'; give one of them")
+        if seed is not None:
+            self._generator, _ = seeding.np_random(seed)
+        if start is None and "state" not in options and starts.pool:
+            self._generator.integers(NOISE_SEEDS)  # the dream draws its noise seed here
+            start = starts.stored.names[starts.start_index(self._generator, None)]
+        if start is not None:
+            options["state"] = starts.stored.states[starts.stored.index(start)]
+        frame, info = self.env.reset(seed=seed, options=options)
+        self._steps = 0
+        if start is not None:
+            info["start"] = start
+        return self._observe(frame, info), info
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the simulator."""
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        return self._observe(frame, info), reward, terminated, truncated, info
+
+    def _observe(self, frame: np.ndarray, info: dict[str, Any]) -> Any:
+        engine = self.engine
+        if engine.settings.obs == "pixels":
+            return frame
+        if engine.settings.obs == "latents":
+            encoded = engine.model.encode(torch.from_numpy(frame[None].copy()))
+            return encoded[0].float().cpu().numpy()
+        goal = engine.starts.instructions.parse(info["instruction"])
+        return dict_observation(frame, goal, 1 - self._steps / engine.horizon, engine.spec)
+
+
+def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) -> gymnasium.Env:
+    """Make the simulator that is an imagined environment's ground truth.
+
+    It has the same spaces, task and horizon. `reset(options={"start": name})` begins where
+    `env.reset(options={"start": name})` begins, and so does `reset(seed=…)` after the same calls.
+
+    Args:
+        env: a `WorldModelEnv` or `WorldModelVectorEnv`, wrapped or not.
+        **kwargs: further arguments of the simulator, e.g. `terminate_on_success=False`.
+
+    Returns:
+        One simulator environment.
+
+    Raises:
+        TypeError: if `env` is not an imagined environment.
+        ValueError: if its card names no simulator, or the spaces differ.
+
+    Example:
+        >>> import gymnasium, wm_gym
+        >>> env = gymnasium.make("WM-LangTable-VAE-v0")
+        >>> twin = wm_gym.make_twin(env)
+        >>> _, info = env.reset(seed=0)
+        >>> frame, _ = twin.reset(options={"start": info["start"]})
+    """
+    engine = getattr(env.unwrapped, "engine", None)
+    if not isinstance(engine, Engine):
+        raise TypeError(f"{env} is not an imagined environment; make_twin needs a world model")
+    spec = engine.spec
+    if spec.twin is None:
+        raise ValueError(f"the card of {spec.name!r} names no simulator, so it has no twin")
+    simulator = gymnasium.make(
+        spec.twin,
+        **{
+            "task": engine.settings.task,
+            "blocks": ",".join(spec.objects),
+            "frame_size": (spec.frame.height, spec.frame.width),
+            "horizon": engine.horizon,
+            "render_mode": "rgb_array",
+            **kwargs,
+        },
+    )
+    twin = TwinEnv(simulator, engine)
+    if twin.action_space != engine.action_space:
+        raise ValueError(
+            f"{spec.twin} takes actions {simulator.action_space}, the card of {spec.name!r} says "
+            f"{engine.action_space}; correct the card"
+        )
+    return twin

@@ -1,0 +1,247 @@
+"""What a policy is, and how policies are saved: `policy.json` beside a safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from wm_gym.checkpoints import write_atomically
+from wm_gym.spec import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+POLICY_VERSION = 1
+POLICY_FILE = "policy.json"
+WEIGHTS_FILE = "policy.safetensors"
+
+POLICY_KINDS: dict[str, str] = {
+    "random": "wm_gym.policies.random_policy:RandomPolicy",
+    "action-replay": "wm_gym.policies.action_replay:ActionReplayPolicy",
+    "noisy": "wm_gym.policies.noisy:NoisyPolicy",
+    "resized": "wm_gym.policies.resized:ResizedPolicy",
+    "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
+}
+
+
+class PolicyError(RuntimeError):
+    """A saved policy that cannot be found or read, or whose files do not fit."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the rows that need a new chunk see, B of them.
+
+    Attributes:
+        frames: newest frame of each, uint8 (B, H, W, 3).
+        instructions: what is to be done in each, in words.
+        steps: steps that each has made since its reset, (B,).
+        rows: which rows of the runner they are, (B,); a policy that keeps something for every
+            episode keeps it under these numbers.
+    """
+
+    frames: np.ndarray
+    instructions: tuple[str, ...]
+    steps: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+
+class Policy(ABC):
+    """Chooses actions from frames and instructions, for many episodes at once.
+
+    A policy sees nothing but an `Observation`: no simulator state. Whatever is random in it is a
+    function of the seeds given to `reset`, so that a row acts the same whatever its neighbours do.
+
+    Attributes:
+        kind: its name in `POLICY_KINDS`.
+        action_spec: the action language it speaks.
+        frame_spec: the frames it expects, or None if any will do.
+
+    Example:
+        >>> class StandStill(Policy):
+        ...     def act(self, observation):
+        ...         return np.zeros((len(observation), 1, self.action_spec.size), np.float32)
+    """
+
+    kind: ClassVar[str] = ""
+
+    def __init__(self, action_spec: ActionSpec, frame_spec: FrameSpec | None = None) -> None:
+        self.action_spec = action_spec
+        self.frame_spec = frame_spec
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
+        """Begins a new episode in some rows.
+
+        Args:
+            rows: row numbers.
+            seeds: one seed for each of them.
+            instructions: one instruction for each of them.
+        """
+
+    @abstractmethod
+    def act(self, observation: Observation) -> np.ndarray:
+        """Chooses the next n actions of every row that asks.
+
+        Args:
+            observation: B rows.
+
+        Returns:
+            float (B, n, A), physical units of `action_spec`. All n are carried out before the row
+            asks again.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """What `from_saved` needs beside specs and weights, as JSON."""
+        return {}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Tensors to store."""
+        return {}
+
+    @classmethod
+    def from_saved(
+        cls,
+        action_spec: ActionSpec,
+        frame_spec: FrameSpec | None,
+        config: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+    ) -> Policy:
+        """Builds the policy from what `config` and `weights` gave."""
+        return cls(action_spec, frame_spec, **config)
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """A policy as JSON, without its weights; `build` is the way back."""
+    return {
+        "kind": policy.kind,
+        "action_spec": asdict(policy.action_spec),
+        "frame_spec": None if policy.frame_spec is None else asdict(policy.frame_spec),
+        "config": policy.config(),
+    }
+
+
+def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy:
+    """A policy from `describe` and its weights.
+
+    Raises:
+        PolicyError: if its kind is unknown or a field is missing or does not fit.
+    """
+    kind = described.get("kind")
+    if kind not in POLICY_KINDS:
+        raise PolicyError(f"policy kind {kind!r} is unknown; expected one of {sorted(POLICY_KINDS)}")
+    module, _, name = POLICY_KINDS[kind].partition(":")
+    try:
+        action = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in described["action_spec"].items()
+        }
+        frame = described["frame_spec"]
+        return getattr(import_module(module), name).from_saved(
+            ActionSpec(**action),
+            None if frame is None else FrameSpec(**frame),
+            described["config"],
+            weights,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PolicyError(
+            f"the description of a {kind!r} policy does not fit ({type(error).__name__}: {error}); "
+            "it may be of another version of wm_gym: save the policy again"
+        ) from error
+
+
+def save_policy(
+    policy: Policy,
+    folder: str | Path,
+    *,
+    training: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a policy as `policy.json` and, if it has weights, `policy.safetensors`.
+
+    Args:
+        policy: the policy.
+        folder: where to; made if needed.
+        training: how it was made (command, seed, steps), kept in policy.json.
+        dtype: floating-point type to store, e.g. `torch.bfloat16`; None keeps each tensor's own.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    content: dict[str, Any] = {"version": POLICY_VERSION, **describe(policy)}
+    content["training"] = training or {}
+    content["weights_sha256"] = None
+    if weights := policy.weights():
+        from safetensors.torch import save
+
+        stored = save(
+            {
+                name: tensor.detach()
+                .to(dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
+                .contiguous()
+                for name, tensor in weights.items()
+            }
+        )
+        content["weights_sha256"] = hashlib.sha256(stored).hexdigest()
+        write_atomically(folder / WEIGHTS_FILE, stored)
+    write_atomically(folder / POLICY_FILE, (json.dumps(content, indent=1) + "\n").encode())
+    return folder
+
+
+def load_policy(folder: str | Path) -> Policy:
+    """Loads a saved policy; nothing is unpickled.
+
+    Args:
+        folder: what `save_policy` wrote.
+
+    Raises:
+        PolicyError: if the folder is no saved policy, or is damaged.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / POLICY_FILE
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PolicyError(
+            f"{path} cannot be read as JSON ({error}); expected a folder written by save_policy"
+        ) from error
+    if content.get("version") != POLICY_VERSION:
+        raise PolicyError(
+            f"{path}: version is {content.get('version')!r}, this wm_gym reads {POLICY_VERSION}; "
+            "update wm_gym or save the policy again"
+        )
+    return build(content, _load_weights(folder, content.get("weights_sha256")))
+
+
+def _load_weights(folder: Path, expected: str | None) -> dict[str, torch.Tensor]:
+    if expected is None:
+        return {}
+    from safetensors.torch import load
+
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        raise PolicyError(f"{path} is missing; get the policy again")
+    stored = path.read_bytes()
+    found = hashlib.sha256(stored).hexdigest()
+    if found != expected:
+        raise PolicyError(
+            f"{path} has SHA-256 {found[:12]}…, {POLICY_FILE} says {expected[:12]}…: the file is "
+            "truncated, altered or of another version; get the policy again"
+        )
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in load(stored).items()
+    }

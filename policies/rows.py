@@ -1,0 +1,215 @@
+"""Many episodes side by side: a world model's vector environment, or simulators stepped in a row.
+
+Both look the same to the runner, so that a policy is evaluated by the same code in a dream and in
+its twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from wm_gym.spec import ActionSpec, FrameSpec
+
+Frames = dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """What one step did to a row.
+
+    Attributes:
+        frame: newest frame, uint8 (H, W, 3).
+        ended: whether the episode terminated or was truncated.
+        success: whether the goal holds.
+        error: what went wrong in this row, or None.
+    """
+
+    frame: np.ndarray
+    ended: bool
+    success: bool
+    error: str | None = None
+
+
+class EpisodeRows(Protocol):
+    """Rows in which episodes are begun and stepped independently.
+
+    Attributes:
+        count: number of rows.
+        action_spec: the action language they take, or None if it is not known.
+        frame_spec: the frames they give, or None if they are not known.
+    """
+
+    count: int
+    action_spec: ActionSpec | None
+    frame_spec: FrameSpec | None
+
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
+    ) -> tuple[Frames, dict[int, str]]:
+        """Begins episodes; returns frame and instruction by row."""
+        ...
+
+    def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
+        """Steps the rows that have an action (A,); returns what happened to each."""
+        ...
+
+
+class VectorRows:
+    """The rows of a vector environment with autoreset "Disabled" and pixel observations.
+
+    All its rows are stepped every time, idle ones with null actions, so that an episode does not
+    depend on how many others are under way.
+
+    Args:
+        env: the environment.
+        action_spec: its action language; taken from its card by default.
+        frame_spec: its frames; taken from its card by default.
+
+    Raises:
+        ValueError: if the environment resets its rows by itself.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        action_spec: ActionSpec | None = None,
+        frame_spec: FrameSpec | None = None,
+    ) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.DISABLED:
+            raise ValueError(
+                f"the vector environment has autoreset_mode={mode!r}; expected 'Disabled', because "
+                "the runner decides what each row does next: pass autoreset_mode='Disabled'"
+            )
+        card = getattr(env, "card", None)
+        self.env = env
+        self.count = env.num_envs
+        self.action_spec = action_spec or (card.action if card is not None else None)
+        self.frame_spec = frame_spec or (card.frame if card is not None else None)
+        self._filler: tuple[int, Mapping[str, Any]] = (0, {})
+        self._asleep = set(range(self.count))  # rows whose episode has ended, or never began
+
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
+    ) -> tuple[Frames, dict[int, str]]:
+        """Begins episodes in some rows; see `EpisodeRows.reset`."""
+        begun = dict(zip(rows, zip(seeds, options, strict=True), strict=True))
+        self._filler = begun[rows[0]]
+        observations, infos = self._reset(begun)
+        instructions = infos.get("instruction", [""] * self.count)
+        return {row: observations[row] for row in rows}, {row: str(instructions[row]) for row in rows}
+
+    def _reset(self, begun: dict[int, tuple[int, Mapping[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+        # a sleeping row repeats some episode, unobserved: the engine steps all rows or none
+        begun = {row: self._filler for row in self._asleep} | begun
+        self._asleep -= set(begun)
+        seeds = [begun[row][0] if row in begun else None for row in range(self.count)]
+        names = {name for _, options in begun.values() for name in options}
+        options: dict[str, Any] = {
+            name: [begun[row][1].get(name) if row in begun else None for row in range(self.count)]
+            for name in names
+        }
+        options["reset_mask"] = np.isin(np.arange(self.count), list(begun))
+        return self.env.reset(seed=seeds, options=options)
+
+    def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
+        """Steps all rows; see `EpisodeRows.step`."""
+        if self._asleep:
+            self._reset({})
+        space = self.env.single_action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        batch = np.tile(np.clip(np.zeros(space.shape), space.low, space.high), (self.count, 1))
+        batch = batch.astype(np.float32)
+        for row, action in actions.items():
+            batch[row] = action
+        observations, _, terminated, truncated, infos = self.env.step(batch)
+        ended = terminated | truncated
+        self._asleep |= set(np.flatnonzero(ended).tolist())
+        success = infos.get("is_success", np.zeros(self.count, bool))
+        errors, has_error = infos.get("error"), infos.get("_error", np.zeros(self.count, bool))
+        return {
+            row: RowStep(
+                observations[row],
+                bool(ended[row]),
+                bool(success[row]),
+                str(errors[row]) if errors is not None and has_error[row] else None,
+            )
+            for row in actions
+        }
+
+
+class SimulatorRows:
+    """Simulators stepped one after the other; only the policy is batched.
+
+    Args:
+        envs: environments with pixel observations, all alike.
+        action_spec: their action language, for the comparison with the policy's.
+        frame_spec: their frames.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[gymnasium.Env],
+        action_spec: ActionSpec | None = None,
+        frame_spec: FrameSpec | None = None,
+    ) -> None:
+        if not envs:
+            raise ValueError("envs is empty; expected at least one simulator")
+        self.envs = list(envs)
+        self.count = len(self.envs)
+        self.action_spec, self.frame_spec = action_spec, frame_spec
+
+    @classmethod
+    def make(
+        cls,
+        make: Callable[[], gymnasium.Env],
+        count: int,
+        action_spec: ActionSpec | None = None,
+        frame_spec: FrameSpec | None = None,
+    ) -> SimulatorRows:
+        """Makes `count` simulators by calling `make`."""
+        return cls([make() for _ in range(count)], action_spec, frame_spec)
+
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
+    ) -> tuple[Frames, dict[int, str]]:
+        """Begins episodes in some rows; see `EpisodeRows.reset`."""
+        frames: Frames = {}
+        instructions = {}
+        for row, seed, given in zip(rows, seeds, options, strict=True):
+            frames[row], info = self.envs[row].reset(seed=seed, options=dict(given))
+            instructions[row] = str(info.get("instruction", ""))
+        return frames, instructions
+
+    def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
+        """Steps the rows that have an action; see `EpisodeRows.step`."""
+        done = {}
+        for row, action in actions.items():
+            frame, _, terminated, truncated, info = self.envs[row].step(action)
+            done[row] = RowStep(
+                np.array(frame), bool(terminated or truncated), bool(info.get("is_success", False))
+            )
+        return done
+
+    def close(self) -> None:
+        """Closes all simulators."""
+        for env in self.envs:
+            env.close()
+
+
+def as_rows(env: EpisodeRows | VectorEnv | gymnasium.Env | Sequence[gymnasium.Env]) -> EpisodeRows:
+    """Wraps a vector environment, one simulator or several as rows; rows stay as they are."""
+    if isinstance(env, VectorEnv):
+        return VectorRows(env)
+    if isinstance(env, gymnasium.Env):
+        card = getattr(env.unwrapped, "card", None)
+        return SimulatorRows([env], getattr(card, "action", None), getattr(card, "frame", None))
+    if isinstance(env, Sequence):
+        return SimulatorRows(env)
+    return env

@@ -1,0 +1,308 @@
+"""The one runner: a policy through many episodes, imagined or real, with results that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from wm_gym.checkpoints import write_atomically
+from wm_gym.policies.base import Observation, Policy
+from wm_gym.policies.compatibility import ActionConversion, check_compatible
+from wm_gym.policies.rows import EpisodeRows, as_rows
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.vector import VectorEnv
+
+BLOCK_ROUNDS = 4  # episodes that share a block, as a multiple of the rows
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """What became of one episode.
+
+    Attributes:
+        index: its place in the list of episodes asked for.
+        start: name of its start state, "" if it had none.
+        seed: its seed.
+        instruction: what was to be done.
+        success: whether the goal held at some step.
+        steps: steps made.
+        error: why it ended early, or None.
+        seconds: wall time from its reset to its end, shared with its neighbours.
+        frames: (T+1, H, W, 3) uint8 if frames were kept.
+        actions: (T, A) in the environment's units if actions were kept.
+    """
+
+    index: int
+    start: str
+    seed: int
+    instruction: str
+    success: bool
+    steps: int
+    error: str | None = None
+    seconds: float = 0.0
+    frames: np.ndarray | None = field(default=None, compare=False)
+    actions: np.ndarray | None = field(default=None, compare=False)
+
+    def to_json(self) -> str:
+        """One line of a results file; without frames and actions."""
+        content = asdict(self)
+        del content["frames"], content["actions"]
+        return json.dumps(content)
+
+
+class ResultsError(ValueError):
+    """A results file that belongs to other episodes than those asked for."""
+
+
+def run_policy(
+    env: EpisodeRows | VectorEnv | gymnasium.Env | Sequence[gymnasium.Env],
+    policy: Policy,
+    starts: Sequence[str | Mapping[str, Any]],
+    seeds: Sequence[int],
+    max_steps: int,
+    *,
+    results: str | Path | None = None,
+    keep_frames: bool = False,
+    keep_actions: bool = False,
+    progress: bool = True,
+    description: str = "episodes",
+) -> list[EpisodeRecord]:
+    """Runs one episode per start, as many at once as there are rows.
+
+    An episode ends with its success, with the environment's own end, after `max_steps` or with an
+    error: a policy that returns NaN or a wrong shape ends the episodes it did that to, with the
+    reason in `error`, and no others. Rows are filled again as soon as they are free.
+
+    With `results`, records are appended to a file of JSON lines, a block of episodes at a time, and
+    blocks that are there already are not run again: an interrupted run, started again, gives the
+    same file as one that was not (wall times apart).
+
+    Args:
+        env: a vector environment (autoreset "Disabled"), a simulator or several, or rows.
+        policy: the policy.
+        starts: per episode, the name of a start state or the options of `reset`.
+        seeds: one per episode, for environment and policy.
+        max_steps: longest episode.
+        results: file of JSON lines.
+        keep_frames: keep all frames in the records (not in the file).
+        keep_actions: keep all actions in the records (not in the file).
+        progress: whether to show a progress bar.
+        description: its label.
+
+    Returns:
+        One record per start, in order.
+
+    Raises:
+        IncompatiblePolicyError: if policy and environment speak different languages.
+        ResultsError: if `results` holds other episodes.
+    """
+    rows = as_rows(env)
+    if len(starts) != len(seeds) or max_steps < 1:
+        raise ValueError(
+            f"{len(starts)} starts, {len(seeds)} seeds, max_steps={max_steps}; expected as many "
+            "seeds as starts and at least one step"
+        )
+    if rows.action_spec is not None:
+        conversion = check_compatible(policy, rows.action_spec, rows.frame_spec)
+    else:
+        conversion = ActionConversion(tuple(range(policy.action_spec.size)), (1.0,), (0.0,))
+    options = [{"start": start} if isinstance(start, str) else dict(start) for start in starts]
+    records: list[EpisodeRecord] = []
+    size = BLOCK_ROUNDS * rows.count
+    if results is not None:
+        records = _read_results(Path(results), options, seeds, size)
+    block = _Block(rows, policy, conversion, max_steps, keep_frames, keep_actions)
+    with tqdm(
+        total=len(options),
+        initial=len(records),
+        desc=description,
+        unit="episode",
+        disable=not progress,
+    ) as bar:
+        for first in range(len(records), len(options), size):
+            numbers = range(first, min(first + size, len(options)))
+            done = block.run(numbers, options, seeds, bar)
+            if results is not None:
+                _append(Path(results), done)
+            records += done
+    return records
+
+
+@dataclass
+class _Running:
+    """An episode under way."""
+
+    index: int
+    instruction: str
+    frame: np.ndarray
+    began: float
+    chunk: list[np.ndarray] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    steps: int = 0
+
+
+@dataclass
+class _Block:
+    """Episodes that are run together; nothing carries over from one block to the next."""
+
+    rows: EpisodeRows
+    policy: Policy
+    conversion: ActionConversion
+    max_steps: int
+    keep_frames: bool
+    keep_actions: bool
+
+    def run(
+        self,
+        numbers: range,
+        options: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        bar: tqdm,
+    ) -> list[EpisodeRecord]:
+        waiting = list(numbers)
+        running: dict[int, _Running] = {}
+        done: dict[int, EpisodeRecord] = {}
+
+        def end(row: int, success: bool, error: str | None) -> None:
+            episode = running.pop(row)
+            done[episode.index] = EpisodeRecord(
+                episode.index,
+                str(options[episode.index].get("start", "")),
+                int(seeds[episode.index]),
+                episode.instruction,
+                success,
+                episode.steps,
+                error,
+                round(time.monotonic() - episode.began, 3),
+                np.stack(episode.frames) if self.keep_frames else None,
+                np.asarray(episode.actions, np.float32) if self.keep_actions else None,
+            )
+            bar.update()
+
+        while waiting or running:
+            free = [row for row in range(self.rows.count) if row not in running][: len(waiting)]
+            if free:
+                begun = [waiting.pop(0) for _ in free]
+                running |= self._begin(free, begun, options, seeds)
+            for row, error in self._ask(running).items():
+                end(row, False, error)
+            if not running:
+                continue
+            actions = {row: episode.chunk.pop(0) for row, episode in running.items()}
+            for row, result in self.rows.step(actions).items():
+                episode = running[row]
+                episode.frame = result.frame
+                episode.steps += result.error is None
+                if self.keep_frames:
+                    episode.frames.append(result.frame.copy())
+                if self.keep_actions:
+                    episode.actions.append(actions[row])
+                if result.success or result.ended or episode.steps >= self.max_steps:
+                    end(row, result.success, result.error)
+        return [done[number] for number in numbers]
+
+    def _begin(
+        self,
+        free: list[int],
+        begun: list[int],
+        options: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+    ) -> dict[int, _Running]:
+        own = [int(seeds[number]) for number in begun]
+        frames, instructions = self.rows.reset(free, own, [options[number] for number in begun])
+        self.policy.reset(free, own, [instructions[row] for row in free])
+        now = time.monotonic()
+        return {
+            row: _Running(
+                number,
+                instructions[row],
+                frames[row],
+                now,
+                frames=[frames[row].copy()] if self.keep_frames else [],
+            )
+            for row, number in zip(free, begun, strict=True)
+        }
+
+    def _ask(self, running: dict[int, _Running]) -> dict[int, str]:
+        """Gets new chunks for the rows that need one; returns the errors by row."""
+        asking = sorted(row for row, episode in running.items() if not episode.chunk)
+        if not asking:
+            return {}
+        observation = Observation(
+            np.stack([running[row].frame for row in asking]),
+            tuple(running[row].instruction for row in asking),
+            np.array([running[row].steps for row in asking]),
+            np.array(asking),
+        )
+        chunks = self.policy.act(observation)
+        size = self.policy.action_spec.size
+        errors = {}
+        for k, row in enumerate(asking):
+            try:
+                chunk = np.asarray(chunks[k], np.float64)
+            except (IndexError, TypeError, ValueError):
+                chunk = np.empty(0)
+            whole = len(chunks) == len(asking)
+            if not whole or chunk.ndim != 2 or chunk.shape[1] != size or not len(chunk):
+                errors[row] = (
+                    f"the policy returned {np.shape(chunks) or type(chunks).__name__} for "
+                    f"{len(asking)} rows; expected (rows, n, {size}) with n of at least 1"
+                )
+            elif not np.isfinite(chunk).all():
+                errors[row] = f"the policy returned a NaN or an infinity: {chunk.tolist()}"
+            else:
+                running[row].chunk = list(self.conversion(chunk))
+        return errors
+
+
+def _read_results(
+    path: Path, options: Sequence[Mapping[str, Any]], seeds: Sequence[int], size: int
+) -> list[EpisodeRecord]:
+    """Records of the whole blocks that a file holds; what a kill left of a block is cut off."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    records = []
+    for number, line in enumerate(text.splitlines(keepends=True)):
+        try:
+            record = EpisodeRecord(**json.loads(line))
+        except (TypeError, ValueError):
+            if line.endswith("\n"):
+                raise ResultsError(f"{path}, line {number + 1}, is no record: remove it") from None
+            break  # a kill in the middle of a line
+        if number >= len(options) or (record.index, record.seed, record.start) != (
+            number,
+            int(seeds[number]),
+            str(options[number].get("start", "")),
+        ):
+            raise ResultsError(
+                f"{path} holds, in line {number + 1}, episode {record.index} with start "
+                f"{record.start!r} and seed {record.seed}, which is not what is asked for; write "
+                "the results of other episodes to another file"
+            )
+        records.append(record)
+    kept = len(records) if len(records) == len(options) else len(records) // size * size
+    records = records[:kept]
+    whole = "".join(record.to_json() + "\n" for record in records)
+    if whole != text:
+        write_atomically(path, whole.encode())
+    return records
+
+
+def _append(path: Path, records: Sequence[EpisodeRecord]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(record.to_json() + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())

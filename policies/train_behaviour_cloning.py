@@ -1,0 +1,347 @@
+"""Trains the image behaviour-cloning policy of LangTable, and saves it at several stages.
+
+Episodes come from `wm-gym collect`; an expert whose hand trembles visits states that a clean one
+would not. The labels are clean: where a noisy expert acted, one without noise is asked again in every
+recorded state, at one fixed pace. The simulator's state serves as label only, also for an auxiliary loss that says where
+effector and objects are; the policy itself sees frames and words.
+
+    wm-gym collect --out data/langtable-bc --episodes 1600 --seed 20000 \
+        --behaviours expert 0.3 noisy_expert 0.7 --tasks reach push push --steps 70
+    python -m wm_gym.policies.train_behaviour_cloning --data data/langtable-bc --out runs/bc
+
+Interrupted, the same command goes on where it was. Fifteen minutes on one CPU core.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from wm_gym.checkpoints import write_atomically
+from wm_gym.data.episodes import Episode, EpisodeDataset
+from wm_gym.envs.sims import langtable_tasks
+from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
+from wm_gym.policies.base import save_policy
+from wm_gym.policies.behaviour_cloning import (
+    BehaviourCloningConfig,
+    BehaviourCloningNetwork,
+    BehaviourCloningPolicy,
+    encode_goals,
+)
+from wm_gym.spec import ActionSpec, FrameSpec
+from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+
+LANGTABLE_ACTIONS = ActionSpec(
+    names=("x", "y"),
+    units=("m", "m"),
+    low=(-ACTION_LIMIT_M,) * 2,
+    high=(ACTION_LIMIT_M,) * 2,
+    gain=(1 / ACTION_LIMIT_M,) * 2,
+    bias=(0.0, 0.0),
+    width=2,
+    control_hz=10.0,
+)
+VIEW_HALF_M = 0.2575  # half the extent of the table in the frame: unit of the auxiliary targets
+
+
+@dataclass(frozen=True)
+class TrainBehaviourCloningConfig:
+    """What to train on, for how long, and what to keep."""
+
+    data: tuple[Path, ...]
+    """Folders of collected datasets with privileged states, to imitate."""
+    out: Path
+    """Folder for checkpoint, TensorBoard log and stages."""
+    look: tuple[Path, ...] = ()
+    """Folders of further datasets, by whomever, that only teach where things are."""
+    tasks: tuple[str, ...] = ("reach", "push")
+    """Tasks to learn."""
+    behaviours: tuple[str, ...] = ("expert", "noisy_expert")
+    """Whose episodes to use."""
+    batch: int = 48
+    """Frames to imitate per step."""
+    look_batch: int = 16
+    """Frames of `look` per step."""
+    auxiliary_weight: float = 2.0
+    """Weight of the loss on positions."""
+    stages: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)
+    """Fractions of the training after which the policy is saved."""
+    execute: int = 2
+    """How many actions of a predicted chunk the saved policies carry out."""
+    chunk: int = 4
+    """Actions predicted at once."""
+    seed: int = 0
+    """Seed of weights, batches and augmentation."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=4000,
+            learning_rate=1.5e-3,
+            final_learning_rate_fraction=0.0,
+            warmup_steps=100,
+            weight_decay=1e-2,
+            save_every=250,
+        )
+    )
+    """How long and how to optimise."""
+
+    def __post_init__(self) -> None:
+        """Check the stages."""
+        if not self.stages or not all(0 < stage <= 1 for stage in self.stages):
+            raise ValueError(f"stages={self.stages}: expected fractions above 0 and at most 1")
+
+    @property
+    def stage_steps(self) -> dict[int, int]:
+        """Stage number, from 1, by the step after which it is saved."""
+        return {round(stage * self.loop.steps): k for k, stage in enumerate(sorted(self.stages), 1)}
+
+
+class CloningExamples:
+    """Frames with goals, clean labels and positions, N of them.
+
+    Args:
+        datasets: episodes with privileged states.
+        config: which tasks and behaviours to use, and the length of chunks. Labels are kept in
+            `config.out`, because asking the expert takes minutes.
+
+    Raises:
+        ValueError: if the datasets hold no such episodes.
+    """
+
+    def __init__(
+        self, datasets: Sequence[EpisodeDataset], config: TrainBehaviourCloningConfig
+    ) -> None:
+        self.datasets, self.chunk = datasets, config.chunk
+        self.where: list[tuple[int, int, int]] = []  # dataset, episode and state of each example
+        self.goals, self.labels, self.positions = {}, {}, {}
+        chosen = [
+            (number, index)
+            for number, dataset in enumerate(datasets)
+            for index, goal in enumerate(dataset.goals)
+            if goal.task in config.tasks and dataset.behaviours[index] in config.behaviours
+        ]
+        if not chosen:
+            raise ValueError(
+                f"{[str(folder) for folder in config.data]} hold no episodes of tasks {config.tasks} "
+                f"by {config.behaviours}: collect some"
+            )
+        cache = Path(config.out) / "expert_labels.npz"
+        known = dict(np.load(cache)) if cache.exists() else {}
+        for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
+            dataset = datasets[at[0]]
+            episode = dataset[at[1]]
+            key = f"{dataset.folder.name}-{episode.seed}"
+            if key not in known:
+                known[key] = expert_labels(episode)
+                if count % 200 == 0:
+                    _write_labels(cache, known)
+            self.goals[at], self.labels[at] = episode.goal, known[key]
+            self.positions[at] = positions_of(episode.privileged)
+            self.where += [(*at, int(state)) for state in np.flatnonzero(~episode.success[:-1])]
+        _write_labels(cache, known)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.where)
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, list, torch.Tensor, torch.Tensor]:
+        """Some examples.
+
+        Returns:
+            Frames uint8 (B, H, W, 3), B goals, actions (B, n, 2) in units of half the range with
+            NaN past an episode's end, positions (B, 1 + objects, 2) of effector and objects.
+        """
+        frames, goals, actions, positions = [], [], [], []
+        for index in indices:
+            *at, state = self.where[int(index)]
+            at = tuple(at)
+            frames.append(self.datasets[at[0]].frames(at[1], slice(state, state + 1))[0])
+            goals.append(self.goals[at])
+            chunk = np.full((self.chunk, 2), np.nan, np.float32)
+            ahead = self.labels[at][state : state + self.chunk]
+            chunk[: len(ahead)] = ahead
+            actions.append(chunk)
+            positions.append(self.positions[at][state])
+        return (
+            torch.from_numpy(np.stack(frames)),
+            goals,
+            torch.from_numpy(np.stack(actions)),
+            torch.from_numpy(np.stack(positions)),
+        )
+
+
+class PlacedFrames:
+    """Frames with the positions of what is in them, from whole datasets.
+
+    Args:
+        datasets: episodes with privileged states.
+    """
+
+    def __init__(self, datasets: Sequence[EpisodeDataset]) -> None:
+        self.datasets = datasets
+        self.positions = [[positions_of(e.privileged) for e in dataset] for dataset in datasets]
+        lengths = [len(episode) for episodes in self.positions for episode in episodes]
+        self.ends = np.cumsum(lengths)
+        self.places = [(k, i) for k, episodes in enumerate(self.positions) for i in range(len(episodes))]
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some frames uint8 (B, H, W, 3) and their positions (B, 1 + objects, 2)."""
+        frames, positions = [], []
+        for index in indices:
+            place = int(np.searchsorted(self.ends, index, side="right"))
+            number, episode = self.places[place]
+            state = int(index - (self.ends[place - 1] if place else 0))
+            frames.append(self.datasets[number].frames(episode, slice(state, state + 1))[0])
+            positions.append(self.positions[number][episode][state])
+        return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(positions))
+
+
+class _Midway:
+    """Stands in for the generator that draws an expert's pace: always the middle of the range."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+
+def _write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **labels)  # pyright: ignore[reportArgumentType]
+    write_atomically(path, buffer.getvalue())
+
+
+def expert_labels(episode: Episode) -> np.ndarray:
+    """What a scripted expert without noise would do in every state of an episode.
+
+    Args:
+        episode: with privileged states; a clean expert's own actions are taken as they are.
+
+    Returns:
+        float32 (T, 2), units of half the action range.
+    """
+    if episode.behaviour == "expert":
+        return episode.actions / np.float32(ACTION_LIMIT_M)
+    expert = Expert()
+    goal = langtable_tasks.Goal(episode.goal.task, *episode.goal.objects)
+    expert.reset(goal, _Midway())  # pyright: ignore[reportArgumentType]
+    actions = [expert.act(state) for state in episode.privileged[:-1]]
+    return np.stack(actions) / np.float32(ACTION_LIMIT_M)
+
+
+def positions_of(privileged: np.ndarray) -> np.ndarray:
+    """Where peg and blocks are, float32 (T+1, 1 + objects, 2), units of half the view."""
+    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
+    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
+    return (positions / VIEW_HALF_M).astype(np.float32)
+
+
+def augment(frames: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Brightness for all rows, blur for every other, noise for every fourth: float (B, H, W, 3).
+
+    An imagined frame is softer than a rendered one; a policy that needs every pixel would fail
+    there for reasons that say nothing about the dynamics.
+    """
+    x = frames.to(torch.float32)
+    planes = x[::2].permute(0, 3, 1, 2)
+    smooth = F.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False)
+    x[::2] = smooth.permute(0, 2, 3, 1)
+    x *= 1 + 0.1 * (torch.rand(len(x), 1, 1, 1, generator=random) - 0.5)
+    some = x[::4]
+    sigma = 10 * torch.rand(len(some), 1, 1, 1, generator=random)
+    some += sigma * torch.randn(some.shape, generator=random)
+    return x.clamp_(0, 255)
+
+
+def _masked_l1(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    known = ~target.isnan()
+    return (prediction - target.nan_to_num()).abs()[known].mean()
+
+
+def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
+    """Trains, or goes on with, a policy.
+
+    Args:
+        config: what to train on and for how long.
+
+    Returns:
+        Folders of the saved stages, in order.
+    """
+    torch.manual_seed(config.seed)
+    examples = CloningExamples([EpisodeDataset(folder) for folder in config.data], config)
+    placed = PlacedFrames([EpisodeDataset(folder) for folder in config.look])
+    network_config = BehaviourCloningConfig(
+        {task: langtable_tasks.TASK_TEMPLATES[task] for task in config.tasks},
+        langtable_tasks.OBJECTS,
+        chunk=config.chunk,
+    )
+    network = BehaviourCloningNetwork(network_config)
+    network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    out = Path(config.out)
+    identity = {**asdict(config), "out": None, "loop": {**asdict(config.loop), "max_minutes": 0}}
+    loop = TrainingLoop(out, network, config.loop, fingerprint=identity)
+    device = loop.accelerator.device
+
+    def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rng = np.random.default_rng((config.seed, step))
+        frames, goals, actions, positions = examples.batch(
+            rng.integers(len(examples), size=config.batch)
+        )
+        if len(placed) and config.look_batch:
+            more, where = placed.batch(rng.integers(len(placed), size=config.look_batch))
+            frames, positions = torch.cat([frames, more]), torch.cat([positions, where])
+            goals += [goals[0]] * len(more)  # their actions are not looked at
+        frames = augment(frames, generator(config.seed, step))
+        tasks, objects = encode_goals(network_config, goals)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted, seen = loop.module(frames.to(device), tasks.to(device), objects.to(device))
+        action = _masked_l1(predicted[: len(actions)].float(), actions.to(device))
+        position = (seen.float() - positions.to(device)).abs().mean()
+        loss = action + config.auxiliary_weight * position
+        return loss, {"action": action.detach(), "position": position.detach()}
+
+    def save(step: int) -> None:
+        if step in config.stage_steps:
+            folder = out / f"stage_{config.stage_steps[step]}"
+            _save_stage(folder, network, config, examples, step, loop.seconds)
+
+    loop.run(losses, every=1, callback=save)
+    return [out / f"stage_{number}" for number in config.stage_steps.values()]
+
+
+def _save_stage(
+    folder: Path,
+    network: BehaviourCloningNetwork,
+    config: TrainBehaviourCloningConfig,
+    examples: CloningExamples,
+    step: int,
+    seconds: float,
+) -> None:
+    height, width = examples.datasets[0].frames(0, slice(0, 1)).shape[1:3]
+    policy = BehaviourCloningPolicy(
+        LANGTABLE_ACTIONS, FrameSpec(height, width, "top"), network, execute=config.execute
+    )
+    training = {
+        "recipe": "python -m wm_gym.policies.train_behaviour_cloning",
+        "settings": json.loads(json.dumps(asdict(config), default=str)),
+        "examples": len(examples),
+        "step": step,
+        "seconds": round(seconds),
+    }
+    save_policy(policy, folder, training=training, dtype=torch.bfloat16)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    for stage in train_behaviour_cloning(tyro.cli(TrainBehaviourCloningConfig)):
+        print(stage)

@@ -1,0 +1,131 @@
+"""Fixtures for every test folder: a tiny world model with random weights, and the trained one."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EMBEDDED = "langtable-vae-mini"
+TINY_STARTS = (("reach", 2), ("separate", 1), ("push", 3))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a banded world model with random weights: 32x32 frames, a 4x4 grid, a band of 4.
+
+    Every weight is random, gates and last layers included, so that actions, noise and context all
+    matter to what it imagines. It has start states whose simulator states are LangTable's own.
+    """
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    write_tiny_checkpoint(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: str):
+    """The tiny world model, loaded once; models do not change, rollouts do."""
+    from wm_gym.world_model import load_world_model
+
+    return load_world_model(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def embedded_checkpoint() -> str:
+    """Folder of the trained model that ships with wm_gym."""
+    from wm_gym.checkpoints import assets_folder
+
+    folder = assets_folder() / EMBEDDED
+    if not (folder / "card.json").exists():
+        pytest.skip(f"{folder} is not there yet; it is written by the training recipe")
+    return str(folder)
+
+
+def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
+    """Write the checkpoint of `tiny_checkpoint`."""
+    import torch
+
+    from wm_gym.checkpoints import save_checkpoint
+    from wm_gym.dynamics.dit import DiT, DiTConfig
+    from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
+    from wm_gym.spec import (
+        ActionSpec,
+        ContextSpec,
+        DynamicsSpec,
+        FrameSpec,
+        LatentSpec,
+        WorldModelSpec,
+    )
+
+    space = {
+        "height": 32, "width": 32, "patch": 8, "overlap": 2, "channels": 4, "dim": 16,
+        "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
+    }  # fmt: skip
+    network = {"channels": 4, "dim": 32, "depth": 2, "heads": 2, "action_width": 3, "band": 4}
+    spec = WorldModelSpec(
+        name="tiny",
+        description="random weights, for tests",
+        embedded=False,
+        licence="Apache-2.0",
+        training_data="none",
+        recipe={},
+        twin="LangTable-v0",
+        frame=FrameSpec(32, 32, "top"),
+        action=ActionSpec(
+            names=("x", "y"), units=("m", "m"), low=(-0.03, -0.03), high=(0.03, 0.03),
+            gain=(50.0, 50.0), bias=(0.0, 0.0), width=3, control_hz=10.0,
+        ),
+        latent=LatentSpec("vae-mini", (4, 4), 4, (0.1,) * 4, (0.9,) * 4, space),
+        context=ContextSpec("banded", 4, 2),
+        dynamics=DynamicsSpec(network, denoising_steps=2),
+        weights_sha256={},
+        tasks={
+            "reach": "reach the {first}",
+            "separate": "separate the {first} from the {second}",
+            "push": "push the {first} to the {second}",
+        },
+        objects=_objects(),
+        horizon=8,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        autoencoder, dit = VAEMini(VAEMiniConfig(**space)), DiT(DiTConfig(**network))
+        for parameter in [*autoencoder.parameters(), *dit.parameters()]:
+            torch.nn.init.normal_(parameter, std=0.15)
+    weights = {
+        "latent.safetensors": autoencoder.state_dict(),
+        "dynamics.safetensors": dit.state_dict(),
+    }
+    save_checkpoint(folder, spec, weights)
+    _write_tiny_starts(folder, seed)
+
+
+def _objects() -> tuple[str, ...]:
+    from wm_gym.envs.sims.langtable_tasks import OBJECTS
+
+    return tuple(OBJECTS)
+
+
+def _write_tiny_starts(folder: Path, seed: int) -> None:
+    """Start states with LangTable's states and noise for frames: no GL platform is needed."""
+    from wm_gym.envs.sims.langtable import LangTableEnv
+    from wm_gym.envs.start_states import FILENAME, StartStates
+
+    names, instructions, states = [], [], []
+    for task, count in TINY_STARTS:
+        env = LangTableEnv(task=task, obs="state")
+        for index in range(count):
+            _, info = env.reset(seed=index)
+            names.append(f"{task}-{index}")
+            instructions.append(info["instruction"])
+            state = env.get_state()
+            states.append(
+                {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
+            )
+    frames = np.random.default_rng(seed).integers(0, 256, (len(names), 32, 32, 3), np.uint8)
+    StartStates(tuple(names), tuple(instructions), frames, tuple(states)).write(folder / FILENAME)

@@ -1,0 +1,176 @@
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import minari
+import numpy as np
+import pytest
+
+from tests.data.counter_env import CounterFactory
+from wm_gym.data.episodes import EpisodeDataset, EpisodeError
+from wm_gym.envs.collect import CollectConfig, behaviour_of, collect
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(out, **changes):
+    base = CollectConfig(
+        out=Path(out),
+        env_id="counter",
+        episodes=12,
+        behaviours={"expert": 0.5, "random": 0.5},
+        tasks=("count", "sum"),
+        steps=10,
+        tail_steps=2,
+        shard_episodes=5,
+        workers=1,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        for field in ("frames", "actions", "privileged", "success"):
+            np.testing.assert_array_equal(getattr(x, field), getattr(y, field))
+        assert (x.instruction, x.goal, x.seed, x.behaviour) == (
+            y.instruction,
+            y.goal,
+            y.seed,
+            y.behaviour,
+        )
+        np.testing.assert_equal(x.start_state, y.start_state)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return collect(config(tmp_path_factory.mktemp("a") / "data"), CounterFactory(), progress=False)
+
+
+def test_the_number_of_workers_changes_nothing(reference, tmp_path):
+    other = collect(config(tmp_path / "data", workers=2), CounterFactory(), progress=False)
+    assert_same(reference, other)
+    for shard in sorted((reference.folder / "shards").iterdir()):
+        assert shard.read_bytes() == (other.folder / "shards" / shard.name).read_bytes()
+
+
+def test_an_interrupted_collection_is_finished_without_loss(reference, tmp_path):
+    whole = collect(config(tmp_path / "data"), CounterFactory(), progress=False)
+    kept = whole.folder / "shards" / "000000.hdf5"
+    before = kept.stat().st_mtime_ns
+    (whole.folder / "shards" / "000001.hdf5").unlink()
+    (whole.folder / "metadata.json").unlink()
+    assert_same(reference, collect(config(tmp_path / "data"), CounterFactory(), progress=False))
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_collection_can_grow_but_not_change(reference, tmp_path):
+    collect(config(tmp_path / "data", episodes=7), CounterFactory(), progress=False)
+    with pytest.raises(ValueError, match="other steps"):
+        collect(config(tmp_path / "data", steps=9), CounterFactory(), progress=False)
+    with pytest.raises(ValueError, match="already holds more than 3"):
+        collect(config(tmp_path / "data", episodes=3), CounterFactory(), progress=False)
+    assert_same(reference, collect(config(tmp_path / "data"), CounterFactory(), progress=False))
+
+
+def test_a_damaged_shard_is_named_and_made_again(reference, tmp_path):
+    whole = collect(config(tmp_path / "data"), CounterFactory(), progress=False)
+    shard = whole.folder / "shards" / "000001.hdf5"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(EpisodeError, match=r"000001\.hdf5 has \d+ bytes, expected"):
+        EpisodeDataset(whole.folder)
+    assert_same(reference, collect(config(tmp_path / "data"), CounterFactory(), progress=False))
+    assert shard.read_bytes() == content
+
+
+def test_a_dataset_that_is_not_finished_says_how_to_finish_it(tmp_path):
+    with pytest.raises(EpisodeError, match="wm-gym collect --out"):
+        EpisodeDataset(tmp_path)
+
+
+def test_a_dataset_can_be_pickled_after_it_was_read(reference):
+    reference[3]
+    assert_same(reference, pickle.loads(pickle.dumps(reference)))
+
+
+def test_kill_9_loses_and_doubles_no_episode(reference, tmp_path):
+    out = tmp_path / "data"
+    program = (
+        "import dataclasses, sys, time\n"
+        "from pathlib import Path\n"
+        "import wm_gym.envs.collect as c\n"
+        "from tests.envs.test_collect import config\n"
+        "from tests.data.counter_env import CounterFactory\n"
+        "write = c.write_shard\n"
+        "c.write_shard = lambda *a: (write(*a), time.sleep(0.5))\n"
+        f"c.collect(config({str(out)!r}), CounterFactory(), progress=False)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("shards/0*.hdf5")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 1 <= len(list(out.glob("shards/0*.hdf5"))) < 3
+    assert_same(reference, collect(config(out), CounterFactory(), progress=False))
+
+
+def test_minari_reads_the_dataset(reference, tmp_path, monkeypatch):
+    dataset = minari.MinariDataset(reference.folder)
+    assert len(dataset) == 12 and dataset.total_steps == reference.lengths.sum()
+    for mine, theirs in zip(reference, dataset, strict=True):
+        np.testing.assert_array_equal(mine.frames, theirs.observations)
+        np.testing.assert_array_equal(mine.actions, theirs.actions)
+        np.testing.assert_array_equal(mine.privileged, theirs.infos["privileged"])
+        assert theirs.truncations[-1] and theirs.truncations.sum() == 1
+    metadata = next(iter(dataset.storage.get_episode_metadata([3])))
+    assert metadata["seed"] == 3 and metadata["instruction"] == "count the block"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    (tmp_path / "wm_gym" / "data-v0").mkdir(parents=True)
+    (tmp_path / "wm_gym" / "data-v0" / "data").symlink_to(reference.folder)
+    assert len(minari.load_dataset("wm_gym/data-v0")) == 12
+
+
+def test_jpeg_is_read_by_us_and_by_minari_alike(tmp_path):
+    dataset = collect(config(tmp_path / "d", image_format="jpeg"), CounterFactory(), progress=False)
+    for mine, theirs in zip(dataset, minari.MinariDataset(dataset.folder), strict=True):
+        np.testing.assert_array_equal(mine.frames, theirs.observations)
+        shown = mine.frames[:, 0, 0].astype(int)
+        assert np.abs(shown - mine.privileged % 256).max() <= 8
+
+
+def test_experts_stop_after_their_success_and_play_goes_on(reference):
+    for episode in reference:
+        assert episode.success.argmax() == 5
+        assert len(episode) == (7 if episode.behaviour == "expert" else 10)
+
+
+def test_shares_follow_the_weights():
+    settings = config("unused", behaviours={"a": 0.2, "b": 0.35, "c": 0.35, "d": 0.1})
+    for first in (0, 6000):
+        names = [behaviour_of(settings, seed) for seed in range(first, first + 200)]
+        shares = [names.count(n) / 200 for n in "abcd"]
+        np.testing.assert_allclose(shares, [0.2, 0.35, 0.35, 0.1], atol=0.02)
+
+
+def test_held_out_seeds_are_kept_from_training(tmp_path):
+    for seed, episodes in ((5999, 2), (6999, 1), (0, 8000)):
+        with pytest.raises(ValueError, match="kept for evaluation"):
+            config(tmp_path, seed=seed, episodes=episodes)
+    config(tmp_path, seed=5988)
+    config(tmp_path, seed=7000)
+    config(tmp_path, seed=6000, held_out=True)
+
+
+def test_unknown_behaviours_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"\['wizard'\] are unknown"):
+        collect(config(tmp_path / "d", behaviours={"wizard": 1.0}), CounterFactory())
+    assert not (tmp_path / "d").exists()

@@ -1,0 +1,428 @@
+"""The single imagined environment: what an episode is, and what it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import data_equivalence
+
+import wm_gym
+from tests.envs.scripted_reward import ScriptedReward
+from wm_gym.envs.imagined import WorldModelEnv
+from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates
+
+
+def make(model, **kwargs) -> WorldModelEnv:
+    return WorldModelEnv(model=model, **{"reward": "none", **kwargs})
+
+
+def rollout(env, seed: int, steps: int = 5) -> list:
+    """Observations of a seeded episode with seeded actions."""
+    rng = np.random.default_rng(seed)
+    observations = [env.reset(seed=seed)[0]]
+    for _ in range(steps):
+        observations.append(env.step(rng.uniform(-0.03, 0.03, 2).astype(np.float32))[0])
+    return observations
+
+
+def test_spaces_and_card_come_from_the_checkpoint(tiny_model):
+    env = make(tiny_model)
+    assert env.card is tiny_model.spec
+    assert env.observation_space == gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+    assert env.action_space == gymnasium.spaces.Box(-0.03, 0.03, (2,), np.float32)
+    assert env.metadata["render_fps"] == 10.0
+
+
+def test_the_same_seed_gives_the_same_episode_bit_for_bit(tiny_model):
+    env = make(tiny_model)
+    first = rollout(env, 7)
+    for again in (rollout(env, 7), rollout(make(tiny_model), 7)):
+        np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, rollout(env, 8))
+
+
+def test_the_same_seed_gives_the_same_episode_in_another_process(tiny_model, tiny_checkpoint):
+    code = (
+        "import hashlib, sys, numpy as np\n"
+        "from wm_gym.envs.imagined import WorldModelEnv\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.envs.test_imagined import rollout\n"
+        "env = WorldModelEnv(checkpoint=sys.argv[1], reward='none', obs='latents')\n"
+        "print(hashlib.sha256(np.stack(rollout(env, 7)).tobytes()).hexdigest())\n"
+    )
+    command = [sys.executable, "-c", code, tiny_checkpoint]
+    root = Path(__file__).parents[2]
+    hashes = {
+        subprocess.run(command, check=True, capture_output=True, cwd=root).stdout
+        for _ in range(2)
+    }
+    assert len(hashes) == 1
+
+
+def test_actions_and_noise_both_matter(tiny_model):
+    env = make(tiny_model, obs="latents")
+
+    def after(seed, action):
+        env.reset(seed=seed, options={"start": "push-0"})
+        return env.step(np.float32(action))[0]
+
+    assert not np.allclose(after(0, [0.03, 0]), after(0, [-0.03, 0]))
+    assert not np.allclose(after(0, [0.03, 0]), after(1, [0.03, 0]))
+
+
+def test_a_reset_shows_the_start_itself_and_names_it(tiny_model, tiny_checkpoint):
+    env = make(tiny_model)
+    starts = StartStates.read(f"{tiny_checkpoint}/{FILENAME}")
+    frame, info = env.reset(seed=0, options={"start": "reach-1"})
+    index = starts.index("reach-1")
+    np.testing.assert_array_equal(frame, starts.frames[index])
+    assert info["start"] == "reach-1" and info["instruction"] == starts.instructions[index]
+    assert env.unwrapped.task_description == starts.instructions[index]
+
+
+def test_random_starts_are_of_the_task_and_vary(tiny_model):
+    env = make(tiny_model, task="push")
+    found = {env.reset(seed=seed)[1]["start"] for seed in range(20)}
+    assert found == {"push-0", "push-1", "push-2"}
+
+
+def test_noise_does_not_depend_on_how_the_episode_begins(tiny_model):
+    env = make(tiny_model, obs="latents")
+    _, info = env.reset(seed=5)
+    drawn = env.step(np.zeros(2, np.float32))[0]
+    env.reset(seed=5, options={"start": info["start"]})
+    np.testing.assert_array_equal(drawn, env.step(np.zeros(2, np.float32))[0])
+
+
+def test_an_episode_can_begin_from_one_picture_or_a_history(tiny_model):
+    env = make(tiny_model)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    frame, info = env.reset(seed=0, options={"frames": frames[-1]})
+    np.testing.assert_array_equal(frame, frames[-1])
+    assert "start" not in info
+    one = env.step(np.zeros(2, np.float32))[0]
+    actions = np.full((2, 2), 0.01, np.float32)
+    env.reset(seed=0, options={"frames": frames, "actions": actions})
+    assert not np.array_equal(one, env.step(np.zeros(2, np.float32))[0])
+
+
+def test_the_horizon_truncates_and_the_episode_then_needs_a_reset(tiny_model):
+    env = make(tiny_model, horizon=3)
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step(np.zeros(2, np.float32))
+    env.reset()
+    env.step(np.zeros(2, np.float32))
+
+
+def test_success_terminates_with_a_judgement(tiny_model):
+    env = make(tiny_model)
+    env.engine.reward = ScriptedReward(success_at=2)
+    env.reset(seed=0, options={"instruction": "reach the red moon"})
+    _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+    assert (reward, terminated, truncated, info["is_success"]) == (0.0, False, False, False)
+    assert "judge" not in info
+    _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+    assert (reward, terminated, truncated, info["is_success"]) == (1.0, True, False, True)
+    assert info["judge"] == {"score": 1.0, "rationale": "call 2", "name": "scripted"}
+    assert info["instruction"] == "reach the red moon"
+
+
+def test_success_at_the_horizon_terminates_and_does_not_truncate(tiny_model):
+    env = make(tiny_model, horizon=2)
+    env.engine.reward = ScriptedReward(success_at=2)
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))
+    assert env.step(np.zeros(2, np.float32))[2:4] == (True, False)
+
+
+@pytest.mark.parametrize("success_at", [1, 99])
+def test_an_episode_judged_at_its_horizon_terminates_there(tiny_model, success_at):
+    env = make(tiny_model, horizon=3)
+    env.engine.reward = ScriptedReward(success_at=success_at, judged_at_horizon=True)
+    env.reset(seed=0)
+    results = [env.step(np.zeros(2, np.float32)) for _ in range(3)]
+    assert [r[2:4] for r in results] == [(False, False), (False, False), (True, False)]
+    assert [r[1] for r in results] == [0.0, 0.0, float(success_at == 1)]
+    assert ["judge" in r[4] for r in results] == [False, False, True]
+    assert results[-1][4]["judge"]["rationale"] == "call 1"
+
+
+def test_out_of_range_actions_are_clipped_and_reported(tiny_model):
+    env = make(tiny_model, obs="latents")
+
+    def after(action):
+        env.reset(seed=0)
+        observation, *_, info = env.step(np.array(action, np.float32))
+        return observation, info["action_clipped"]
+
+    inside, clipped = after([0.03, 0.0])
+    assert clipped is False
+    outside, clipped = after([9.0, 0.0])
+    assert clipped is True
+    np.testing.assert_array_equal(inside, outside)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ([np.nan, 0], "finite"),
+        ([np.inf, 0], "finite"),
+        ([0.0, 0, 0], r"shape \(3,\), expected \(2,\): x, y in m, m"),
+        (0.0, "expected"),
+        ("left", "expected"),
+        ([[0.0, 0.0]], "expected"),
+    ],
+)
+def test_a_bad_action_raises_and_the_episode_goes_on_unharmed(tiny_model, action, message):
+    env = make(tiny_model, obs="latents")
+    env.reset(seed=0)
+    expected = env.step(np.zeros(2, np.float32))[0]
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    np.testing.assert_array_equal(env.step(np.zeros(2, np.float32))[0], expected)
+
+
+def test_a_model_that_diverges_raises_and_a_reset_repairs(tiny_model, monkeypatch):
+    env = make(tiny_model)
+    frame, _ = env.reset(seed=0)
+    original = env.engine._rollout.step
+    monkeypatch.setattr(env.engine._rollout, "step", lambda action: original(action) * np.nan)
+    with pytest.raises(RuntimeError, match="NaN"):
+        env.step(np.zeros(2, np.float32))
+    np.testing.assert_array_equal(env.render(), frame)
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": 1}, "unknown"),
+        ({"start": "nowhere-0"}, "nowhere-0"),
+        ({"frames": np.zeros((16, 16, 3), np.uint8)}, r"\(32, 32, 3\)"),
+        ({"frames": np.zeros((32, 32, 3))}, "float64"),
+        ({"frames": np.zeros((32, 32, 3), np.uint8), "start": "push-0"}, "both"),
+        ({"actions": np.zeros((1, 2))}, "without 'frames'"),
+        (
+            {"frames": np.zeros((2, 32, 32, 3), np.uint8), "actions": np.zeros((2, 2))},
+            r"expected \(1, 2\)",
+        ),
+        ({"instruction": "make coffee"}, "coffee.*push the"),
+    ],
+)
+def test_a_bad_option_says_so_and_the_episode_goes_on_unharmed(tiny_model, options, message):
+    env = make(tiny_model, obs="latents")
+    env.reset(seed=0)
+    expected = env.step(np.zeros(2, np.float32))[0]
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    np.testing.assert_array_equal(env.step(np.zeros(2, np.float32))[0], expected)
+
+
+def test_a_reward_that_judges_needs_an_instruction_with_a_picture(tiny_model):
+    env = make(tiny_model)
+    env.engine.reward = ScriptedReward()
+    env.engine.starts.judged_by = "scripted"
+    frame = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="give options\\['instruction'\\]"):
+        env.reset(options={"frames": frame})
+    env.reset(options={"frames": frame, "instruction": "reach the red moon"})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"reward": "judge:vlm"}, "not part of this version.*'classifier', 'distance', 'none'"),
+        ({"reward": "semantic:push"}, "expected one of"),
+        ({"reward": "classifier"}, "reward='none'"),
+        ({"obs": "sound"}, "'pixels', 'latents', 'dict'"),
+        ({"dtype": "int8"}, "bfloat16"),
+        ({"task": "sort"}, "reach"),
+        ({"horizon": 0}, "horizon"),
+        ({"cache": "sometimes"}, "cache"),
+        ({"env_id": "WM-X-v0"}, "WM-LangTable-VAE-v0"),
+    ],
+)
+def test_arguments_that_do_not_exist_name_those_that_do(tiny_model, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(tiny_model, **kwargs).reset(seed=0)
+
+
+def test_latents_as_observation_are_never_decoded(tiny_model, monkeypatch):
+    env = make(tiny_model, obs="latents")
+    decode, calls = tiny_model.decode, []
+    monkeypatch.setattr(tiny_model, "decode", lambda x: calls.append(1) or decode(x))
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        observation, *_ = env.step(env.action_space.sample())
+    env.snapshot()
+    assert observation.shape == (4, 4, 4) and observation.dtype == np.float32
+    assert not calls
+    frame = env.render()
+    np.testing.assert_array_equal(frame, env.render())
+    assert frame.shape == (32, 32, 3) and len(calls) == 1
+
+
+def test_pixels_are_decoded_once_a_step(tiny_model, monkeypatch):
+    env = make(tiny_model)
+    decode, calls = tiny_model.decode, []
+    monkeypatch.setattr(tiny_model, "decode", lambda x: calls.append(1) or decode(x))
+    frame, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(frame, env.render())
+    assert not calls  # the start needs no decoding
+    frame, *_ = env.step(env.action_space.sample())
+    np.testing.assert_array_equal(frame, env.render())
+    assert len(calls) == 1
+
+
+def test_the_dict_observation_carries_goal_and_time_left(tiny_model):
+    env = make(tiny_model, obs="dict", horizon=4)
+    observation, _ = env.reset(
+        seed=0, options={"instruction": "push the red moon to the blue cube"}
+    )
+    tasks, objects = list(tiny_model.spec.tasks), list(tiny_model.spec.objects)
+    expected = np.zeros(len(tasks) + 2 * len(objects), np.float32)
+    expected[tasks.index("push")] = 1
+    expected[len(tasks) + objects.index("red moon")] = 1
+    expected[len(tasks) + len(objects) + objects.index("blue cube")] = 1
+    np.testing.assert_array_equal(observation["goal"], expected)
+    assert observation["time_left"] == 1.0
+    observation, *_ = env.step(env.action_space.sample())
+    assert observation["time_left"] == 0.75 and observation in env.observation_space
+
+
+@pytest.mark.parametrize("obs", ["pixels", "latents", "dict"])
+def test_a_restored_snapshot_continues_identically(tiny_model, obs):
+    env = make(tiny_model, obs=obs, horizon=20)
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-0.03, 0.03, (12, 2)).astype(np.float32)
+    for action in actions[:6]:
+        before = env.step(action)[0]
+    content = env.snapshot()
+    expected = [env.step(action)[0] for action in actions[6:]] + [env.reset()[0]]
+    for other in (env, make(tiny_model, obs=obs, horizon=20)):
+        same = other.restore(content)
+        assert data_equivalence(same, before, exact=True)
+        found = [other.step(action)[0] for action in actions[6:]] + [other.reset()[0]]
+        for one, two in zip(expected, found, strict=True):
+            assert data_equivalence(one, two, exact=True)
+
+
+def test_a_snapshot_of_something_else_is_refused(tiny_model):
+    env = make(tiny_model)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="not a snapshot"):
+        env.restore(b"nonsense")
+    other = make(tiny_model)
+    with pytest.raises(ValueError, match="reset"):
+        other.snapshot()
+    env.step(np.zeros(2, np.float32))
+
+
+def test_surprise_is_a_finite_number_after_every_step(tiny_model):
+    env = make(tiny_model)
+    env.reset(seed=0)
+    for _ in range(3):
+        surprise = env.step(env.action_space.sample())[4]["surprise"]
+        assert isinstance(surprise, float) and np.isfinite(surprise)
+
+
+def test_record_video_writes_the_episode(tiny_checkpoint, tmp_path):
+    import imageio.v3 as imageio
+
+    env = gymnasium.make(
+        "WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, reward="none", horizon=4
+    )
+    env = gymnasium.wrappers.RecordVideo(env, str(tmp_path / "videos"))
+    env.reset(seed=0)
+    truncated = False
+    while not truncated:
+        *_, truncated, _ = env.step(env.action_space.sample())
+    env.close()
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    assert imageio.imread(video).shape == (5, 32, 32, 3)
+    assert imageio.immeta(video)["fps"] == 10
+
+
+def test_a_checkpoint_without_starts_asks_for_a_picture(tiny_model, monkeypatch):
+    env = make(tiny_model)
+    env.engine.starts.stored, env.engine.starts.pool = None, []
+    with pytest.raises(ValueError, match="begin from a picture"):
+        env.reset(seed=0)
+    env.reset(seed=0, options={"frames": np.zeros((32, 32, 3), np.uint8)})
+
+
+def test_start_states_survive_writing_and_damage_is_reported(tmp_path):
+    state = {"positions": [0.1, 1 / 3], "instruction": "reach the red moon"}
+    starts = StartStates(("a",), ("reach the red moon",), np.ones((1, 8, 8, 3), np.uint8), (state,))
+    starts.write(tmp_path / "one.npz")
+    starts.write(tmp_path / "two.npz")
+    content = (tmp_path / "one.npz").read_bytes()
+    assert content == (tmp_path / "two.npz").read_bytes()
+    again = StartStates.read(tmp_path / "one.npz")
+    assert again.states == (state,) and again.names == ("a",)
+    (tmp_path / "one.npz").write_bytes(content[:-40])
+    with pytest.raises(StartStateError, match="get the checkpoint again"):
+        StartStates.read(tmp_path / "one.npz")
+    with pytest.raises(StartStateError, match="get the checkpoint again"):
+        StartStates.read(tmp_path / "none.npz")
+
+
+def test_the_twin_shares_spaces_and_begins_where_the_dream_begins(tiny_model):
+    pytest.importorskip("mujoco")
+    env = make(tiny_model, task="push", horizon=5)
+    twin = wm_gym.make_twin(env)
+    assert twin.observation_space == env.observation_space
+    assert twin.action_space == env.action_space
+    _, dream = env.reset(seed=3)
+    try:
+        frame, truth = twin.reset(options={"start": dream["start"]})
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert frame.shape == (32, 32, 3)
+    assert truth["start"] == dream["start"] and truth["instruction"] == dream["instruction"]
+    stored = env.engine.starts.stored
+    positions = stored.states[stored.index(dream["start"])]["positions"]
+    np.testing.assert_array_equal(twin.unwrapped.privileged_state(), positions)
+    for seed in range(4):  # the same seeds draw the same starts
+        assert twin.reset(seed=seed)[1]["start"] == env.reset(seed=seed)[1]["start"]
+    ends = [twin.step(np.zeros(2, np.float32))[2:4] for _ in range(5)]
+    assert ends[-1] == (False, True)
+
+
+def test_only_imagined_environments_have_a_twin():
+    with pytest.raises(TypeError, match="not an imagined environment"):
+        wm_gym.make_twin(gymnasium.make("CartPole-v1"))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_1000_steps(tiny_model):
+    import resource
+
+    env = make(tiny_model, horizon=10_000)
+    env.reset(seed=0)
+    for _ in range(300):
+        env.step(env.action_space.sample())
+    before, size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(env.snapshot())
+    for _ in range(1000):
+        env.step(env.action_space.sample())
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 8 * 1024  # KiB
+    assert abs(len(env.snapshot()) - size) < 128
+
+
+def test_the_embedded_model_classifies_and_measures(embedded_checkpoint):
+    for reward, key in (("classifier", "success_probability"), ("distance", "distance")):
+        env = WorldModelEnv(checkpoint=embedded_checkpoint, reward=reward, task="push")
+        env.reset(seed=0)
+        *_, info = env.step(np.zeros(2, np.float32))
+        assert np.isfinite(info[key])

@@ -1,0 +1,131 @@
+"""Ids, import cost, and what an id without a checkpoint says."""
+
+import json
+import pickle
+import statistics
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import wm_gym
+from wm_gym.checkpoints import CheckpointError
+from wm_gym.envs import settings as settings_module
+from wm_gym.envs.registration import EMBEDDED_MODELS, SIMULATORS, register_environments
+from wm_gym.envs.settings import EmbeddedModelWarning
+
+BRIDGE_IDS = [env_id for env_id in EMBEDDED_MODELS if env_id.startswith("WM-Bridge-")]
+
+
+def _python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_nine_bridge_ids_and_langtable_are_registered():
+    assert len(BRIDGE_IDS) == 9
+    for env_id in [*EMBEDDED_MODELS, *SIMULATORS]:
+        assert env_id in gymnasium.registry
+
+
+def test_registering_again_changes_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register_environments()
+
+
+def test_import_loads_no_torch_and_no_simulator():
+    code = "import sys, json, wm_gym; print(json.dumps([m in sys.modules for m in %r]))"
+    heavy = ["torch", "mujoco", "imageio", "pydantic", "diffusers", "transformers"]
+    assert json.loads(_python(code % (heavy,))) == [False] * len(heavy)
+
+
+def test_import_adds_at_most_50_ms_to_gymnasium():
+    code = (
+        "import time, gymnasium; t = time.perf_counter(); import wm_gym; "
+        "print(time.perf_counter() - t)"
+    )
+    assert statistics.median(float(_python(code)) for _ in range(3)) <= 0.05
+
+
+def test_gymnasium_finds_the_ids_by_module_name(tiny_checkpoint):
+    code = (
+        "import gymnasium; env = gymnasium.make('wm_gym:WM-LangTable-VAE-v0', "
+        f"checkpoint={tiny_checkpoint!r}, reward='none'); print(env.reset(seed=0)[0].shape)"
+    )
+    assert _python(code) == "(32, 32, 3)"
+
+
+@pytest.mark.parametrize("env_id", BRIDGE_IDS)
+def test_an_id_without_checkpoint_names_the_ways_to_get_one(env_id):
+    for make in (gymnasium.make, gymnasium.make_vec):
+        with pytest.raises(CheckpointError, match=r"hf://.*wm-gym train") as error:
+            make(env_id)
+        assert env_id in str(error.value)
+
+
+def test_a_bridge_id_runs_any_checkpoint(tiny_checkpoint):
+    env = gymnasium.make("WM-Bridge-VJEPA-v0", checkpoint=tiny_checkpoint, reward="none")
+    assert env.reset(seed=0)[0].shape == (32, 32, 3)
+
+
+def test_unknown_ids_are_gymnasiums_error():
+    with pytest.raises(gymnasium.error.NameNotFound):
+        gymnasium.make("WM-Nowhere-VAE-v0")
+
+
+def test_an_embedded_model_is_announced_once(tiny_checkpoint, tiny_model, monkeypatch):
+    monkeypatch.setattr(settings_module, "_announced", set())
+    monkeypatch.setattr(settings_module, "load_world_model", lambda *_, **__: tiny_model)
+    with pytest.warns(EmbeddedModelWarning, match=r"tiny.*hf://"):
+        gymnasium.make("WM-LangTable-VAE-v0", reward="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EmbeddedModelWarning)
+        gymnasium.make("WM-LangTable-VAE-v0", reward="none")
+
+
+def test_the_spec_is_json_and_makes_the_same_environment(tiny_checkpoint):
+    env = gymnasium.make(
+        "WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, reward="none", task="push"
+    )
+    again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    np.testing.assert_array_equal(env.reset(seed=3)[0], again.reset(seed=3)[0])
+
+
+def test_an_environment_can_be_pickled_for_worker_processes(tiny_checkpoint):
+    env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, reward="none")
+    copy = pickle.loads(pickle.dumps(env.unwrapped))
+    np.testing.assert_array_equal(env.reset(seed=3)[0], copy.reset(seed=3)[0])
+
+
+@pytest.mark.parametrize("obs", ["pixels", "latents", "dict"])
+@pytest.mark.filterwarnings("ignore:.*Box observation space (minimum|maximum) value.*")
+def test_check_env(tiny_checkpoint, obs):
+    env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, reward="none", obs=obs)
+    check_env(env.unwrapped)
+
+
+def test_check_env_langtable():
+    env = gymnasium.make("LangTable-v0", obs="state", render_mode=None)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize(
+    "env_id", [env_id for env_id, folder in EMBEDDED_MODELS.items() if folder is not None]
+)
+def test_check_env_embedded(embedded_checkpoint, env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmbeddedModelWarning)
+        env = gymnasium.make(env_id)
+    check_env(env.unwrapped)
+    assert env.unwrapped.card.embedded
+
+
+def test_unknown_attributes_of_the_package_are_refused():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = wm_gym.nothing

@@ -1,0 +1,229 @@
+import os
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wm_gym.checkpoints import Checkpoint, CheckpointError
+from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from wm_gym.latents.svae import SVAE, SVAEConfig
+from wm_gym.spec import CardError
+from wm_gym.training.import_checkpoint import (
+    ImportOptions,
+    bridge_actions,
+    import_checkpoint,
+)
+
+CONFIG = DiTConfig(channels=16, dim=64, depth=2, heads=1, action_width=10)
+
+
+def dit(cfg=CONFIG, seed=0):
+    torch.manual_seed(seed)
+    net = DiT(cfg)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return net
+
+
+def same(folder, filename, net):
+    found = Checkpoint.open(folder).load(filename)
+    expected = net.state_dict()
+    assert found.keys() == expected.keys()
+    return all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.fixture
+def released(tmp_path):
+    path = tmp_path / "DiT.pt"
+    torch.save(dit().state_dict(), path)
+    return path
+
+
+def test_the_folder_holds_the_weights_and_a_valid_card(released, tmp_path):
+    spec = import_checkpoint(released, "Cosmos", tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").spec == spec
+    assert same(tmp_path / "out", "dynamics.safetensors", dit())
+    assert DiTConfig(**spec.dynamics.network) == CONFIG
+    assert (spec.latent.space, spec.latent.grid, spec.latent.channels) == ("Cosmos", (16, 16), 16)
+    assert (spec.context.kind, spec.context.length, spec.context.history) == ("window", 10, 2)
+    assert (spec.dynamics.objective, spec.action.alignment) == ("flow", "source")
+
+
+def test_averaged_weights_are_preferred_and_wrappers_removed(tmp_path):
+    def wrap(net, prefix):
+        return {prefix + k: v for k, v in net.state_dict().items()}
+
+    checkpoint = {
+        "model": wrap(dit(seed=1), "module._orig_mod."),
+        "ema": {"step": 3, "shadow": wrap(dit(seed=2), "_orig_mod.module.")},
+        "optimizer": {"state": {}, "lr": 1e-4},
+    }
+    torch.save(checkpoint, tmp_path / "training.pt")
+    import_checkpoint(tmp_path / "training.pt", "Cosmos", tmp_path / "out")
+    assert same(tmp_path / "out", "dynamics.safetensors", dit(seed=2))
+
+
+@pytest.mark.parametrize(
+    ("space", "cfg", "shift"),
+    [
+        ("VAE", replace(CONFIG, patch=2), 1.0),
+        ("Cosmos", replace(CONFIG, head="wide", wide_dim=32), 1.0),
+        ("VAVAE", replace(CONFIG, channels=32), 1.414),
+        ("VJEPA", replace(CONFIG, channels=1024), 8.0),
+        ("SigLIP2", replace(CONFIG, channels=1152), 8.485),
+    ],
+)
+def test_sizes_and_schedule_follow_from_the_file(tmp_path, space, cfg, shift):
+    save_file(dit(cfg).state_dict(), tmp_path / "w.safetensors")
+    spec = import_checkpoint(tmp_path / "w.safetensors", space, tmp_path / "out")
+    assert DiTConfig(**spec.dynamics.network) == cfg
+    assert spec.dynamics.shift == pytest.approx(shift, abs=1e-3)
+
+
+def test_options_are_written_on_the_card(released, tmp_path):
+    options = ImportOptions(
+        objective="ddpm", alignment="target", heads=2, frame_skip=4, space_config={"local": "/x"}
+    )
+    spec = import_checkpoint(released, "Cosmos", tmp_path / "out", options=options)
+    assert spec.dynamics.objective == "ddpm"
+    assert (spec.action.alignment, spec.action.frame_skip) == ("target", 4)
+    assert spec.dynamics.network["heads"] == 2
+    assert spec.latent.config == {"local": "/x"}
+
+
+def test_bridge_actions_map_their_bounds_as_published():
+    action = bridge_actions(10)
+    scaled = action.normalise(torch.tensor([action.low, action.high]))
+    assert scaled.shape == (2, 10)
+    torch.testing.assert_close(scaled[1, :6], torch.tensor([1.75] * 3 + [1.4] * 3))
+    torch.testing.assert_close(scaled[0, :6], -scaled[1, :6])
+    assert (scaled[0, 6], scaled[1, 6]) == (1, -1)  # closed, open
+    assert not scaled[:, 7:].any()
+
+
+def adapted_files(tmp_path, latent_dim=96):
+    sizes = {"num_heads": 4, "num_layers": 1, "intermediate_size": 32}
+    svae = SVAE(SVAEConfig(1024, latent_dim, **sizes))
+    torch.save(
+        {"adapter": svae.state_dict(), "adapter_config": {"type": "svae", **sizes}},
+        tmp_path / "adapter.pt",
+    )
+    decoder = PixelDecoder(PixelDecoderConfig(latent_dim, 8, (1, 1, 1, 1, 1), 1))
+    torch.save(decoder.state_dict(), tmp_path / "decoder.pt")
+    torch.save(dit(replace(CONFIG, channels=96)).state_dict(), tmp_path / "DiT.pt")
+    return svae, decoder
+
+
+def test_adapter_and_pixel_decoder_come_along(tmp_path):
+    svae, decoder = adapted_files(tmp_path)
+    spec = import_checkpoint(
+        tmp_path / "DiT.pt",
+        "VJEPA96",
+        tmp_path / "out",
+        adapter=tmp_path / "adapter.pt",
+        pixel_decoder=tmp_path / "decoder.pt",
+    )
+    assert SVAEConfig(**spec.latent.config["adapter"]) == svae.cfg
+    assert PixelDecoderConfig(**spec.latent.config["pixel_decoder"]) == decoder.cfg
+    assert same(tmp_path / "out", "adapter.safetensors", svae)
+    assert same(tmp_path / "out", "pixel_decoder.safetensors", decoder)
+    assert spec.dynamics.shift == pytest.approx(2.449, abs=1e-3)
+
+
+def test_an_adapted_space_loads_from_the_folder(tmp_path, monkeypatch):
+    from wm_gym.latents.registry import load_latent_space
+    from wm_gym.latents.vjepa21 import VJEPA21Config, VJEPA21Encoder, VJEPA21Space
+
+    svae, _ = adapted_files(tmp_path)
+    folder = tmp_path / "out"
+    spec = import_checkpoint(
+        tmp_path / "DiT.pt", "VJEPA96", folder, adapter=tmp_path / "adapter.pt"
+    )
+    base = VJEPA21Space(VJEPA21Encoder(VJEPA21Config(depth=1, mlp_ratio=0.1)))
+    monkeypatch.setattr(VJEPA21Space, "load", classmethod(lambda cls, **kwargs: base))
+    space = load_latent_space(spec.latent, Checkpoint.open(folder))
+    frames = torch.randint(0, 256, (1, 256, 256, 3)).byte()
+    latents = space.encode(frames)
+    assert (space.name, latents.shape) == ("VJEPA96", (1, 16, 16, 96))
+    with torch.no_grad():
+        torch.testing.assert_close(latents, svae.eval().encode(base.encode(frames)))
+
+
+def refuse(tmp_path, message, *args, error=CheckpointError, **kwargs):
+    """The import fails with a message and leaves nothing behind."""
+    with pytest.raises(error, match=message):
+        import_checkpoint(*args, tmp_path / "out", **kwargs)
+    assert not (tmp_path / "out").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_weights_of_another_space_are_refused(released, tmp_path):
+    refuse(tmp_path, "16 channels in patches of 1.*fits Cosmos", released, "VAVAE")
+    refuse(tmp_path, "latent space 'Foo' is unknown", released, "Foo", error=CardError)
+    refuse(tmp_path, "no published transition models", released, "vae-mini")
+
+
+def test_another_action_width_is_refused(released, tmp_path):
+    options = ImportOptions(action=bridge_actions(7))
+    refuse(tmp_path, "actions 10 wide.* 7 wide", released, "Cosmos", options=options)
+    torch.save(dit(replace(CONFIG, action_width=5)).state_dict(), tmp_path / "five.pt")
+    refuse(tmp_path, "5 wide, Bridge's have 7", tmp_path / "five.pt", "Cosmos")
+
+
+def test_nan_weights_are_refused(tmp_path):
+    weights = dit().state_dict()
+    weights["blocks.1.t_block.ffwd.w3.bias"][3] = float("nan")
+    torch.save(weights, tmp_path / "nan.pt")
+    refuse(tmp_path, r"NaN or infinite values \(blocks.1.t_block", tmp_path / "nan.pt", "Cosmos")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_half_downloaded_file_is_refused(tmp_path, suffix):
+    path = tmp_path / f"half{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(dit().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refuse(tmp_path, "no whole file of weights", path, "Cosmos")
+
+
+def test_missing_parameters_are_refused(tmp_path):
+    weights = dit().state_dict()
+    for dropped, message in (
+        ("action_embedder.bias", "1 keys missing"),
+        ("action_embedder.weight", "not a whole transition model"),
+        ("x_proj.weight", "file of another network"),
+    ):
+        torch.save({k: v for k, v in weights.items() if k != dropped}, tmp_path / "part.pt")
+        refuse(tmp_path, message, tmp_path / "part.pt", "Cosmos")
+
+
+def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({**dit().state_dict(), "x": Bomb()}, tmp_path / "bomb.pt")
+    refuse(tmp_path, "is refused: it asks to run code", tmp_path / "bomb.pt", "Cosmos")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_existing_checkpoint_is_not_replaced_by_accident(released, tmp_path):
+    import_checkpoint(released, "Cosmos", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+        import_checkpoint(released, "Cosmos", tmp_path / "out")
+    import_checkpoint(released, "Cosmos", tmp_path / "out", overwrite=True)
+
+
+def test_an_adapter_that_is_missing_or_of_another_width_is_refused(tmp_path):
+    adapted_files(tmp_path, latent_dim=32)
+    released = tmp_path / "DiT.pt"
+    refuse(tmp_path, "made by an S-VAE adapter", released, "VJEPA96")
+    adapter = tmp_path / "adapter.pt"
+    refuse(tmp_path, "adapter for 32 channels", released, "VJEPA96", adapter=adapter)
+    refuse(tmp_path, "no network with the key", released, "VJEPA96", adapter=released)
+
+
+def test_network_fields_on_the_card_are_complete(released, tmp_path):
+    spec = import_checkpoint(released, "Cosmos", tmp_path / "out")
+    assert spec.dynamics.network == asdict(CONFIG)

@@ -1,0 +1,220 @@
+"""Checkpoint folders: `card.json` beside safetensors files, found, verified, loaded and written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+HF_PATTERN = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<folder>.+))?$")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be found, or whose files are damaged or do not fit."""
+
+
+def assets_folder() -> Path:
+    """Folder of the checkpoints and start states that ship with wm_gym."""
+    from importlib.resources import files
+
+    return Path(str(files("wm_gym.assets")))
+
+
+def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "this model") -> Path:
+    """Find the folder a `checkpoint` argument names.
+
+    Args:
+        checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
+        embedded: folder name under assets/ of the embedded model, or None if the id has none.
+        env_id: named in errors.
+
+    Returns:
+        A folder that holds card.json.
+
+    Raises:
+        CheckpointError: with the ways to get a checkpoint.
+    """
+    if checkpoint == "embedded":
+        folder = assets_folder() / embedded if embedded else None
+        if folder is None or not (folder / "card.json").exists():
+            raise CheckpointError(
+                f"{env_id} has no embedded checkpoint. Give one: checkpoint='hf://org/repo@revision' for a published one "
+                "in wm_gym's layout, checkpoint='/path/to/folder' for your own (`wm-gym import-checkpoint` converts a "
+                "released file), or train one with `wm-gym train latent-dynamics`"
+            )
+        return folder
+    if checkpoint.startswith("hf://"):
+        match = HF_PATTERN.match(checkpoint)
+        if match is None:
+            raise CheckpointError(f"checkpoint {checkpoint!r} is not of the form hf://org/repo[@revision][/folder]")
+        return _download(checkpoint, match)
+    folder = Path(checkpoint).expanduser()
+    if not (folder / "card.json").exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint!r} names no folder with a card.json; expected 'embedded', a folder or 'hf://org/repo'"
+        )
+    return folder
+
+
+def _download(checkpoint: str, match: re.Match[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = match["folder"]
+    patterns = [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["*.json", "*.safetensors"]
+    try:
+        root = Path(snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns))
+    except Exception as error:
+        raise CheckpointError(
+            f"could not fetch {checkpoint!r} ({type(error).__name__}: {str(error).splitlines()[0]}). If the repository is "
+            f"gated, accept its terms at https://huggingface.co/{match['repo']} and log in with `hf auth login`; "
+            "offline, pass a local folder as checkpoint"
+        ) from error
+    path = root / folder if folder else root
+    if not (path / "card.json").exists():
+        raise CheckpointError(
+            f"{checkpoint!r} holds no card.json; if it is a released .pt file, convert it with `wm-gym import-checkpoint`"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified folder: its path and its card."""
+
+    folder: Path
+    spec: WorldModelSpec
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read and validate `card.json`; weights are verified when they are loaded.
+
+        Raises:
+            CheckpointError: if the card is not readable JSON.
+            CardError: if it is not a valid card.
+        """
+        path = folder / "card.json"
+        try:
+            card = json.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} cannot be read as JSON ({error}); get the checkpoint again") from error
+        return cls(folder, spec_from_dict(card, str(path)))
+
+    def load(self, filename: str) -> dict[str, torch.Tensor]:
+        """Load one safetensors file as float32 tensors after checking its hash.
+
+        Raises:
+            CheckpointError: if the file is missing, altered, truncated, or holds NaN or infinite values.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self.folder / filename
+        expected = self.spec.weights_sha256.get(filename)
+        if expected is None:
+            raise CardError(f"{self.folder / 'card.json'}: weights_sha256 has no entry for {filename}")
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; get the checkpoint again")
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{path} has SHA-256 {found[:12]}…, its card says {expected[:12]}…: the file is truncated, altered or of "
+                "another version; get the checkpoint again"
+            )
+        try:
+            tensors = load(content)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a whole safetensors file ({error})") from error
+        return {key: _finite(key, tensor, path) for key, tensor in tensors.items()}
+
+
+def _finite(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    import torch
+
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{path}: tensor {key} holds NaN or infinite values")
+    return tensor.float()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def save_card(folder: Path, spec: WorldModelSpec) -> None:
+    """Write `card.json` atomically."""
+    text = json.dumps(spec.to_dict(), indent=1, ensure_ascii=False)
+    write_atomically(folder / "card.json", (text + "\n").encode())
+
+
+def save_checkpoint(
+    folder: Path,
+    spec: WorldModelSpec,
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    dtype: torch.dtype | None = None,
+) -> WorldModelSpec:
+    """Write weights and card; the card's hashes are filled in.
+
+    The whole folder is prepared beside its place and moved into it, so a failure leaves the old one untouched. Files of
+    an existing folder that are not among `weights` are kept.
+
+    Args:
+        folder: checkpoint folder, made if needed.
+        spec: the card; its `weights_sha256` is updated.
+        weights: tensors by file name.
+        dtype: floating-point type to store, e.g. `torch.bfloat16`; None keeps each tensor's own.
+
+    Returns:
+        The spec as written.
+    """
+    from safetensors.torch import save
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    hashes = dict(spec.weights_sha256)
+    contents: dict[str, bytes] = {}
+    for filename, tensors in weights.items():
+        stored = {
+            key: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).detach().contiguous().cpu()
+            for key, tensor in tensors.items()
+        }
+        contents[filename] = save(stored)
+        hashes[filename] = hashlib.sha256(contents[filename]).hexdigest()
+    written = replace(spec, weights_sha256=hashes)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for filename, content in contents.items():
+            write_atomically(staging / filename, content)
+        save_card(staging, written)
+        folder.mkdir(exist_ok=True)
+        for filename in [*contents, "card.json"]:
+            os.replace(staging / filename, folder / filename)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return written

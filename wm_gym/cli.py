@@ -1,0 +1,248 @@
+"""`wm-gym`: dispatches to the library. A command is a config dataclass and a function on it.
+
+Nothing but the chosen command's module is imported, so `wm-gym --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives.
+
+    Attributes:
+        module: module that defines both.
+        config: name of the frozen dataclass that tyro fills; its docstring is the command's help.
+        function: name of the function that takes it.
+        summary: line in `wm-gym --help`.
+    """
+
+    module: str
+    config: str
+    function: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "wm_gym.evaluation.demo",
+        "DemoConfig",
+        "demo",
+        "roll recorded actions in the dream beside the truth; writes a video",
+    ),
+    "list": Command(
+        "wm_gym.commands.list_ids", "ListConfig", "list_ids", "list the environment ids"
+    ),
+    "info": Command(
+        "wm_gym.commands.info", "InfoConfig", "info", "show a model's card, or --flops of all sizes"
+    ),
+    "record": Command(
+        "wm_gym.commands.record", "RecordConfig", "record", "write a video of any environment id"
+    ),
+    "evaluate open-loop": Command(
+        "wm_gym.evaluation.open_loop",
+        "OpenLoopConfig",
+        "evaluate_open_loop",
+        "compare rollouts under recorded actions with the recorded frames",
+    ),
+    "evaluate reward-model": Command(
+        "wm_gym.evaluation.reward_model",
+        "RewardModelConfig",
+        "evaluate_reward_model",
+        "accuracy of the success classifier on real and imagined clips",
+    ),
+    "compare-real": Command(
+        "wm_gym.evaluation.compare_real",
+        "CompareRealConfig",
+        "compare_real",
+        "success of policies in the dream against success in the simulator",
+    ),
+    "diagnose": Command(
+        "wm_gym.evaluation.diagnose",
+        "DiagnoseConfig",
+        "diagnose",
+        "measure what an imported checkpoint's shapes cannot tell",
+    ),
+    "check-parity": Command(
+        "wm_gym.evaluation.check_parity",
+        "CheckParityConfig",
+        "check_parity",
+        "run every reference case of a folder",
+    ),
+    "collect": Command(
+        "wm_gym.envs.collect", "CollectConfig", "collect", "collect episodes in a simulator"
+    ),
+    "make-start-states": Command(
+        "wm_gym.commands.make_start_states",
+        "MakeStartStatesConfig",
+        "run",
+        "store start states beside a checkpoint",
+    ),
+    "make-demo-clips": Command(
+        "wm_gym.evaluation.demo_clips",
+        "MakeDemoClipsConfig",
+        "make_demo_clips",
+        "store held-out episodes beside a checkpoint for the demo",
+    ),
+    "label-goals": Command(
+        "wm_gym.envs.goal_labels",
+        "GoalLabelsConfig",
+        "label_goals",
+        "label episodes with every goal's success and distance",
+    ),
+    "train autoencoder": Command(
+        "wm_gym.training.autoencoder",
+        "AutoencoderConfig",
+        "train_autoencoder",
+        "train a pixel autoencoder",
+    ),
+    "train latents": Command(
+        "wm_gym.training.encode_latents",
+        "EncodeLatentsConfig",
+        "encode_latents",
+        "encode every frame of a dataset, once",
+    ),
+    "train latent-dynamics": Command(
+        "wm_gym.training.latent_dynamics",
+        "LatentDynamicsConfig",
+        "train_latent_dynamics",
+        "train a latent diffusion transformer",
+    ),
+    "train distil": Command(
+        "wm_gym.training.distil",
+        "DistilConfig",
+        "train_distil",
+        "distil a sampler of few steps",
+    ),
+    "train reward": Command(
+        "wm_gym.training.reward",
+        "RewardConfig",
+        "train_reward",
+        "train the success classifier and distance regressor",
+    ),
+    "train assemble": Command(
+        "wm_gym.training.assemble",
+        "AssembleConfig",
+        "assemble",
+        "make a checkpoint folder from trained parts",
+    ),
+    "train behaviour-cloning": Command(
+        "wm_gym.policies.train_behaviour_cloning",
+        "TrainBehaviourCloningConfig",
+        "train_behaviour_cloning",
+        "train a small image policy",
+    ),
+    "import-checkpoint": Command(
+        "wm_gym.commands.import_checkpoint",
+        "ImportCheckpointConfig",
+        "run",
+        "convert a released weight file into a checkpoint folder",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words after `wm-gym`; those of this process by default.
+
+    Returns:
+        Exit status: 0, what the command returned if that is an integer, 2 for input that the
+        command refuses, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        from wm_gym import __version__
+
+        print(f"wm-gym {__version__}")
+        return 0
+    name = _command_name(words)
+    if name is None:
+        return _overview(words)
+    try:
+        result = _run(COMMANDS[name], name, words[len(name.split()) :])
+    except KeyboardInterrupt:
+        print("wm-gym: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        print(f"wm-gym: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def _command_name(words: Sequence[str]) -> str | None:
+    """The longest command that the words begin with."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name
+    return None
+
+
+def _run(command: Command, name: str, words: Sequence[str]) -> Any:
+    import tyro
+
+    module = import_module(command.module)
+    config_class = getattr(module, command.config)
+    config = tyro.cli(config_class, prog=f"wm-gym {name}", args=list(words))
+    return getattr(module, command.function)(config)
+
+
+def _overview(words: Sequence[str]) -> int:
+    """Help of all commands, or of one group; anything else is a mistake."""
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    asked = [word for word in words if word not in ("-h", "--help")]
+    if not asked or (len(asked) == 1 and asked[0] in groups):
+        group = asked[0] if asked else ""
+        shown = {n: c for n, c in COMMANDS.items() if not group or n.split()[0] == group}
+        width = max(map(len, shown))
+        print(f"usage: wm-gym {f'{group} ' if group else ''}COMMAND [OPTIONS]\n")
+        print("A trained robotic world model becomes a Gymnasium environment.\n")
+        for name, command in shown.items():
+            print(f"  {name:{width}}  {command.summary}")
+        print("\n`wm-gym COMMAND --help` shows a command's options.")
+        return 0 if len(asked) < len(words) or not words else 2
+    from difflib import get_close_matches
+
+    typed = " ".join(asked[:2] if asked[0] in groups else asked[:1])
+    near = get_close_matches(typed, COMMANDS, 3, 0.4) or ["--help"]
+    print(
+        f"wm-gym: {typed!r} is no command; did you mean "
+        f"{' or '.join(f'`wm-gym {name}`' for name in near)}?",
+        file=sys.stderr,
+    )
+    return 2
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error tells the user something about the input, rather than us about a bug.
+
+    Ours are: checkpoint errors, any ValueError raised by a line of wm_gym itself, files that are
+    not there, and Gymnasium's own errors about ids and arguments.
+    """
+    from gymnasium.error import Error as GymnasiumError
+
+    from wm_gym.checkpoints import CheckpointError
+
+    if isinstance(error, CheckpointError | FileNotFoundError | NotADirectoryError | GymnasiumError):
+        return True
+    if not isinstance(error, ValueError):
+        return False
+    raised_at = traceback.extract_tb(error.__traceback__)[-1].filename
+    folders = [Path(import_module(name).__path__[0]) for name in ("wm_gym", "wm_gym.envs", "wm_gym.policies")]
+    return any(Path(raised_at).is_relative_to(folder) for folder in folders)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""`wm-gym make-start-states`: starts in which dream and twin begin paired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wm_gym.envs.start_states import FILENAME, make_start_states
+from wm_gym.evaluation.models import open_by_id
+
+
+@dataclass(frozen=True)
+class MakeStartStatesConfig:
+    """Reset the twin of a world model and store frames and full states beside its checkpoint."""
+
+    id: str = "WM-LangTable-VAE-v0"
+    """World-model id; says what `embedded` means."""
+    checkpoint: str = "embedded"
+    """Checkpoint folder to write start_states.npz into."""
+    tasks: tuple[str, ...] = ()
+    """Tasks; those of the card by default."""
+    count: int = 50
+    """Start states per task."""
+    seed: int = 6500
+    """Seed of the first; held-out data begin at 6000."""
+    blocks: str = "standard"
+    """Blocks on the table."""
+
+    def __post_init__(self) -> None:
+        """Check the number once."""
+        if self.count < 1:
+            raise ValueError(f"count={self.count} must be at least 1")
+
+
+def run(config: MakeStartStatesConfig) -> Path:
+    """Run `wm-gym make-start-states`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: if the world model has no simulator.
+    """
+    from tqdm import tqdm
+
+    opened = open_by_id(config.id, config.checkpoint)
+    spec = opened.spec
+    if spec.twin is None:
+        raise ValueError(f"{spec.name} has no simulator (its card says twin: null): no start states")
+    path = opened.folder / FILENAME
+    starts = make_start_states(
+        range(config.seed, config.seed + config.count),
+        config.tasks or tuple(spec.tasks),
+        simulator=spec.twin,
+        frame_size=(spec.frame.height, spec.frame.width),
+        path=path,
+        progress=tqdm,
+        blocks=config.blocks,
+    )
+    print(f"wrote {len(starts)} start states to {path} ({path.stat().st_size // 1024} KiB)")
+    return path

@@ -1,0 +1,123 @@
+"""`wm-gym record`: a video of any environment id, imagined or simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import numpy as np
+import tyro
+
+from wm_gym.envs.registration import EMBEDDED_MODELS
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Play an episode with random or saved actions and write it as mp4."""
+
+    id: Annotated[str, tyro.conf.Positional] = "WM-LangTable-VAE-v0"
+    """Environment id; `wm-gym list` shows them."""
+    checkpoint: str | None = None
+    """For a world model: embedded, a folder, or hf://org/repo@revision."""
+    task: str | None = None
+    """Task; the environment's default if not given."""
+    policy: Path | None = None
+    """Folder of a saved policy; random actions if not given."""
+    steps: int = 60
+    """Steps to record; episodes that end earlier are followed by another."""
+    hold: int = 5
+    """Steps for which a random action is kept, so that something moves."""
+    seed: int = 0
+    """Seed of environment and actions."""
+    out: Path | None = None
+    """Video file; outputs/<id>.mp4 by default."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers once."""
+        if self.steps < 1 or self.hold < 1:
+            raise ValueError(f"steps={self.steps} and hold={self.hold} must be at least 1")
+
+
+def record(config: RecordConfig) -> Path:
+    """Run `wm-gym record`.
+
+    Returns:
+        The video.
+    """
+    from tqdm import tqdm
+
+    from wm_gym.envs.video import write_mp4
+
+    arguments: dict[str, Any] = {} if config.task is None else {"task": config.task}
+    if config.checkpoint is not None:
+        if config.id not in EMBEDDED_MODELS:
+            raise ValueError(f"{config.id} is no world model and takes no --checkpoint")
+        arguments["checkpoint"] = config.checkpoint
+    env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
+    try:
+        frames = list(tqdm(_play(env, config), total=config.steps + 1, unit="frame"))
+        fps = env.metadata.get("render_fps", 10)
+    finally:
+        env.close()
+    path = write_mp4(config.out or Path("outputs") / f"{config.id}.mp4", frames, fps)
+    print(f"video: {path.resolve()}")
+    return path
+
+
+def _play(env: gymnasium.Env, config: RecordConfig) -> Iterator[np.ndarray]:
+    """The first frame, then one per step."""
+    player = _RandomPlayer(env, config) if config.policy is None else _PolicyPlayer(config)
+    observation, info = env.reset(seed=config.seed)
+    player.begin(info)
+    yield np.asarray(env.render())
+    for _ in range(config.steps):
+        observation, _, terminated, truncated, info = env.step(player.act(observation))
+        yield np.asarray(env.render())
+        if terminated or truncated:
+            observation, info = env.reset()
+            player.begin(info)
+
+
+class _RandomPlayer:
+    """Random actions, each kept for some steps."""
+
+    def __init__(self, env: gymnasium.Env, config: RecordConfig) -> None:
+        self.space, self.hold = env.action_space, config.hold
+        self.space.seed(config.seed)
+        self.left: list[Any] = []
+
+    def begin(self, info: dict[str, Any]) -> None:
+        self.left = []
+
+    def act(self, observation: Any) -> Any:
+        self.left = self.left or [self.space.sample()] * self.hold
+        return self.left.pop()
+
+
+class _PolicyPlayer:
+    """A saved policy, asked for a new chunk whenever it has carried one out."""
+
+    def __init__(self, config: RecordConfig) -> None:
+        from wm_gym.policies.base import load_policy
+
+        assert config.policy is not None
+        self.policy, self.seed = load_policy(config.policy), config.seed
+        self.planned: list[np.ndarray] = []
+
+    def begin(self, info: dict[str, Any]) -> None:
+        self.instruction, self.steps, self.planned = info["instruction"], 0, []
+        self.policy.reset([0], [self.seed], [self.instruction])
+        self.seed += 1
+
+    def act(self, observation: Any) -> np.ndarray:
+        from wm_gym.policies.base import Observation
+
+        if not self.planned:
+            frames, steps = np.asarray(observation)[None], np.array([self.steps])
+            seen = Observation(frames, (self.instruction,), steps, np.array([0]))
+            self.planned = list(self.policy.act(seen)[0])
+        self.steps += 1
+        return self.planned.pop(0)

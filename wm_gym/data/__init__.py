@@ -1,0 +1,1 @@
+"""Episodes: Minari datasets, readers of other layouts, and clip sampling."""

@@ -1,0 +1,200 @@
+"""Precomputed latents of whole datasets, and batches of latent clips for training.
+
+A folder of latents holds `latents.npy` (N, h, w, D) float16 with the states of all episodes one
+after the other,
+`actions.npy` (N, A) with the action taken in each state (zeros in the last one), `privileged.npy`
+(N, S),
+`success.npy` (N,), `bounds.npy` (E+1,) with the first row of each episode, and `source.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
+from wm_gym.data.episodes import EpisodeDataset
+
+Encoder = Callable[[np.ndarray], Any]
+
+
+def precompute_latents(
+    dataset: EpisodeDataset,
+    encode: Encoder,
+    out: str | Path,
+    *,
+    batch: int = 256,
+    source: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Encode every frame of a dataset; the folder appears whole or not at all.
+
+    Args:
+        dataset: the episodes.
+        encode: maps frames (B, H, W, 3) uint8 to latents (B, h, w, D), NumPy or torch.
+        out: folder to write; one that exists is kept as it is if its `source.json` agrees, else
+            replaced.
+        batch: frames per call of `encode`.
+        source: what the latents depend on besides the dataset, e.g. the encoder's hash; JSON-ready.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The folder.
+    """
+    from tqdm import tqdm
+
+    out = Path(out).expanduser()
+    steps = dataset.lengths
+    bounds = np.concatenate([[0], np.cumsum(steps + 1)])
+    record = {
+        "dataset": str(dataset.folder.resolve()),
+        "episodes": len(dataset),
+        "states": int(bounds[-1]),
+        **(source or {}),
+    }
+    record = json.loads(json.dumps(record))
+    if (out / "source.json").exists() and json.loads((out / "source.json").read_text()) == record:
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        first = dataset[0]
+        total = int(bounds[-1])
+        actions = np.zeros((total, first.actions.shape[1]), np.float32)
+        privileged = np.zeros((total, first.privileged.shape[1]), np.float32)
+        success = np.zeros(total, bool)
+        latents: np.ndarray | None = None
+        with tqdm(total=total, unit="frame", desc="latents", disable=not progress) as bar:
+            for i, episode in enumerate(dataset):
+                a, b = int(bounds[i]), int(bounds[i + 1])
+                actions[a : b - 1] = episode.actions
+                privileged[a:b], success[a:b] = episode.privileged, episode.success
+                for at in range(0, b - a, batch):
+                    chunk = _to_numpy(encode(np.asarray(episode.frames[at : at + batch])))
+                    if latents is None:
+                        latents = np.lib.format.open_memmap(
+                            staging / "latents.npy", "w+", np.float16, (total, *chunk.shape[1:])
+                        )
+                    latents[a + at : a + at + len(chunk)] = chunk
+                bar.update(b - a)
+        assert latents is not None
+        latents.flush()  # pyright: ignore[reportAttributeAccessIssue]
+        arrays = {
+            "actions": actions,
+            "privileged": privileged,
+            "success": success,
+            "bounds": bounds,
+        }
+        for name, array in arrays.items():
+            np.save(staging / f"{name}.npy", array)
+        (staging / "source.json").write_text(json.dumps(record, indent=1))
+        staging.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return out
+
+
+def _to_numpy(latents: Any) -> np.ndarray:
+    if hasattr(latents, "detach"):
+        latents = latents.detach().float().cpu().numpy()
+    limit = float(np.finfo(np.float16).max)
+    if not np.isfinite(latents).all() or np.abs(latents).max(initial=0.0) > limit:
+        raise ValueError(
+            f"the encoder returned NaN, infinite values or values beyond {limit:g}, expected "
+            "finite float16; "
+            "scale the latents or repair the encoder"
+        )
+    return latents
+
+
+class LatentClips:
+    """Random batches of latent clips.
+
+    A batch is a pure function of (seed, step): training resumes exactly by passing the step it
+    stopped at. A sampler for a distributed run passes different seeds.
+
+    Example:
+        >>> clips = LatentClips("data/latents", length=20)     # doctest: +SKIP
+        >>> clips.sample(seed=0, step=12, batch=8).frames.shape  # doctest: +SKIP
+        (8, 20, 8, 8, 12)
+
+    Args:
+        folder: written by `precompute_latents`.
+        length: slots per clip, T.
+        frame_skip: actions between neighbouring slots.
+        alignment: "target" or "source", as in a card.
+        pad_start: slots that may lie before an episode's start.
+        pad_end: slots that may lie after its end.
+        episodes: numbers of the episodes to use; None for all.
+        in_memory: read all latents now instead of mapping the file.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        length: int,
+        frame_skip: int = 1,
+        alignment: Alignment = "target",
+        pad_start: int = 0,
+        pad_end: int = 0,
+        episodes: np.ndarray | None = None,
+        in_memory: bool = False,
+    ):
+        self.folder = Path(folder).expanduser()
+        if not (self.folder / "source.json").exists():
+            raise FileNotFoundError(
+                f"{self.folder} holds no latents (no source.json); write them with "
+                "precompute_latents(dataset, "
+                "encode, folder)"
+            )
+        self.length, self.frame_skip = length, frame_skip
+        self.alignment: Alignment = alignment
+        self.latents = np.load(self.folder / "latents.npy", mmap_mode=None if in_memory else "r")
+        self.actions = np.load(self.folder / "actions.npy")
+        self.privileged = np.load(self.folder / "privileged.npy")
+        self.success = np.load(self.folder / "success.npy")
+        bounds = np.load(self.folder / "bounds.npy")
+        chosen = np.arange(len(bounds) - 1) if episodes is None else np.asarray(episodes)
+        self.episodes = chosen
+        self.first_rows = bounds[:-1][chosen]
+        self.steps = bounds[1:][chosen] - self.first_rows - 1
+        self.starts = ClipStarts(self.steps, length, frame_skip, pad_start, pad_end)
+
+    def __len__(self) -> int:
+        """Number of different clips."""
+        return len(self.starts)
+
+    def cut(self, episodes: np.ndarray, starts: np.ndarray) -> Clip:
+        """Clips (B, T, …) of the chosen `episodes` (B,), counted from 0, slot 0 at `starts`."""
+        slots = align(starts, self.steps[episodes], self.length, self.frame_skip, self.alignment)
+        first = self.first_rows[episodes]
+        rows = slots.states + first[:, None]
+        actions = self.actions[slots.actions + first[:, None, None]]  # (B, T, frame_skip, A)
+        actions = np.where(slots.known[..., None, None], actions, np.float32(0))
+        return Clip(
+            frames=np.asarray(self.latents[rows]),
+            actions=actions.reshape(*rows.shape, -1),
+            known=slots.known,
+            valid=slots.valid,
+            episode=self.episodes[episodes],
+            states=slots.states,
+            rows=rows,
+        )
+
+    def sample(self, seed: int, step: int, batch: int) -> Clip:
+        """A batch of random clips, a pure function of seed and step."""
+        return self.cut(*self.starts.place(self.starts.draw(seed, step, batch)))
+
+    def window(self, index: int) -> Clip:
+        """Clip number `index` as a batch of one, in the order of episodes and starts."""
+        return self.cut(*self.starts.place(np.asarray([index])))

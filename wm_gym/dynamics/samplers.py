@@ -1,0 +1,58 @@
+"""What every sampler offers to a rollout, and the one place that chooses one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from wm_gym.dynamics.diffusion import DDPMSampler
+from wm_gym.dynamics.flow import FlowSampler
+
+if TYPE_CHECKING:
+    from wm_gym.spec import DynamicsSpec
+
+
+class Sampler(Protocol):
+    """Turns noise into a frame in `steps` network passes."""
+
+    steps: int
+
+    @property
+    def context_timestep(self) -> float:
+        """Timestep of context frames on the network's scale."""
+        ...
+
+    def context_input(self, latents: Tensor) -> Tensor:
+        """Context frames (..., h, w, C) as the network reads them."""
+        ...
+
+    def timestep(self, step: int) -> float:
+        """What the network reads at denoising step 0 … steps - 1."""
+        ...
+
+    def advance(self, noisy: Tensor, prediction: Tensor, step: int) -> Tensor:
+        """The next, less noisy point, (..., h, w, C)."""
+        ...
+
+    def clean_estimate(self, noisy: Tensor, prediction: Tensor, step: int) -> Tensor:
+        """The latents that the prediction points to, (..., h, w, C)."""
+        ...
+
+
+def make_sampler(
+    dynamics: DynamicsSpec, denoising_steps: int | None = None, context_label: float = 0.01
+) -> Sampler:
+    """The sampler of a card's dynamics.
+
+    Args:
+        dynamics: objective, shift and default number of steps.
+        denoising_steps: overrides the number of steps.
+        context_label: flow time written on context frames; DDPM models have their own fixed label.
+    """
+    steps = denoising_steps or dynamics.denoising_steps
+    if dynamics.objective == "flow":
+        return FlowSampler(steps, dynamics.shift, context_label)
+    if dynamics.objective == "ddpm":
+        return DDPMSampler(steps)
+    raise ValueError(f"objective must be 'flow' or 'ddpm', got {dynamics.objective!r}")

@@ -1,0 +1,1 @@
+"""Measuring world models and policies; the top layer of the library."""

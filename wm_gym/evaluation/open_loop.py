@@ -1,0 +1,359 @@
+"""Open-loop quality: recorded actions in, frames out, compared with what was recorded.
+
+Every figure stands beside three controls: encoding and decoding the truth (what the decoder allows),
+repeating the first frame (what ignoring time gives) and rolling out another clip's actions (what
+ignoring actions gives). A figure is the mean over clips of the clip's value; PSNR over changed
+pixels leaves out clips in which fewer than 20 pixels changed, the same ones in every control.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.frames import resize
+from wm_gym.envs.collect import HELD_OUT_SEEDS
+from wm_gym.evaluation.components import BlockReference, locate_peg
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.metrics.visual import changed_psnr, gap_closed, psnr, ssim
+
+if TYPE_CHECKING:
+    from wm_gym.spec import WorldModelSpec
+    from wm_gym.world_model import LatentWorldModel
+
+PERSISTENCE_STEPS = 30
+CONTROLS = ("reconstruction", "copy_first", "shuffled_actions")
+
+
+@dataclass(frozen=True)
+class OpenLoopConfig:
+    """Measure rollouts under recorded actions against the recorded frames."""
+
+    data: Path
+    """Folder of held-out episodes, made by `wm-gym collect --held-out --seed 6000`."""
+    id: str = "WM-LangTable-VAE-v0"
+    """World-model id; says what `embedded` means."""
+    checkpoint: str = "embedded"
+    """embedded, a folder, or hf://org/repo@revision."""
+    denoising_steps: int | None = None
+    """Denoising steps per frame; the card's by default, a distilled network's if it has this many."""
+    horizons: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """Steps at which to compare."""
+    clips: int = 64
+    """Clips, at most one per episode."""
+    batch: int = 16
+    """Rollouts at once."""
+    cache: str = "auto"
+    """Cache mode of the rollout: auto, off, exact or rolling."""
+    seed: int = 0
+    """Seed of the choice of clips and of the noise."""
+    device: str = "cpu"
+    """Torch device."""
+    out: Path = Path("outputs/open_loop")
+    """Folder for the figure and the strips."""
+    json: Path | None = None
+    """File for the figures."""
+    write_card: bool = False
+    """Also write the figures into the checkpoint's card.json."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers once."""
+        if self.clips < 2 or self.batch < 1 or min(self.horizons, default=0) < 1:
+            raise ValueError(
+                f"clips={self.clips}, batch={self.batch}, horizons={self.horizons}: expected at least "
+                "2 clips (shuffled actions need another clip), a batch and horizons of at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class OpenLoopClips:
+    """Clips of one length, N of them, T steps after a history of n frames.
+
+    Attributes:
+        frames: (N, n + T, H, W, 3) uint8; repeated after a clip's end.
+        actions: (N, n - 1 + T, A) float32; zero after a clip's end.
+        steps: (N,) steps that are recorded, at most T.
+        history: n.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    steps: np.ndarray
+    history: int
+
+    @property
+    def start(self) -> np.ndarray:
+        """The frame that rollouts begin from, (N, H, W, 3)."""
+        return self.frames[:, self.history - 1]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What was recorded after it, (N, T, H, W, 3)."""
+        return self.frames[:, self.history :]
+
+
+def sample_clips(
+    dataset: EpisodeDataset, spec: WorldModelSpec, clips: int, steps: int, seed: int
+) -> OpenLoopClips:
+    """Choose episodes without repetition and a start in each.
+
+    Args:
+        dataset: episodes.
+        spec: card of the model: frame size, history and frame skip.
+        clips: number of clips; fewer if there are fewer usable episodes.
+        steps: T; an episode that is shorter gives a shorter clip.
+        seed: of the choice.
+
+    Raises:
+        ValueError: if fewer than two episodes are long enough for one step.
+    """
+    rng = np.random.default_rng(seed)
+    skip, history = spec.action.frame_skip, spec.context.history
+    lengths = dataset.lengths // skip
+    usable = rng.permutation(np.flatnonzero(lengths >= history))[:clips]
+    if len(usable) < 2:
+        raise ValueError(
+            f"{dataset.folder} has {len(usable)} episodes of at least {history * skip} actions, "
+            "expected 2 or more; collect longer episodes"
+        )
+    frames, actions, recorded = [], [], []
+    for episode in usable:
+        start = rng.integers(max(0, lengths[episode] - (history - 1 + steps)) + 1)
+        available = int(min(steps, lengths[episode] - start - (history - 1)))
+        states = (start + np.arange(history + steps).clip(max=history - 1 + available)) * skip
+        seen = resize(dataset.frames(int(episode), states), spec.frame.height, spec.frame.width)
+        taken = np.zeros((history - 1 + steps, spec.action.size), np.float32)
+        whole = dataset.actions(int(episode))[start * skip :: skip][: history - 1 + available]
+        if whole.shape[1] != spec.action.size:
+            raise ValueError(
+                f"{dataset.folder} has actions of {whole.shape[1]} components, the model's card "
+                f"says {spec.action.size}: {list(spec.action.names)}; use episodes of its domain"
+            )
+        taken[: len(whole)] = whole
+        frames.append(seen)
+        actions.append(taken)
+        recorded.append(available)
+    return OpenLoopClips(np.stack(frames), np.stack(actions), np.asarray(recorded), history)
+
+
+def roll_out(
+    model: LatentWorldModel, clips: OpenLoopClips, actions: np.ndarray, config: OpenLoopConfig
+) -> tuple[np.ndarray, float]:
+    """Roll all clips out under some actions.
+
+    Args:
+        model: world model.
+        clips: where to begin.
+        actions: (N, n - 1 + T, A); the first n - 1 lead through the history.
+        config: batch, cache and seed.
+
+    Returns:
+        Frames (N, T, H, W, 3) uint8 and the seconds spent in `Rollout.step`.
+    """
+    generated = np.empty_like(clips.truth)
+    known, steps = clips.history - 1, clips.truth.shape[1]
+    seconds = 0.0
+    for first in range(0, len(generated), config.batch):
+        rows = slice(first, first + config.batch)
+        seeds = [config.seed * 1_000_003 + row for row in range(len(generated))[rows]]
+        rollout = model.begin(
+            torch.from_numpy(clips.frames[rows, : clips.history]),
+            torch.from_numpy(actions[rows, :known]),
+            seeds=seeds,
+            cache=config.cache,
+        )
+        for step in tqdm(range(steps), desc=f"clips {first + 1} to {first + len(seeds)}", leave=False):
+            began = time.perf_counter()
+            rollout.step(torch.from_numpy(actions[rows, known + step]))
+            seconds += time.perf_counter() - began
+            generated[rows, step] = rollout.frames().cpu().numpy()
+    return generated, seconds
+
+
+def reconstruct(model: LatentWorldModel, frames: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Encode and decode frames (..., H, W, 3) uint8."""
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    parts = [
+        model.decode(model.encode(torch.from_numpy(flat[i : i + batch]))).cpu().numpy()
+        for i in range(0, len(flat), batch)
+    ]
+    return np.concatenate(parts).reshape(frames.shape)
+
+
+def horizon_scores(
+    clips: OpenLoopClips, versions: dict[str, np.ndarray], horizon: int
+) -> dict[str, Any]:
+    """Compare all versions with the truth at one horizon.
+
+    Args:
+        clips: truth and start.
+        versions: frames (N, T, H, W, 3) under "rollout" and the names of the controls.
+        horizon: 1 is the first generated frame.
+
+    Returns:
+        `psnr`, `ssim`, `changed_psnr`, each also with `_<control>` appended, `gap_closed` and
+        `gap_closed_shuffled_actions`, `clips` that reach so far, `clips_changed` among them; None
+        where no clip says anything.
+    """
+    rows = np.flatnonzero(clips.steps >= horizon)
+    if len(rows) == 0:
+        raise ValueError(
+            f"no clip has {horizon} recorded steps, the longest has {clips.steps.max()}; ask for "
+            "shorter horizons or collect longer episodes"
+        )
+    truth = torch.from_numpy(clips.truth[rows, horizon - 1])
+    start = torch.from_numpy(clips.start[rows])
+    scores: dict[str, Any] = {}
+    for name, version in versions.items():
+        frames = torch.from_numpy(np.ascontiguousarray(version[rows, horizon - 1]))
+        suffix = "" if name == "rollout" else f"_{name}"
+        changed = changed_psnr(frames, truth, start)
+        scores[f"psnr{suffix}"] = psnr(frames, truth).mean().item()
+        scores[f"ssim{suffix}"] = ssim(frames, truth).mean().item()
+        scores[f"changed_psnr{suffix}"] = changed.nanmean().item()
+        scores["clips_changed"] = int(changed.isfinite().sum())
+    for suffix in ("", "_shuffled_actions"):
+        scores[f"gap_closed{suffix}"] = gap_closed(
+            scores[f"changed_psnr{suffix}"],
+            scores["changed_psnr_copy_first"],
+            scores["changed_psnr_reconstruction"],
+        )
+    known = {name: None if np.isnan(score) else score for name, score in scores.items()}
+    return {**known, "clips": len(rows)}
+
+
+def effector_errors(
+    clips: OpenLoopClips, versions: dict[str, np.ndarray], horizon: int
+) -> dict[str, float | None]:
+    """Median distance between the peg of the truth and of each version, at one horizon.
+
+    A version that shows no peg counts as infinitely far away; a truth that shows none is left out.
+
+    Returns:
+        `effector_error_px_median` and `effector_error_percent_of_width_median`, each also with
+        `_<control>` appended; None where most frames show no peg.
+    """
+    rows = np.flatnonzero(clips.steps >= horizon)
+    truth = locate_peg(clips.truth[rows, horizon - 1])
+    seen = np.isfinite(truth[:, 0])
+    errors: dict[str, float | None] = {}
+    for name, version in versions.items():
+        suffix = "" if name == "rollout" else f"_{name}"
+        found = locate_peg(version[rows, horizon - 1])
+        distance = np.linalg.norm(found - truth, axis=1)[seen]
+        median = float(np.median(np.where(np.isnan(distance), np.inf, distance)))
+        known = np.isfinite(median)
+        percent = 100.0 * median / clips.frames.shape[-2]
+        errors[f"effector_error_px_median{suffix}"] = median if known else None
+        errors[f"effector_error_percent_of_width_median{suffix}"] = percent if known else None
+    return errors
+
+
+def block_persistence(clips: OpenLoopClips, versions: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Share of clips in which no block vanishes or doubles within 30 steps.
+
+    Returns:
+        `steps`, `clips`, and the share for the rollout, the truth (the calibration: near 1) and
+        every control, by name.
+    """
+    steps = min(PERSISTENCE_STEPS, clips.truth.shape[1])
+    rows = np.flatnonzero(clips.steps >= steps)
+    shown = {"truth": clips.truth, **versions}
+    kept = {name: 0 for name in shown}
+    for row in rows:
+        reference = BlockReference(clips.frames[row, : clips.history + steps])
+        for name, frames in shown.items():
+            kept[name] += reference.persist(frames[row, :steps])
+    shares = {name: count / len(rows) if len(rows) else None for name, count in kept.items()}
+    return {"steps": steps, "clips": len(rows), **shares}
+
+
+def measure_open_loop(
+    model: LatentWorldModel, clips: OpenLoopClips, config: OpenLoopConfig
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Roll out, build the controls and score them.
+
+    Returns:
+        The card's `open_loop` entry, and the frames of every version, each (N, T, H, W, 3).
+    """
+    rolled, seconds = roll_out(model, clips, clips.actions, config)
+    others = clips.actions.copy()
+    others[:, clips.history - 1 :] = np.roll(others[:, clips.history - 1 :], 1, axis=0)
+    shuffled, _ = roll_out(model, clips, others, config)
+    versions = {
+        "rollout": rolled,
+        "reconstruction": reconstruct(model, clips.truth),
+        "copy_first": np.broadcast_to(clips.start[:, None], clips.truth.shape),
+        "shuffled_actions": shuffled,
+    }
+    pushing = model.spec.twin == "LangTable-v0"
+    scores: dict[str, Any] = {}
+    for horizon in sorted(config.horizons):
+        entry = horizon_scores(clips, versions, horizon)
+        if pushing:
+            entry |= effector_errors(clips, versions, horizon)
+        scores[f"horizon_{horizon}"] = entry
+    if pushing:
+        scores["block_persistence"] = block_persistence(clips, versions)
+    row_steps = clips.truth.shape[0] * clips.truth.shape[1]
+    scores["speed"] = {
+        "denoising_steps": model.denoising_steps,
+        "batch": min(config.batch, len(clips.truth)),
+        "row_steps_per_second": row_steps / seconds,
+    }
+    return scores, versions
+
+
+def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
+    """Run `wm-gym evaluate open-loop`: measure, draw, write and print.
+
+    Returns:
+        What `--json` writes.
+    """
+    from wm_gym.evaluation.open_loop_figures import draw_curves, draw_strips, print_table
+    from wm_gym.evaluation.models import load_by_id
+
+    model = load_by_id(
+        config.id, config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
+    )
+    dataset = EpisodeDataset(config.data)
+    clips = sample_clips(dataset, model.spec, config.clips, max(config.horizons), config.seed)
+    scores, versions = measure_open_loop(model, clips, config)
+    scores["held_out"] = all(seed in HELD_OUT_SEEDS for seed in dataset.seeds)
+    header = measurement_header(seeds=config.seed)
+    report = {
+        **header,
+        "model": model.spec.name,
+        "checkpoint": config.checkpoint,
+        "weights_sha256": model.spec.weights_sha256,
+        "data": str(config.data),
+        "open_loop": scores,
+    }
+    print_table(model.spec.name, scores)
+    pictures = [draw_curves(scores, config.out / "open_loop.png", model.spec.name)]
+    pictures += draw_strips(clips, versions, config.horizons, config.out)
+    if config.json is not None:
+        pictures.append(write_json(config.json, report))
+    if config.write_card:
+        pictures.append(_write_card(model, scores, header))
+    print("wrote " + ", ".join(map(str, pictures)))
+    return report
+
+
+def _write_card(model: LatentWorldModel, scores: dict[str, Any], header: dict[str, Any]) -> Path:
+    """Store the scores; those of a distilled network have an entry of their own."""
+    from wm_gym.checkpoints import Checkpoint, save_card
+    
+    assert model.folder is not None
+    spec = Checkpoint.open(model.folder).spec  # as it is now, not as it was before the measurement
+    name = "open_loop" if model.dynamics == spec.dynamics else "open_loop_distilled"
+    entry = {**scores, **{key: header[key] for key in ("command", "date", "duration_s")}}
+    save_card(model.folder, replace(spec, metrics={**spec.metrics, name: entry}))
+    return model.folder / "card.json"

@@ -1,0 +1,1 @@
+"""Pixels to latents and back: one file per latent space."""

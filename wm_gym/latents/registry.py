@@ -1,0 +1,170 @@
+"""Latent spaces by the names that cards and environment ids use; each is loaded when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wm_gym.checkpoints import Checkpoint, CheckpointError
+from wm_gym.spec import CardError, LatentSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wm_gym.latents.base import LatentSpace
+
+
+@dataclass(frozen=True)
+class SpaceEntry:
+    """One latent space, not loaded.
+
+    Attributes:
+        module: module under wm_gym.latents.
+        cls: class in it.
+        grid: (h, w), or None where the configuration decides.
+        channels: D, or None where the configuration decides.
+        frame_size: (H, W), or None where the configuration decides.
+        patch: patch size of the published transition models.
+        compressed: an S-VAE is part of the space.
+    """
+
+    module: str
+    cls: str
+    grid: tuple[int, int] | None = (16, 16)
+    channels: int | None = None
+    frame_size: tuple[int, int] | None = (256, 256)
+    patch: int = 1
+    compressed: bool = False
+
+    @property
+    def space_class(self) -> Any:
+        """The class, imported now."""
+        return getattr(import_module(f"wm_gym.latents.{self.module}"), self.cls)
+
+
+LATENT_SPACES: dict[str, SpaceEntry] = {
+    "VJEPA": SpaceEntry("vjepa21", "VJEPA21Space", channels=1024),
+    "WebDINO": SpaceEntry("web_dino", "WebDINOSpace", channels=1024),
+    "SigLIP2": SpaceEntry("siglip2", "SigLIP2Space", channels=1152),
+    "VJEPA96": SpaceEntry("vjepa21", "VJEPA21Space", channels=96, compressed=True),
+    "WebDINO96": SpaceEntry("web_dino", "WebDINOSpace", channels=96, compressed=True),
+    "SigLIP296": SpaceEntry("siglip2", "SigLIP2Space", channels=96, compressed=True),
+    "VAE": SpaceEntry("sd3_vae", "SD3VAESpace", grid=(32, 32), channels=16, patch=2),
+    "VAVAE": SpaceEntry("va_vae", "VAVAESpace", channels=32),
+    "Cosmos": SpaceEntry("cosmos", "CosmosSpace", channels=16),
+    "vae-mini": SpaceEntry("vae_mini", "VAEMini", grid=None, frame_size=None),
+}
+"""Entries by name."""
+
+ADAPTER_WEIGHTS = "adapter.safetensors"
+PIXEL_DECODER_WEIGHTS = "pixel_decoder.safetensors"
+MINI_WEIGHTS = "latent.safetensors"
+
+
+def find_space(name: str) -> SpaceEntry:
+    """The entry of a name.
+
+    Raises:
+        CardError: naming the known ones.
+    """
+    if name not in LATENT_SPACES:
+        raise CardError(f"latent space {name!r} is unknown; expected one of {list(LATENT_SPACES)}")
+    return LATENT_SPACES[name]
+
+
+def load_latent_space(
+    latent: LatentSpec, checkpoint: Checkpoint | None = None, *, device: str = "cpu"
+) -> LatentSpace:
+    """Load the latent space that a card names.
+
+    `latent.config` of a published space may hold the keyword arguments of its class's `load`
+    (`local`, `revision`, `sha256`, `dtype` by name, ...), and under `adapter` and `pixel_decoder`
+    the sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
+    `weights`). That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`.
+
+    Args:
+        latent: the card's latent entry.
+        checkpoint: folder the weights beside the card are read from.
+        device: torch device.
+
+    Raises:
+        CardError: if the space is unknown, or is not of the grid and width the card states.
+        CheckpointError: if weights are not there or do not fit.
+    """
+    entry = find_space(latent.space)
+    config = dict(latent.config)
+    if latent.space == "vae-mini":
+        space: Any = _beside(entry.module, entry.cls, config, checkpoint, MINI_WEIGHTS).to(device)
+    else:
+        space = _load_published(latent.space, entry, config, checkpoint, device)
+    if (tuple(space.grid), space.channels) != (tuple(latent.grid), latent.channels):
+        raise CardError(
+            f"the card states {latent.space} latents of grid {tuple(latent.grid)} with "
+            f"{latent.channels} channels, the space has grid {tuple(space.grid)} with "
+            f"{space.channels}; correct the card or give the weights it was made with"
+        )
+    return space
+
+
+def _load_published(
+    name: str,
+    entry: SpaceEntry,
+    config: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    device: str,
+) -> Any:
+    import torch
+
+    from wm_gym.latents.adapted import AdaptedSpace
+
+    adapter, decoder = config.pop("adapter", None), config.pop("pixel_decoder", None)
+    if "dtype" in config:
+        config["dtype"] = getattr(torch, config["dtype"])
+    if entry.compressed and adapter is None:
+        raise CardError(
+            f"latent space {name} needs the sizes of its adapter under latent.config.adapter and "
+            f"its weights beside the card as {ADAPTER_WEIGHTS}; `wm-gym import-checkpoint` with an "
+            "adapter file writes both"
+        )
+    # the small parts first: what is wrong with them shows before gigabytes are fetched
+    svae = painter = None
+    if adapter is not None:
+        svae = _beside("svae", "SVAE", adapter, checkpoint, ADAPTER_WEIGHTS)
+    if decoder is not None:
+        painter = _beside(
+            "pixel_decoder", "PixelDecoder", decoder, checkpoint, PIXEL_DECODER_WEIGHTS
+        )
+    try:
+        base = entry.space_class.load(device=device, **config)
+    except TypeError as error:
+        raise CardError(f"latent.config of {name} has an unknown entry: {error}") from error
+    if svae is None and painter is None:
+        return base
+    parts = [None if part is None else part.to(device) for part in (svae, painter)]
+    return AdaptedSpace(base, *parts, compressed=entry.compressed, name=name)
+
+
+def _beside(
+    module: str, cls: str, config: Mapping[str, Any], checkpoint: Checkpoint | None, default: str
+) -> nn.Module:
+    """Build a network from the sizes in a card and load its weights from beside the card."""
+    from wm_gym.latents.fetch import load_strictly
+
+    loaded = import_module(f"wm_gym.latents.{module}")
+    config_class = getattr(loaded, f"{cls}Config")
+    sizes = {k: v for k, v in config.items() if k != "weights"}
+    known = {f.name for f in fields(config_class)}
+    if unknown := sorted(sizes.keys() - known):
+        raise CardError(f"latent.config: {cls} has no sizes {unknown}; it has {sorted(known)}")
+    if checkpoint is None:
+        raise CheckpointError(f"{cls} needs a checkpoint folder to read its weights from")
+    try:
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+        network = getattr(loaded, cls)(config_class(**sizes))
+    except (TypeError, ValueError) as error:
+        raise CardError(f"latent.config: {cls} cannot be built ({error})") from error
+    filename = config.get("weights", default)
+    load_strictly(network, checkpoint.load(filename), str(checkpoint.folder / filename))
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Visual, latent and statistical measures."""

@@ -1,0 +1,286 @@
+"""What a world model promises: the typed content of a checkpoint's `card.json`.
+
+Every number a user needs to drive a model correctly stands here: units, rates, normalisation, null action,
+alignment of actions and frames, context, frame size, licence, weight hashes and measured quality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
+    import torch
+
+CARD_VERSION = 1
+
+
+class CardError(ValueError):
+    """A card.json that is missing a field, has an unknown one, or contradicts itself."""
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """The action language of a model or a policy.
+
+    A physical action `a` becomes the network's input `a * gain + bias`, zero-padded to `width`. The null action
+    ("no action is known") is all zeros with the last component 1 (published convention, facts of arXiv:2605.06388).
+
+    Attributes:
+        names: one name per physical component.
+        units: one unit per physical component, e.g. "m", "rad", "open fraction".
+        low: lower bound per component, physical units.
+        high: upper bound per component, physical units.
+        gain: multiplier per component.
+        bias: offset per component, added after the gain.
+        width: width of the network's action input, at least `len(names)`.
+        control_hz: actions per second of the robot.
+        frame_skip: raw control steps that one model step spans.
+        alignment: "target" if a frame's slot holds the action that produced it, "source" if the one taken at it.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    gain: tuple[float, ...]
+    bias: tuple[float, ...]
+    width: int
+    control_hz: float
+    frame_skip: int = 1
+    alignment: Literal["target", "source"] = "target"
+
+    def __post_init__(self) -> None:
+        """Check that every per-component field has one entry per component."""
+        for name in ("units", "low", "high", "gain", "bias"):
+            if len(getattr(self, name)) != self.size:
+                raise CardError(
+                    f"action.{name} has {len(getattr(self, name))} entries, expected {self.size}, one for each of "
+                    f"{list(self.names)}; correct the card"
+                )
+        if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
+            raise CardError(f"action.low {self.low} must lie below action.high {self.high}; correct the card")
+        if self.width < self.size:
+            raise CardError(f"action.width {self.width} is smaller than the {self.size} components {list(self.names)}")
+
+    @property
+    def size(self) -> int:
+        """Number of physical components."""
+        return len(self.names)
+
+    def space(self) -> gymnasium.spaces.Box:
+        """The Gymnasium space of one physical action, float32, shape (A,)."""
+        from gymnasium.spaces import Box
+
+        return Box(np.asarray(self.low, np.float32), np.asarray(self.high, np.float32), dtype=np.float32)
+
+    def normalise(self, actions: torch.Tensor) -> torch.Tensor:
+        """Map physical actions (..., A) to network inputs (..., width), float32.
+
+        Raises:
+            ValueError: if the last axis is not A.
+        """
+        import torch
+
+        if actions.shape[-1] != self.size:
+            raise ValueError(
+                f"action has shape {tuple(actions.shape)}, expected (..., {self.size}) with components {list(self.names)}"
+            )
+        scaled = actions.to(torch.float32) * actions.new_tensor(self.gain, dtype=torch.float32)
+        scaled = scaled + actions.new_tensor(self.bias, dtype=torch.float32)
+        return torch.nn.functional.pad(scaled, (0, self.width - self.size))
+
+    def null_action(self) -> torch.Tensor:
+        """The network input (width,) that says "no action is known": zeros, last component 1."""
+        import torch
+
+        null = torch.zeros(self.width)
+        null[-1] = 1.0
+        return null
+
+    def differences(self, other: ActionSpec) -> list[str]:
+        """Name the fields in which two action languages differ, ignoring the network's own scaling."""
+        fields = ("names", "units", "low", "high", "control_hz", "frame_skip")
+        return [f for f in fields if getattr(self, f) != getattr(other, f)]
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Frames a model reads and writes: uint8 RGB of (height, width), seen by `camera`."""
+
+    height: int
+    width: int
+    camera: str = "default"
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latent space of one frame.
+
+    Attributes:
+        space: name in `wm_gym.latents.registry`.
+        grid: (h, w) latent rows and columns.
+        channels: D.
+        mean: per-channel mean over the training data, subtracted before the network sees a latent.
+        std: per-channel standard deviation, divided by.
+        config: constructor arguments of the latent space.
+    """
+
+    space: str
+    grid: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the normalisation against the channel count."""
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise CardError(
+                f"latent.mean and latent.std have {len(self.mean)} and {len(self.std)} entries, expected {self.channels}"
+            )
+        if min(self.std, default=1.0) <= 0:
+            raise CardError("latent.std must be positive in every channel")
+
+
+@dataclass(frozen=True)
+class ContextSpec:
+    """How much past a model sees.
+
+    Attributes:
+        kind: "window" (positions restart in every window; the published models) or "banded" (temporal attention is a
+            causal band, so keys and values may persist for ever).
+        length: frames in the window or band, the new one included.
+        history: clean frames a rollout starts from.
+        label: flow time written on context frames (they are not noised).
+    """
+
+    kind: Literal["window", "banded"] = "window"
+    length: int = 10
+    history: int = 2
+    label: float = 0.01
+
+
+@dataclass(frozen=True)
+class DynamicsSpec:
+    """The transition network and how it is sampled.
+
+    Attributes:
+        network: fields of `wm_gym.dynamics.dit.DiTConfig`.
+        objective: "flow" (flow matching) or "ddpm" (v-prediction).
+        shift: noise-schedule shift s of t' = s t / (1 + (s - 1) t).
+        denoising_steps: steps per frame the model is meant to be sampled with.
+        weights: safetensors file beside the card.
+    """
+
+    network: dict[str, Any]
+    objective: Literal["flow", "ddpm"] = "flow"
+    shift: float = 1.0
+    denoising_steps: int = 10
+    weights: str = "dynamics.safetensors"
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """The success classifier and distance regressor on latents.
+
+    Attributes:
+        network: constructor arguments.
+        threshold: probability above which a frame counts as success, by task; calibrated on held-out real clips.
+        weights: safetensors file beside the card.
+    """
+
+    network: dict[str, Any]
+    threshold: dict[str, float]
+    weights: str = "reward.safetensors"
+
+
+@dataclass(frozen=True)
+class WorldModelSpec:
+    """A world model's card.
+
+    Attributes:
+        name: short name, e.g. "langtable-vae-mini".
+        description: what it is, in one or two sentences.
+        embedded: True for the small models that ship with wm_gym.
+        licence: SPDX identifier of the weights.
+        training_data: what it was trained on.
+        recipe: command, seeds, steps and CPU hours that made it.
+        twin: id of the simulator that is its ground truth, or None.
+        frame: frames.
+        action: actions.
+        latent: latent space.
+        context: context.
+        dynamics: transition network.
+        distilled: a few-step version of it, or None.
+        reward: success classifier, or None.
+        tasks: instruction template by task name, with slots {first} and {second}.
+        objects: words that may fill the slots.
+        horizon: steps after which an episode ends by default.
+        metrics: measured quality, each entry with the command that made it.
+        weights_sha256: hash of every safetensors file beside the card.
+        card_version: layout of this file.
+    """
+
+    name: str
+    description: str
+    embedded: bool
+    licence: str
+    training_data: str
+    recipe: dict[str, Any]
+    twin: str | None
+    frame: FrameSpec
+    action: ActionSpec
+    latent: LatentSpec
+    context: ContextSpec
+    dynamics: DynamicsSpec
+    weights_sha256: dict[str, str]
+    distilled: DynamicsSpec | None = None
+    reward: RewardSpec | None = None
+    tasks: dict[str, str] = field(default_factory=dict)
+    objects: tuple[str, ...] = ()
+    horizon: int = 120
+    metrics: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["latent"] = "latent"
+    card_version: int = CARD_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as JSON-ready dictionaries."""
+        return asdict(self)
+
+
+def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldModelSpec:
+    """Build and validate a spec from the content of a card.
+
+    Args:
+        card: parsed JSON.
+        source: path named in errors.
+
+    Raises:
+        CardError: naming every missing, unknown or ill-typed field.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    version = card.get("card_version") if isinstance(card, dict) else None
+    if version != CARD_VERSION:
+        raise CardError(
+            f"{source}: card_version is {version!r}, this wm_gym reads {CARD_VERSION}; update wm_gym or the checkpoint"
+        )
+    for cls in (
+        ActionSpec,
+        FrameSpec,
+        LatentSpec,
+        ContextSpec,
+        DynamicsSpec,
+        RewardSpec,
+        WorldModelSpec,
+    ):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return TypeAdapter(WorldModelSpec).validate_python(card)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CardError(f"{source} is not a valid card: {faults}. Get the checkpoint again or correct the card") from error

@@ -1,0 +1,239 @@
+"""The one training loop: resumable at the exact step, atomic, logged, bounded in time.
+
+A recipe gives a function from the step number to a loss. Because batches and noise are functions of
+(seed, step), nothing but the step, the weights and the optimiser has to be stored to resume exactly.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from wm_gym.checkpoints import CheckpointError, write_atomically
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+StepFunction = Callable[[int], tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how to optimise."""
+
+    steps: int = 10_000
+    """Optimiser steps in all."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    final_learning_rate_fraction: float = 0.7
+    """Learning rate at the last step, as a fraction of the peak (cosine in between)."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW moments."""
+    weight_decay: float = 2e-3
+    """AdamW weight decay, on matrices only."""
+    clip: float = 1.0
+    """Gradient norm limit."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights; 0 keeps none."""
+    save_every: int = 500
+    """Steps between resumable checkpoints."""
+    log_every: int = 20
+    """Steps between log lines."""
+    max_minutes: float = 0.0
+    """Stop, resumably, after this many minutes of this process; 0 is no limit."""
+
+
+def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A CPU torch generator that is a function of (seed, step, stream)."""
+    state = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Linear warm-up, then cosine from the peak to its final fraction."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    progress = min(1.0, step / max(1, config.steps))
+    floor = config.final_learning_rate_fraction
+    cosine = floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * progress))
+    return config.learning_rate * warmup * cosine
+
+
+def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+
+class TrainingLoop:
+    """Runs a recipe's steps.
+
+    Args:
+        folder: run folder; holds `state.pt`, `log.jsonl` and TensorBoard files.
+        module: what is trained.
+        config: loop settings.
+        fingerprint: settings that must not change between a run and its resumption.
+        accelerator: from accelerate; one on the default device is made if None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        module: nn.Module,
+        config: LoopConfig,
+        *,
+        fingerprint: Mapping[str, object],
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.folder = folder
+        self.config = config
+        self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+        self.optimizer = make_optimizer(module, config)
+        self.module, self.optimizer = self.accelerator.prepare(module, self.optimizer)
+        self.bare: nn.Module = self.accelerator.unwrap_model(self.module)
+        self.ema = {k: v.detach().clone() for k, v in self.bare.state_dict().items()}
+        self.fingerprint = json.loads(json.dumps(dict(fingerprint), default=str))
+        self.step = 0
+        self.seconds = 0.0
+        self._resume()
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "state.pt"
+
+    def _resume(self) -> None:
+        if not self._state_file.exists():
+            return
+        state = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            changed = {
+                key: (state["fingerprint"].get(key), value)
+                for key, value in self.fingerprint.items()
+                if state["fingerprint"].get(key) != value
+            }
+            raise CheckpointError(
+                f"{self._state_file} was made with other settings (stored, asked): {changed}; "
+                "resume with the same settings or choose another --out"
+            )
+        self.bare.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema = {key: value.to(self.ema[key]) for key, value in state["ema"].items()}
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the resumable state atomically."""
+        if not self.accelerator.is_main_process:
+            return
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "module": self.bare.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": self.ema,
+                "step": self.step,
+                "seconds": self.seconds,
+                "fingerprint": self.fingerprint,
+            },
+            buffer,
+        )
+        write_atomically(self._state_file, buffer.getvalue())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Averaged weights if an EMA is kept, else the current ones."""
+        return dict(self.ema if self.config.ema else self.bare.state_dict())
+
+    def _update_ema(self) -> None:
+        # early averages follow the weights closely, so short runs are not dominated by the start
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, value in self.bare.state_dict().items():
+                if value.is_floating_point():
+                    self.ema[key].lerp_(value, 1 - decay)
+                else:
+                    self.ema[key].copy_(value)
+
+    def run(
+        self,
+        step_function: StepFunction,
+        *,
+        every: int = 0,
+        callback: Callable[[int], Mapping[str, float] | None] | None = None,
+    ) -> int:
+        """Train until the last step or the time limit.
+
+        Args:
+            step_function: step number → (loss, values to log).
+            every: steps between callbacks; 0 never calls.
+            callback: called with the step number; what it returns is logged.
+
+        Returns:
+            The step reached.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        config, main = self.config, self.accelerator.is_main_process
+        self.folder.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(str(self.folder)) if main else None
+        started, before = time.monotonic(), self.seconds
+        bar = tqdm(total=config.steps, initial=self.step, disable=not main, mininterval=10)
+        while self.step < config.steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, self.step)
+            loss, logs = step_function(self.step)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss is {loss.item()} at step {self.step}; the last state in {self.folder} "
+                    "is intact: resume it with a lower --learning-rate"
+                )
+            self.accelerator.backward(loss)
+            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            if config.ema:
+                self._update_ema()
+            self.seconds = before + time.monotonic() - started
+            values = {}
+            if self.step % config.log_every == 0:
+                values = {"loss": loss.detach(), "gradient_norm": norm, **logs}
+            if callback is not None and every and self.step % every == 0:
+                values.update(callback(self.step) or {})
+            if values and writer is not None:
+                self._log(writer, bar, values)
+            bar.update()
+            out_of_time = config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
+            if self.step % config.save_every == 0 or self.step == config.steps or out_of_time:
+                self.save()
+            if out_of_time:
+                break
+        bar.close()
+        if writer is not None:
+            writer.close()
+        return self.step
+
+    def _log(self, writer, bar: tqdm, values: Mapping[str, float | torch.Tensor | None]) -> None:
+        row = {key: float(value) for key, value in values.items() if value is not None}
+        for key, value in row.items():
+            writer.add_scalar(key, value, self.step)
+        bar.set_postfix({"loss": f"{row.get('loss', float('nan')):.4f}"}, refresh=False)
+        line = {"step": self.step, "seconds": round(self.seconds, 1)}
+        line |= {key: round(value, 6) for key, value in row.items()}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")

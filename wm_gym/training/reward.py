@@ -1,0 +1,218 @@
+"""Recipe: `wm-gym train reward`, the success classifier and distance regressor on latents.
+
+Batches are balanced by task and by kind: a third of the examples are successes, a third near misses
+(just outside the threshold: nearly touching, pushed past), a third anything else. Latents carry light
+noise in training, because they will come out of a world model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
+from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Train the success classifier."""
+
+    latents: Path
+    """Folder of training latents with `goal_labels.npz` (`wm-gym label-goals`)."""
+    held_out: Path
+    """Folder of held-out latents with labels, encoded with the same normalisation."""
+    out: Path
+    """Run folder; at the end `reward.safetensors` and `reward.json`."""
+    near_miss_m: float = 0.02
+    """How far outside the threshold a failure still counts as a near miss, in metres."""
+    noise: float = 0.15
+    """Largest standard deviation of the noise added to normalised latents in training."""
+    batch: int = 192
+    """Examples a step."""
+    distance_weight: float = 20.0
+    """Weight of the smooth L1 loss on the distance, which is in decimetres there."""
+    dim: int = 96
+    """Classifier width."""
+    depth: int = 3
+    """Classifier blocks."""
+    bf16: bool = False
+    """Linear layers in bfloat16."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=4000, learning_rate=1e-3, final_learning_rate_fraction=0.02, warmup_steps=100,
+            ema=0.995, weight_decay=1e-2,
+        )
+    )
+    """Optimisation."""
+
+
+class LabelledLatents:
+    """Latents with success and distance under every goal.
+
+    Args:
+        folder: latents with `goal_labels.npz` and `normalisation.json`.
+        near_miss_m: margin outside the threshold, in metres.
+    """
+
+    def __init__(self, folder: Path, near_miss_m: float) -> None:
+        labels = np.load(folder / "goal_labels.npz", allow_pickle=False)
+        self.goals: list[list[str]] = json.loads(str(labels["goals"]))
+        self.success, self.distance = labels["success"], labels["distance_m"]
+        self.latents = np.load(folder / "latents.npy")
+        scale = json.loads((folder / "normalisation.json").read_text())
+        self.mean, self.std = torch.tensor(scale["mean"]), torch.tensor(scale["std"])
+        self.tasks = tuple(dict.fromkeys(goal[0] for goal in self.goals))
+        self.objects = tuple(dict.fromkeys(goal[1] for goal in self.goals))
+        self.numbers = torch.tensor([self._number(goal) for goal in self.goals])
+        self.columns = {
+            task: np.flatnonzero([goal[0] == task for goal in self.goals]) for task in self.tasks
+        }
+        self.pools = {
+            (task, kind): np.flatnonzero(mask)
+            for task in self.tasks
+            for kind, mask in zip(("success", "near miss", "far"), self._kinds(task, near_miss_m), strict=True)
+        }
+
+    def _number(self, goal: list[str]) -> list[int]:
+        slots = [self.objects.index(w) if w else len(self.objects) for w in goal[1:]]
+        return [self.tasks.index(goal[0]), *slots]
+
+    def _kinds(self, task: str, margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        columns = self.columns[task]
+        success, distance = self.success[:, columns], self.distance[:, columns]
+        # distance just outside success, measured from the largest distance that is one
+        edge = float(distance[success].max()) if success.any() else 0.0
+        near = ~success & (distance < edge + margin)
+        return success, near, ~success & ~near
+
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Balanced rows and goal columns, (B,) each."""
+        rows, columns = [], []
+        kinds = list(self.pools)
+        for i in range(batch):
+            task, kind = kinds[i % len(kinds)]
+            pool = self.pools[task, kind]
+            if not len(pool):
+                continue
+            flat = int(pool[rng.integers(len(pool))])
+            row, column = divmod(flat, len(self.columns[task]))
+            rows.append(row)
+            columns.append(self.columns[task][column])
+        return np.asarray(rows), np.asarray(columns)
+
+    def batch(self, rows: np.ndarray, columns: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Normalised latents, goal numbers, success (float) and distance in metres."""
+        latents = (torch.from_numpy(self.latents[rows].astype(np.float32)) - self.mean) / self.std
+        success = torch.from_numpy(self.success[rows, columns]).float()
+        distance = torch.from_numpy(self.distance[rows, columns]).float()
+        return latents, self.numbers[columns], success, distance
+
+
+def balanced_accuracy(probability: np.ndarray, truth: np.ndarray, threshold: float) -> float:
+    """Mean of the true positive and true negative rates."""
+    says = probability > threshold
+    return float(0.5 * (says[truth].mean() + (~says[~truth]).mean()))
+
+
+@torch.inference_mode()
+def measure_classifier(
+    network: SuccessClassifier, data: LabelledLatents, per_kind: int = 1500, seed: int = 1
+) -> dict[str, dict[str, float]]:
+    """Held-out figures per task: threshold, balanced accuracy, false alarms on near misses.
+
+    The threshold is the one of best balanced accuracy on one half of the examples; the figures are
+    of the other half, whose negatives are half near misses.
+    """
+    rng, report = np.random.default_rng(seed), {}
+    for task in data.tasks:
+        parts = {}
+        for kind, share in (("success", 2), ("near miss", 1), ("far", 1)):
+            pool = data.pools[task, kind]
+            flat = pool[rng.integers(len(pool), size=per_kind * share)]
+            rows, columns = np.divmod(flat, len(data.columns[task]))
+            latents, goals, _, distance = data.batch(rows, data.columns[task][columns])
+            outputs = [network(x, g) for x, g in zip(latents.split(256), goals.split(256), strict=True)]
+            logits = torch.cat([o[0] for o in outputs])
+            metres = torch.cat([o[1] for o in outputs])
+            parts[kind] = (logits.sigmoid().numpy(), (metres - distance).abs().numpy())
+        score = np.concatenate([part[0] for part in parts.values()])
+        truth = np.concatenate([np.full(len(p[0]), k == "success") for k, p in parts.items()])
+        half = rng.permutation(len(score)) % 2 == 0
+        candidates = np.linspace(0.05, 0.95, 91)
+        best = [balanced_accuracy(score[half], truth[half], c) for c in candidates]
+        threshold = float(candidates[int(np.argmax(best))])
+        report[task] = {
+            "threshold": round(threshold, 3),
+            "balanced_accuracy": balanced_accuracy(score[~half], truth[~half], threshold),
+            "near_miss_false_positive_rate": float((parts["near miss"][0] > threshold).mean()),
+            "distance_error_m_median": float(np.median(np.concatenate([p[1] for p in parts.values()]))),
+        }
+    return report
+
+
+def train_reward(config: RewardConfig) -> Path:
+    """Train, or resume, and write `reward.safetensors` and `reward.json`.
+
+    Returns:
+        The weights file.
+    """
+    from safetensors.torch import save_file
+
+    torch.manual_seed(config.seed)
+    data = LabelledLatents(config.latents, config.near_miss_m)
+    held_out = LabelledLatents(config.held_out, config.near_miss_m)
+    network = SuccessClassifier(
+        SuccessClassifierConfig(
+            grid=tuple(data.latents.shape[1:3]),  # pyright: ignore[reportArgumentType]
+            channels=data.latents.shape[3],
+            tasks=data.tasks,
+            objects=data.objects,
+            dim=config.dim,
+            depth=config.depth,
+        )
+    )
+    loop = TrainingLoop(
+        config.out, network, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
+    )
+    device = loop.accelerator.device
+
+    def step_function(step: int):
+        rows, columns = data.draw(np.random.default_rng([config.seed, step]), config.batch)
+        latents, goals, success, distance = data.batch(rows, columns)
+        noise = generator(config.seed, step)
+        level = config.noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
+        latents = latents + level * torch.randn(latents.shape, generator=noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            logit, metres = loop.module(latents.to(device), goals.to(device))
+        judged = F.binary_cross_entropy_with_logits(logit.float(), success.to(device))
+        # distances beyond 0.2 m matter little and must not drown the near ones
+        far = F.smooth_l1_loss(
+            metres.float().clamp(max=0.3) * 10, distance.clamp(max=0.3).to(device) * 10, beta=0.1
+        )
+        loss = judged + config.distance_weight / 10 * far
+        right = ((logit > 0) == (success.to(device) > 0.5)).float().mean()
+        return loss, {"cross_entropy": judged.detach(), "accuracy": right}
+
+    def measure(step: int) -> dict[str, float]:
+        averaged = SuccessClassifier(network.config).to(device).eval()
+        averaged.load_state_dict(loop.weights())
+        report = measure_classifier(averaged, held_out, per_kind=300)
+        return {f"balanced_accuracy_{task}": r["balanced_accuracy"] for task, r in report.items()}
+
+    loop.run(step_function, every=500, callback=measure)
+    final = SuccessClassifier(network.config).to(device).eval()
+    final.load_state_dict(loop.weights())
+    report = measure_classifier(final, held_out)
+    path = config.out / "reward.safetensors"
+    save_file({k: v.contiguous().cpu() for k, v in final.state_dict().items()}, path)
+    record = {"network": asdict(network.config), "held_out": report, "steps": loop.step}
+    (config.out / "reward.json").write_text(json.dumps(record, indent=1))
+    return path

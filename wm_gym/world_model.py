@@ -1,0 +1,167 @@
+"""A latent world model: latent space, transition network and sampler behind one card.
+
+This is the object that environments, planners and evaluations share. It knows how to begin rollouts;
+everything that changes during one lives in `wm_gym.dynamics.rollout.Rollout`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from wm_gym.checkpoints import Checkpoint, CheckpointError, resolve_checkpoint
+from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.dynamics.rollout import Rollout
+from wm_gym.dynamics.samplers import make_sampler
+from wm_gym.latents.registry import load_latent_space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wm_gym.latents.base import LatentSpace
+    from wm_gym.spec import DynamicsSpec, WorldModelSpec
+
+
+class WorldModel(Protocol):
+    """Anything whose rollouts an environment can drive."""
+
+    spec: WorldModelSpec
+
+    def begin(
+        self,
+        frames: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        *,
+        seeds: Sequence[int],
+    ) -> Rollout:
+        """Start one rollout row per frame or history of frames."""
+        ...
+
+
+class LatentWorldModel:
+    """A diffusion transformer over a latent space.
+
+    Args:
+        spec: the card.
+        latent_space: pixels to latents and back.
+        network: transition network.
+        dynamics: which of the card's samplers drives it; its own `dynamics` entry by default.
+        denoising_steps: steps per frame; the card's by default.
+        folder: checkpoint folder, kept so that reward models beside the card can be loaded.
+    """
+
+    def __init__(
+        self,
+        spec: WorldModelSpec,
+        latent_space: LatentSpace,
+        network: DiT,
+        *,
+        dynamics: DynamicsSpec | None = None,
+        denoising_steps: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.spec = spec
+        self.dynamics = dynamics or spec.dynamics
+        self.latent_space = latent_space
+        self.network = network.eval()
+        self.denoising_steps = denoising_steps or self.dynamics.denoising_steps
+        self.sampler = make_sampler(
+            self.dynamics, self.denoising_steps, context_label=spec.context.label
+        )
+        self.folder = folder
+        self._mean = torch.tensor(spec.latent.mean)
+        self._std = torch.tensor(spec.latent.std)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the transition network."""
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Encode frames (B, H, W, 3) uint8 into normalised latents (B, h, w, D).
+
+        Raises:
+            ValueError: if dtype or size are not those of the card.
+        """
+        expected = (self.spec.frame.height, self.spec.frame.width, 3)
+        if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
+            raise ValueError(
+                f"frames have dtype {frames.dtype} and shape {tuple(frames.shape)}, expected "
+                f"torch.uint8 and (B, {expected[0]}, {expected[1]}, 3); resize them to the model's "
+                f"frame size, e.g. with `wm_gym.data.frames.resize`"
+            )
+        latents = self.latent_space.encode(frames.to(self.device))
+        return (latents - self._mean.to(latents)) / self._std.to(latents)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode normalised latents (B, h, w, D) into frames (B, H, W, 3) uint8."""
+        return self.latent_space.decode(latents * self._std.to(latents) + self._mean.to(latents))
+
+    def begin(
+        self,
+        frames: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        *,
+        seeds: Sequence[int],
+        cache: str = "auto",
+    ) -> Rollout:
+        """Start a rollout.
+
+        Args:
+            frames: uint8 (B, H, W, 3), one image that is repeated as its own history with null
+                actions, or (B, n, H, W, 3), a history of n frames.
+            actions: physical units, (B, n - 1, A), actions[:, i] led from frame i to i + 1; null
+                actions are assumed if None.
+            seeds: one noise seed per row.
+            cache: "auto", "off", "exact" or "rolling".
+        """
+        return Rollout(self, frames, actions, seeds=seeds, cache=cache)
+
+
+def load_world_model(
+    checkpoint: str | Path,
+    *,
+    embedded: str | None = None,
+    env_id: str = "this model",
+    denoising_steps: int | None = None,
+    device: str = "cpu",
+) -> LatentWorldModel:
+    """Load a latent world model from a checkpoint folder.
+
+    Args:
+        checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
+        embedded: folder name under assets/ that "embedded" means.
+        env_id: named in errors.
+        denoising_steps: steps per frame. If the card has a distilled network for exactly this
+            number, that network is used; otherwise the full one with that many steps.
+        device: torch device.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be found, is damaged or does not fit its card.
+    """
+    opened = Checkpoint.open(resolve_checkpoint(str(checkpoint), embedded, env_id))
+    spec = opened.spec
+    dynamics = spec.dynamics
+    if spec.distilled is not None and denoising_steps == spec.distilled.denoising_steps:
+        dynamics = spec.distilled
+    network = DiT(DiTConfig(**dynamics.network))
+    try:
+        network.load_state_dict(opened.load(dynamics.weights))
+    except RuntimeError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{opened.folder / dynamics.weights} does not fit the network of its card: {error}"
+        ) from error
+    return LatentWorldModel(
+        spec,
+        load_latent_space(spec.latent, opened, device=device),
+        network.to(device),
+        dynamics=dynamics,
+        denoising_steps=denoising_steps,
+        folder=opened.folder,
+    )
