@@ -133,12 +133,14 @@ class Engine:
             self._rollout = self.model.begin(
                 frames, actions, seeds=seeds, cache=self.settings.cache
             )
-            self._frames, self._known = None, {}
+            self._latents, self._frames, self._known = self._rollout.latents, None, {}
         elif self._rollout is None:
             raise ValueError("some rows were reset before all were; call reset() without a mask")
         else:
             self._rollout.restart(rows, frames, seeds=seeds, actions=actions)
-        self._latents = self._rollout.latents
+            # the other rows keep what they show, which after an error is not their newest
+            self._latents = self._latents.clone()
+            self._latents[list(rows)] = self._rollout.latents[list(rows)]
         distances = self._distances(rows, [plan.goal for plan in plans])
         for row, plan, distance in zip(rows, plans, distances, strict=True):
             self.episodes[row] = Episode(

@@ -57,19 +57,27 @@ def label_langtable(states: np.ndarray) -> tuple[list[list[str]], np.ndarray, np
     return goals, np.stack(success, 1), np.stack(distance, 1).astype(np.float32)
 
 
-def write_goal_labels(config: GoalLabelsConfig) -> Path:
-    """Write `goal_labels.npz` beside the latents.
-
-    Returns:
-        The file.
+def label_states(
+    states: np.ndarray, simulator: str
+) -> tuple[list[list[str]], np.ndarray, np.ndarray]:
+    """Label privileged states (N, S) of a simulator; see `label_langtable`.
 
     Raises:
         ValueError: if the simulator has no predicates here.
     """
-    if config.simulator != "LangTable-v0":
-        raise ValueError(f"simulator {config.simulator!r} has no labels; expected 'LangTable-v0'")
+    if simulator != "LangTable-v0":
+        raise ValueError(f"simulator {simulator!r} has no labels; expected 'LangTable-v0'")
+    return label_langtable(states)
+
+
+def label_goals(config: GoalLabelsConfig) -> Path:
+    """Write `goal_labels.npz` beside the latents.
+
+    Returns:
+        The file.
+    """
     states = np.load(config.latents / "privileged.npy")
-    goals, success, distance = label_langtable(states)
+    goals, success, distance = label_states(states, config.simulator)
     path = config.latents / "goal_labels.npz"
     np.savez(path, goals=json.dumps(goals), success=success, distance_m=distance)
     return path

@@ -90,6 +90,7 @@ class Policy(ABC):
             seeds: one seed for each of them.
             instructions: one instruction for each of them.
         """
+        del rows, seeds, instructions
 
     @abstractmethod
     def act(self, observation: Observation) -> np.ndarray:
@@ -141,7 +142,9 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
     """
     kind = described.get("kind")
     if kind not in POLICY_KINDS:
-        raise PolicyError(f"policy kind {kind!r} is unknown; expected one of {sorted(POLICY_KINDS)}")
+        raise PolicyError(
+            f"policy kind {kind!r} is unknown; expected one of {sorted(POLICY_KINDS)}"
+        )
     module, _, name = POLICY_KINDS[kind].partition(":")
     try:
         action = {

@@ -1,8 +1,8 @@
 """A small image policy that imitates an expert: frames and words in, a chunk of actions out.
 
 It looks for what matters with spatial attention: the words of the instruction become queries, a
-convolutional map gives keys, and where a query attends is a keypoint. The action head sees keypoints
-and what was found there. It has an encoder of its own, independent of any world model's.
+convolutional map gives keys, and where a query attends is a keypoint. The action head sees the
+keypoints and what was found there. It has an encoder of its own, independent of any world model's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ class BehaviourCloningNetwork(nn.Module):
         self.effector_query = nn.Parameter(torch.randn(embedding) / embedding**0.5)
         self.free_queries = nn.Linear(3 * embedding, config.free_keypoints * embedding)
         self.scale = nn.Parameter(torch.tensor(1.0))
-        self.position = nn.Linear(2, 2)  # from a keypoint, for the auxiliary loss
         self.vocabulary: torch.Tensor
         self.register_buffer("vocabulary", _word_counts(config, config.objects), persistent=False)
         keypoints = self.named_keypoints + config.free_keypoints
@@ -110,8 +109,8 @@ class BehaviourCloningNetwork(nn.Module):
             objects: how often each word occurs in the first and second object, (B, 2, words).
 
         Returns:
-            Actions (B, n, A), within about ±1; where the effector and each of the config's objects
-            are, (B, 1 + objects, 2), in the units of the training's auxiliary targets.
+            Actions (B, n, A), within about ±1; logits of where the effector and each of the
+            config's objects are, (B, 1 + objects, P), over the cells of `cell_centres`.
         """
         x = frames.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
         x = F.gelu(self.stem(x.contiguous(memory_format=torch.channels_last)))
@@ -127,19 +126,22 @@ class BehaviourCloningNetwork(nn.Module):
         free = self.free_queries(torch.cat([task[:, None], goal], 1).flatten(1))
         queries = torch.cat([named, free.unflatten(1, (self.config.free_keypoints, -1))], dim=1)
         attention = (self.scale.exp() * queries @ keys).softmax(dim=-1)  # (B, K, P)
-        grid = _grid(x.shape[2], x.shape[3]).to(x)
-        keypoints = attention @ grid  # (B, K, 2)
+        keypoints = attention @ cell_centres(x.shape[2], x.shape[3]).to(x)  # (B, K, 2)
         found = attention @ values.transpose(1, 2)  # (B, K, V)
         effector, first, second = keypoints[:, 0], keypoints[:, 1], keypoints[:, 2]
         between = torch.cat([first - effector, second - effector, second - first], dim=1)
         features = torch.cat([keypoints.flatten(1), 4 * between, found.flatten(1), task], dim=1)
         actions = self.head(features).unflatten(1, (self.config.chunk, -1))
-        every = self.object_query(self.vocabulary @ self.word_embedding.weight)  # (objects, D)
-        found_objects = (self.scale.exp() * every @ keys).softmax(dim=-1) @ grid
-        return actions, self.position(torch.cat([keypoints[:, :1], found_objects], dim=1))
+        every = torch.cat(
+            [
+                self.effector_query[None],
+                self.object_query(self.vocabulary @ self.word_embedding.weight),
+            ]
+        )
+        return actions, self.scale.exp() * every @ keys
 
 
-def _grid(height: int, width: int) -> torch.Tensor:
+def cell_centres(height: int, width: int) -> torch.Tensor:
     """Coordinates of every cell, (height * width, 2): x to the right, y up, within ±1."""
     y = 1 - (2 * torch.arange(height) + 1) / height
     x = (2 * torch.arange(width) + 1) / width - 1
@@ -148,7 +150,9 @@ def _grid(height: int, width: int) -> torch.Tensor:
 
 def _word_counts(config: BehaviourCloningConfig, names: Sequence[str]) -> torch.Tensor:
     """How often each word occurs in each name, (names, words)."""
-    return torch.tensor([[float(name.split().count(word)) for word in config.words] for name in names])
+    return torch.tensor(
+        [[float(name.split().count(word)) for word in config.words] for name in names]
+    )
 
 
 def encode_goals(
@@ -187,7 +191,9 @@ class BehaviourCloningPolicy(Policy):
         config = network.config
         self.execute = execute or config.chunk
         if not 1 <= self.execute <= config.chunk:
-            raise ValueError(f"execute={execute}: expected 1 to {config.chunk}, the chunk predicted")
+            raise ValueError(
+                f"execute={execute}: expected 1 to {config.chunk}, the chunk predicted"
+            )
         self.network = network.eval()
         self.instructions = InstructionSet(config.templates, config.objects)
 

@@ -87,8 +87,8 @@ def check_compatible(
         mine, theirs = getattr(ours, field), getattr(action_spec, field)
         if not math.isclose(mine, theirs, rel_tol=1e-6):
             faults.append(
-                f"{field} is {mine:g} in the policy and {theirs:g} in the environment: resample the "
-                "policy's actions to the environment's rate (sum deltas, repeat absolute commands) "
+                f"{field} is {mine:g} in the policy and {theirs:g} in the environment: resample "
+                "the policy's actions to the environment's rate (sum deltas, repeat absolute commands) "
                 "in a Policy of your own, or make an environment with the policy's rate"
             )
     conversion = None
@@ -112,9 +112,7 @@ def check_compatible(
     return conversion
 
 
-def _conversion(
-    ours: ActionSpec, theirs: ActionSpec, faults: list[str]
-) -> ActionConversion | None:
+def _conversion(ours: ActionSpec, theirs: ActionSpec, faults: list[str]) -> ActionConversion | None:
     order, scales, offsets = [], [], []
     for name, unit in zip(theirs.names, theirs.units, strict=True):
         index = ours.names.index(name)
@@ -142,7 +140,9 @@ def _check_range(
     ends = np.stack([conversion(np.asarray(ours.low)), conversion(np.asarray(ours.high))])
     low, high = ends.min(axis=0), ends.max(axis=0)
     slack = 1e-5 * (np.asarray(theirs.high) - np.asarray(theirs.low))
-    if (low < np.asarray(theirs.low) - slack).any() or (high > np.asarray(theirs.high) + slack).any():
+    if (low < np.asarray(theirs.low) - slack).any() or (
+        high > np.asarray(theirs.high) + slack
+    ).any():
         faults.append(
             f"the policy's range, {low.tolist()} to {high.tolist()} in the environment's units, "
             f"exceeds the environment's, {list(theirs.low)} to {list(theirs.high)}, so that actions "

@@ -1,4 +1,4 @@
-"""Any policy, made worse by Gaussian noise on its actions: a cheap way to policies of graded quality."""
+"""Any policy, made worse by Gaussian noise on its actions: a cheap way to graded policies."""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ class VectorRows:
         self._filler = begun[rows[0]]
         observations, infos = self._reset(begun)
         instructions = infos.get("instruction", [""] * self.count)
-        return {row: observations[row] for row in rows}, {row: str(instructions[row]) for row in rows}
+        return {row: observations[row] for row in rows}, {
+            row: str(instructions[row]) for row in rows
+        }
 
     def _reset(self, begun: dict[int, tuple[int, Mapping[str, Any]]]) -> tuple[Any, dict[str, Any]]:
         # a sleeping row repeats some episode, unobserved: the engine steps all rows or none

@@ -1,4 +1,4 @@
-"""The one runner: a policy through many episodes, imagined or real, with results that survive a kill."""
+"""The one runner: a policy through many episodes, imagined or real; results survive a kill."""
 
 from __future__ import annotations
 
@@ -246,6 +246,7 @@ class _Block:
             np.array(asking),
         )
         chunks = self.policy.act(observation)
+        whole = len(chunks) == len(asking)
         size = self.policy.action_spec.size
         errors = {}
         for k, row in enumerate(asking):
@@ -253,11 +254,10 @@ class _Block:
                 chunk = np.asarray(chunks[k], np.float64)
             except (IndexError, TypeError, ValueError):
                 chunk = np.empty(0)
-            whole = len(chunks) == len(asking)
             if not whole or chunk.ndim != 2 or chunk.shape[1] != size or not len(chunk):
                 errors[row] = (
-                    f"the policy returned {np.shape(chunks) or type(chunks).__name__} for "
-                    f"{len(asking)} rows; expected (rows, n, {size}) with n of at least 1"
+                    f"the policy returned {len(chunks)} chunks for {len(asking)} rows, this row's "
+                    f"of shape {chunk.shape}; expected (rows, n, {size}) with n of at least 1"
                 )
             elif not np.isfinite(chunk).all():
                 errors[row] = f"the policy returned a NaN or an infinity: {chunk.tolist()}"

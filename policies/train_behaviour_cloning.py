@@ -1,21 +1,23 @@
 """Trains the image behaviour-cloning policy of LangTable, and saves it at several stages.
 
 Episodes come from `wm-gym collect`; an expert whose hand trembles visits states that a clean one
-would not. The labels are clean: where a noisy expert acted, one without noise is asked again in every
-recorded state, at one fixed pace. The simulator's state serves as label only, also for an auxiliary loss that says where
-effector and objects are; the policy itself sees frames and words.
+would not. The labels are clean: where a noisy expert acted, one without noise is asked again in
+every recorded state, at one fixed pace. The simulator's state serves as label only, also for an
+auxiliary loss that says where effector and objects are; the policy sees frames and words.
 
-    wm-gym collect --out data/langtable-bc --episodes 1600 --seed 20000 \
-        --behaviours expert 0.3 noisy_expert 0.7 --tasks reach push push --steps 70
-    python -m wm_gym.policies.train_behaviour_cloning --data data/langtable-bc --out runs/bc
+    wm-gym collect --out data/langtable-bc --episodes 540 --seed 20000 --steps 70 \
+        --behaviours expert 0.3 noisy_expert 0.7 --tasks reach push push
+    python -m wm_gym.policies.train_behaviour_cloning --data data/langtable-bc \
+        --look data/langtable --out runs/bc
 
-Interrupted, the same command goes on where it was. Fifteen minutes on one CPU core.
+Interrupted, the same command goes on where it was. About fifteen minutes on one CPU core.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,11 +31,13 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.envs.sims import langtable_tasks
 from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
+from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
 from wm_gym.policies.base import save_policy
 from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
     BehaviourCloningNetwork,
     BehaviourCloningPolicy,
+    cell_centres,
     encode_goals,
 )
 from wm_gym.spec import ActionSpec, FrameSpec
@@ -49,7 +53,8 @@ LANGTABLE_ACTIONS = ActionSpec(
     width=2,
     control_hz=10.0,
 )
-VIEW_HALF_M = 0.2575  # half the extent of the table in the frame: unit of the auxiliary targets
+VIEW_HALF_M = VIEW_HEIGHT_M / 2
+FORESHORTENING = math.cos(math.radians(CAMERA_TILT_DEG))  # of y, as the camera looks at an angle
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class TrainBehaviourCloningConfig:
     """Frames to imitate per step."""
     look_batch: int = 16
     """Frames of `look` per step."""
-    auxiliary_weight: float = 2.0
-    """Weight of the loss on positions."""
+    auxiliary_weight: float = 0.1
+    """Weight of the loss on where things are."""
     stages: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)
     """Fractions of the training after which the policy is saved."""
     execute: int = 2
@@ -189,7 +194,9 @@ class PlacedFrames:
         self.positions = [[positions_of(e.privileged) for e in dataset] for dataset in datasets]
         lengths = [len(episode) for episodes in self.positions for episode in episodes]
         self.ends = np.cumsum(lengths)
-        self.places = [(k, i) for k, episodes in enumerate(self.positions) for i in range(len(episodes))]
+        self.places = [
+            (k, i) for k, episodes in enumerate(self.positions) for i in range(len(episodes))
+        ]
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -239,10 +246,10 @@ def expert_labels(episode: Episode) -> np.ndarray:
 
 
 def positions_of(privileged: np.ndarray) -> np.ndarray:
-    """Where peg and blocks are, float32 (T+1, 1 + objects, 2), units of half the view."""
+    """Where peg and blocks are in the frame, float32 (T+1, 1 + objects, 2), within ±1, y up."""
     blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
     positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
-    return (positions / VIEW_HALF_M).astype(np.float32)
+    return (positions * (1, FORESHORTENING) / VIEW_HALF_M).astype(np.float32)
 
 
 def augment(frames: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -260,6 +267,20 @@ def augment(frames: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     sigma = 10 * torch.rand(len(some), 1, 1, 1, generator=random)
     some += sigma * torch.randn(some.shape, generator=random)
     return x.clamp_(0, 255)
+
+
+def place_loss(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy between attention and a bump of one cell's width around the truth.
+
+    Args:
+        logits: (B, K, P) over a square grid of cells.
+        positions: (B, K, 2) within ±1.
+    """
+    side = math.isqrt(logits.shape[-1])
+    centres = cell_centres(side, side).to(positions)
+    squared = (positions[:, :, None] - centres).square().sum(-1)  # (B, K, P)
+    bump = (-0.5 * squared * (side / 2) ** 2).softmax(dim=-1)
+    return -(bump * logits.log_softmax(dim=-1)).sum(-1).mean()
 
 
 def _masked_l1(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -305,7 +326,7 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
         with torch.autocast(device.type, torch.bfloat16):
             predicted, seen = loop.module(frames.to(device), tasks.to(device), objects.to(device))
         action = _masked_l1(predicted[: len(actions)].float(), actions.to(device))
-        position = (seen.float() - positions.to(device)).abs().mean()
+        position = place_loss(seen.float(), positions.to(device))
         loss = action + config.auxiliary_weight * position
         return loss, {"action": action.detach(), "position": position.detach()}
 

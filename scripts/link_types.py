@@ -1,8 +1,8 @@
 """Make `.types/wm_gym`, one folder of links that shows the package as it is installed.
 
 `envs/`, `policies/` and `assets/` stand at the top of the repository and are mapped to
-`wm_gym.envs`, `wm_gym.policies` and `wm_gym.assets` by setuptools. Type checkers and import-linter do
-not read that mapping; they read this folder.
+`wm_gym.envs`, `wm_gym.policies` and `wm_gym.assets` by setuptools. Type checkers and import-linter
+do not read that mapping; they read this folder.
 
     python scripts/link_types.py
 """
@@ -25,7 +25,9 @@ def link_types(root: Path = ROOT) -> Path:
     Returns:
         The folder that belongs on PYTHONPATH.
     """
-    mapping = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+    mapping = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-dir"
+    ]
     package = root / ".types" / "wm_gym"
     shutil.rmtree(package.parent, ignore_errors=True)
     package.mkdir(parents=True)

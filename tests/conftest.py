@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a banded world model with random weights: 32x32 frames, a 4x4 grid, a band of 4.
 
     Every weight is random, gates and last layers included, so that actions, noise and context all
-    matter to what it imagines. It has start states whose simulator states are LangTable's own.
+    matter to what it imagines. Its classifier never sees success (threshold 1), its start states
+    hold LangTable's own simulator states.
     """
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     write_tiny_checkpoint(folder)
@@ -52,6 +50,8 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
 
     from wm_gym.checkpoints import save_checkpoint
     from wm_gym.dynamics.dit import DiT, DiTConfig
+    from wm_gym.envs.sims.langtable_tasks import OBJECTS, TASK_TEMPLATES
+    from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
     from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
     from wm_gym.spec import (
         ActionSpec,
@@ -59,6 +59,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         DynamicsSpec,
         FrameSpec,
         LatentSpec,
+        RewardSpec,
         WorldModelSpec,
     )
 
@@ -66,6 +67,9 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         "height": 32, "width": 32, "patch": 8, "overlap": 2, "channels": 4, "dim": 16,
         "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
     }  # fmt: skip
+    judge = SuccessClassifierConfig(
+        (4, 4), 4, tuple(TASK_TEMPLATES), OBJECTS, dim=16, depth=1, heads=2
+    )
     network = {"channels": 4, "dim": 32, "depth": 2, "heads": 2, "action_width": 3, "band": 4}
     spec = WorldModelSpec(
         name="tiny",
@@ -84,31 +88,24 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         context=ContextSpec("banded", 4, 2),
         dynamics=DynamicsSpec(network, denoising_steps=2),
         weights_sha256={},
-        tasks={
-            "reach": "reach the {first}",
-            "separate": "separate the {first} from the {second}",
-            "push": "push the {first} to the {second}",
-        },
-        objects=_objects(),
+        reward=RewardSpec(asdict(judge), dict.fromkeys(TASK_TEMPLATES, 1.0)),
+        tasks=TASK_TEMPLATES,
+        objects=OBJECTS,
         horizon=8,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         autoencoder, dit = VAEMini(VAEMiniConfig(**space)), DiT(DiTConfig(**network))
+        classifier = SuccessClassifier(judge)
         for parameter in [*autoencoder.parameters(), *dit.parameters()]:
             torch.nn.init.normal_(parameter, std=0.15)
     weights = {
         "latent.safetensors": autoencoder.state_dict(),
         "dynamics.safetensors": dit.state_dict(),
+        "reward.safetensors": classifier.state_dict(),
     }
     save_checkpoint(folder, spec, weights)
     _write_tiny_starts(folder, seed)
-
-
-def _objects() -> tuple[str, ...]:
-    from wm_gym.envs.sims.langtable_tasks import OBJECTS
-
-    return tuple(OBJECTS)
 
 
 def _write_tiny_starts(folder: Path, seed: int) -> None:

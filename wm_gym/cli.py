@@ -240,7 +240,10 @@ def _is_refusal(error: Exception) -> bool:
     if not isinstance(error, ValueError):
         return False
     raised_at = traceback.extract_tb(error.__traceback__)[-1].filename
-    folders = [Path(import_module(name).__path__[0]) for name in ("wm_gym", "wm_gym.envs", "wm_gym.policies")]
+    folders = [
+        Path(import_module(name).__path__[0])
+        for name in ("wm_gym", "wm_gym.envs", "wm_gym.policies")
+    ]
     return any(Path(raised_at).is_relative_to(folder) for folder in folders)
 
 

@@ -37,7 +37,8 @@ class LangTableEnv(gym.Env, EzPickle):
     """Peg and blocks on a table; the action is the peg's way over the next tenth of a second.
 
     Action: float32 (2,), x (right in the picture) and y (up) in metres, within ±0.03; more is
-    clipped and reported in `info["action_clipped"]`. The peg's centre stays within ±0.18 m.
+    clipped and reported in `info["action_clipped"]`. The peg's centre stays within
+    ±0.18 m, the blocks' within ±0.22 m; a peg that would squeeze blocks against that edge stalls.
     Observation: the frame, uint8 (H, W, 3), or with `obs="state"` the privileged state, float64
     `[peg_x, peg_y, x_0, y_0, theta_0, x_1, ...]` in metres and radians, blocks as in `objects`.
     Reward: 1 on success, else 0. An episode terminates on success and truncates at `horizon`.

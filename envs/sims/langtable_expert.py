@@ -18,6 +18,7 @@ from wm_gym.envs.sims.langtable_tasks import SEPARATE_DISTANCE_M, Goal, split_st
 ACTION_LIMIT_M = 0.03
 TOUCH_M = BLOCK_RADIUS_M + PEG_RADIUS_M  # of the centres: never farther when peg and block touch
 _STANDOFF_M = TOUCH_M + 0.004  # the peg waits this far behind a block before it pushes
+_BLOCK_WITHIN_M = WORKSPACE_M - _STANDOFF_M  # the peg can get behind a block on every side here
 _BEND_RAD = np.deg2rad([0, 20, 40, 55, 70, 90, 110])
 
 
@@ -117,7 +118,7 @@ class Expert:
         """
         centre = centres[block]
         others = np.delete(centres, [block] if ignore is None else [block, ignore], 0)
-        point = next_waypoint(centre, end, others, 2 * BLOCK_RADIUS_M, WORKSPACE_M - 0.02)
+        point = next_waypoint(centre, end, others, 2 * BLOCK_RADIUS_M, _BLOCK_WITHIN_M)
         ahead = self._direction(centre, point)
         side = np.array([-ahead[1], ahead[0]])
         offset = peg - centre

@@ -11,7 +11,7 @@ BLOCKS_WITHIN_M = 0.135  # the peg can still get behind a block that stands here
 PEG_WITHIN_M = 0.17
 BLOCK_SPACING_M = 2 * BLOCK_RADIUS_M + 0.006
 PEG_SPACING_M = BLOCK_RADIUS_M + PEG_RADIUS_M + 0.008
-SEPARATE_START_M = (0.058, 0.072)  # centres of the two blocks that are to be separated
+SEPARATE_START_M = (0.060, 0.072)  # centres of the two blocks that are to be separated
 PUSH_START_M = 0.11  # centres of the two blocks that are to be pushed together: at least this
 
 

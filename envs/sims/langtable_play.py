@@ -149,17 +149,18 @@ class NearMiss:
         self, peg: np.ndarray, poses: np.ndarray, first: int, second: int
     ) -> np.ndarray | None:
         here, there = poses[first, :2], poses[second, :2]
-        if self._past is None:
+        past = self._past
+        if past is None:
             ahead = (there - here) / max(float(np.linalg.norm(there - here)), 1e-9)
             side = np.array([-ahead[1], ahead[0]]) * self.rng.choice([-1.0, 1.0])
             beside = there + side * (PUSH_DISTANCE_M + 0.015 + self._margin_m)
-            self._past = np.clip(beside + 0.03 * ahead, -0.15, 0.15)
+            self._past = past = np.clip(beside + 0.03 * ahead, -0.15, 0.15)
             self._patience = 40
         self._patience -= 1
         left = float(np.linalg.norm(here - there)) - PUSH_DISTANCE_M - 0.003
-        if left < 0.001 or self._patience < 0 or np.linalg.norm(here - self._past) < 0.01:
+        if left < 0.001 or self._patience < 0 or np.linalg.norm(here - past) < 0.01:
             return None
-        way = self._expert.push(peg, poses[:, :2], first, self._past)
+        way = self._expert.push(peg, poses[:, :2], first, past)
         return limit(way, max(left, 0.001))
 
     def _aftermath(self, state: np.ndarray) -> list[np.ndarray]:

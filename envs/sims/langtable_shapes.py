@@ -40,7 +40,7 @@ OOD_OBJECTS = (
 PEG_RADIUS_M = 0.0125
 PEG_HEIGHT_M = 0.045
 BLOCK_HEIGHT_M = 0.025
-BLOCK_RADIUS_M = 0.0285  # largest distance of an outline's corner from its origin, rounded up
+BLOCK_RADIUS_M = 0.0297  # largest distance of an outline's corner from its origin, rounded up
 WORKSPACE_M = 0.18  # the peg's centre stays within a square of this half width
 BLOCK_BOUND_M = 0.22  # and a block's centre within this one
 

@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 
 import wm_gym
 from tests.envs.scripted_reward import ScriptedReward
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.imagined import WorldModelEnv
+from wm_gym.envs.rewards import make_reward
 from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates
 
 
@@ -57,8 +61,7 @@ def test_the_same_seed_gives_the_same_episode_in_another_process(tiny_model, tin
     command = [sys.executable, "-c", code, tiny_checkpoint]
     root = Path(__file__).parents[2]
     hashes = {
-        subprocess.run(command, check=True, capture_output=True, cwd=root).stdout
-        for _ in range(2)
+        subprocess.run(command, check=True, capture_output=True, cwd=root).stdout for _ in range(2)
     }
     assert len(hashes) == 1
 
@@ -243,7 +246,6 @@ def test_a_reward_that_judges_needs_an_instruction_with_a_picture(tiny_model):
     [
         ({"reward": "judge:vlm"}, "not part of this version.*'classifier', 'distance', 'none'"),
         ({"reward": "semantic:push"}, "expected one of"),
-        ({"reward": "classifier"}, "reward='none'"),
         ({"obs": "sound"}, "'pixels', 'latents', 'dict'"),
         ({"dtype": "int8"}, "bfloat16"),
         ({"task": "sort"}, "reach"),
@@ -255,6 +257,48 @@ def test_a_reward_that_judges_needs_an_instruction_with_a_picture(tiny_model):
 def test_arguments_that_do_not_exist_name_those_that_do(tiny_model, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(tiny_model, **kwargs).reset(seed=0)
+
+
+def test_a_checkpoint_without_reward_model_asks_for_another_reward(tiny_checkpoint):
+    opened = Checkpoint.open(Path(tiny_checkpoint))
+    bare = Checkpoint(opened.folder, replace(opened.spec, reward=None))
+    for checkpoint in (bare, None):
+        with pytest.raises(ValueError, match=r"reward='none'.*wm-gym train reward"):
+            make_reward("classifier", checkpoint)
+
+
+def test_the_classifier_decides_success_by_the_threshold_of_the_task(tiny_model):
+    env = make(tiny_model, reward="classifier")
+    thresholds = env.engine.reward.model.thresholds
+    env.reset(seed=0, options={"instruction": "reach the red moon"})
+    thresholds["push"] = 0.0  # of another task
+    _, reward, terminated, _, info = env.step(np.zeros(2, np.float32))
+    assert 0 < info["success_probability"] < 1 and "distance" not in info
+    assert (reward, terminated, info["is_success"]) == (0.0, False, False)
+    thresholds["reach"] = 0.0
+    _, reward, terminated, _, info = env.step(np.zeros(2, np.float32))
+    assert (reward, terminated, info["is_success"]) == (1.0, True, True)
+    assert info["judge"]["name"] == "classifier" and "'reach'" in info["judge"]["rationale"]
+    assert info["judge"]["score"] == info["success_probability"]
+
+
+def test_the_distance_reward_is_progress_in_metres(tiny_model):
+    env = make(tiny_model, reward="distance", obs="latents", horizon=20)
+    instruction = "push the red moon to the blue cube"
+    latents, _ = env.reset(seed=0, options={"instruction": instruction})
+    goal = [env.engine.starts.instructions.parse(instruction)]
+
+    def distance(latents):
+        return env.engine.reward.model.distance(torch.from_numpy(latents)[None], goal).item()
+
+    before = distance(latents)
+    for _ in range(6):
+        latents, reward, terminated, _, info = env.step(env.action_space.sample())
+        after = distance(latents)
+        assert info["distance"] == pytest.approx(after, abs=1e-6)
+        assert reward == pytest.approx(before - after, abs=1e-6)
+        assert not terminated
+        before = after
 
 
 def test_latents_as_observation_are_never_decoded(tiny_model, monkeypatch):

@@ -1,8 +1,12 @@
 """The vector environment: rows equal single environments, autoreset modes, errors by row."""
 
+import re
+
 import gymnasium
+import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
@@ -175,8 +179,6 @@ def test_a_bad_action_ends_only_its_row(tiny_model, bad, message):
     expected = reference.step(actions[1])[0]
     assert truncated.tolist() == [False, True, False] and not terminated.any()
     assert rewards[1] == 0 and infos["_error"].tolist() == [False, True, False]
-    import re
-
     assert re.search(message, infos["error"][1])
     np.testing.assert_array_equal(observations[1], before[1])
     np.testing.assert_array_equal(observations[[0, 2]], expected[[0, 2]])
@@ -185,8 +187,6 @@ def test_a_bad_action_ends_only_its_row(tiny_model, bad, message):
 
 
 def test_a_row_that_diverges_ends_alone(tiny_model, monkeypatch):
-    import torch
-
     envs = make(tiny_model, 2, obs="latents", autoreset_mode="SameStep")
     before, _ = envs.reset(seed=0)
     original = envs.engine._rollout.step
@@ -326,8 +326,6 @@ def test_gymnasiums_sync_vector_env_agrees(tiny_checkpoint):
 
 
 def test_the_grid_recorder_writes_a_video_per_reset(tiny_model, tmp_path):
-    import imageio.v3 as imageio
-
     envs = RecordGrid(make(tiny_model, 5, horizon=3), tmp_path)
     for _ in range(2):
         envs.reset(seed=0)
@@ -354,8 +352,6 @@ def test_tiles_stand_where_they_belong(tmp_path):
     assert grid.shape == (2 * 6 - 2, 3 * 8 - 2, 3)
     assert grid[0, 0, 0] == 0 and grid[0, 8, 0] == 1 and grid[6, 8, 0] == 4
     path = write_strip(tmp_path / "strips" / "one.png", [frames, frames], count=3)
-    import imageio.v3 as imageio
-
     strip = imageio.imread(path)
     assert strip.shape == (10, 22, 3) and strip[0, 16, 0] == 4
 

@@ -53,7 +53,7 @@ def test_adapters_load_and_tell_their_sizes(name):
 
 @pytest.mark.parametrize("name", [n for n in OTHER if n.startswith("pixel_decoder")])
 def test_pixel_decoders_load_and_tell_their_sizes(name):
-    cfg = PixelDecoderConfig(**OTHER[name]["config_for_create_pixel_decoder"])
+    cfg = PixelDecoderConfig.from_released(OTHER[name]["config_for_create_pixel_decoder"])
     weights = load(lambda: PixelDecoder(cfg), OTHER[name])
     assert infer_pixel_decoder_config(weights) == cfg
 

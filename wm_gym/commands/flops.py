@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ class StepCost:
     step_rolling: float
 
 
+@cache
 def step_cost(
     config: DiTConfig, grid: tuple[int, int], denoising_steps: int = 10, context: int = CONTEXT
 ) -> StepCost:

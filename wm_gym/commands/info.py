@@ -21,7 +21,7 @@ class InfoConfig:
     checkpoint: str = "embedded"
     """embedded, a folder, or hf://org/repo@revision."""
     flops: bool = False
-    """Count the GFLOPs per step of every published variant and size, and of this model if it is there."""
+    """Count the GFLOPs per step of every published variant and size, and of this model."""
     denoising_steps: int = 10
     """Denoising steps per frame that --flops counts."""
     json: Path | None = None

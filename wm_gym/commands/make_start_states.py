@@ -46,7 +46,9 @@ def run(config: MakeStartStatesConfig) -> Path:
     opened = open_by_id(config.id, config.checkpoint)
     spec = opened.spec
     if spec.twin is None:
-        raise ValueError(f"{spec.name} has no simulator (its card says twin: null): no start states")
+        raise ValueError(
+            f"{spec.name} has no simulator (its card says twin: null): no start states"
+        )
     path = opened.folder / FILENAME
     starts = make_start_states(
         range(config.seed, config.seed + config.count),

@@ -280,7 +280,7 @@ class Rollout:
         self.committed = False
         self._frames = None
         for cache in self.caches:
-            cache.drop_expired(self.position + 1, self.length)
+            cache.drop_expired(self.position, self.length)  # it is still to be committed
         return newest
 
     def _denoise(self, rows: Rows, noisy: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
@@ -372,6 +372,7 @@ class Rollout:
             # encoding starts the row's context afresh, as its positions do in the window
             for rows in row_batches(slid, self.micro_batch):
                 self._encode(rows, slice(1 - self.length, None), self.length - 1)
+        finished = []  # written at the end: the slot of the oldest frame is still read by others
         for rows in row_batches(~slid, self.micro_batch):
             numbers = np.arange(self.rows)[rows]
             for branch, cache in enumerate(self.caches):
@@ -384,7 +385,9 @@ class Rollout:
                     position=self.position,
                 )
                 self.frame_passes += len(numbers)
-                cache.write(layers, self.position, numbers)
+                finished.append((cache, layers, numbers))
+        for cache, layers, numbers in finished:
+            cache.write(layers, self.position, numbers)
         self.committed = True
 
     # ---- looking, copying, storing -----------------------------------------------------------

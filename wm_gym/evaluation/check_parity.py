@@ -21,7 +21,7 @@ Runner = Callable[[Path], ParityResult | None]
 
 @dataclass(frozen=True)
 class CheckParityConfig:
-    """Run every reference case of a folder; prints the largest absolute and relative error of each."""
+    """Run every reference case of a folder; prints the largest errors of each."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder with reference cases, e.g. tests/parity/data."""

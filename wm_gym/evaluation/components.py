@@ -168,7 +168,9 @@ class BlockReference:
 def _areas(frames: np.ndarray) -> dict[str, list[np.ndarray]]:
     """Component areas by colour and frame."""
     masks = colour_masks(frames)
-    return {name: [component_areas(mask) for mask in of_frames] for name, of_frames in masks.items()}
+    return {
+        name: [component_areas(mask) for mask in of_frames] for name, of_frames in masks.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -137,5 +137,6 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
         )
     path = opened.folder / FILENAME
     clips.write(path)
-    print(f"wrote {len(chosen)} clips of {config.steps} steps to {path} ({path.stat().st_size // 1024} KiB)")
+    size = path.stat().st_size // 1024
+    print(f"wrote {len(chosen)} clips of {config.steps} steps to {path} ({size} KiB)")
     return path

@@ -1,9 +1,9 @@
 """Open-loop quality: recorded actions in, frames out, compared with what was recorded.
 
-Every figure stands beside three controls: encoding and decoding the truth (what the decoder allows),
-repeating the first frame (what ignoring time gives) and rolling out another clip's actions (what
-ignoring actions gives). A figure is the mean over clips of the clip's value; PSNR over changed
-pixels leaves out clips in which fewer than 20 pixels changed, the same ones in every control.
+Every figure stands beside three controls: encoding and decoding the truth (what the decoder
+allows), repeating the first frame (what ignoring time gives) and rolling out another clip's actions
+(what ignoring actions gives). A figure is the mean over clips of the clip's value; PSNR over
+changed pixels leaves out clips in which fewer than 20 pixels changed, alike in all controls.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OpenLoopConfig:
     checkpoint: str = "embedded"
     """embedded, a folder, or hf://org/repo@revision."""
     denoising_steps: int | None = None
-    """Denoising steps per frame; the card's by default, a distilled network's if it has this many."""
+    """Denoising steps per frame; the card's by default. Its distilled number picks that network."""
     horizons: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Steps at which to compare."""
     clips: int = 64
@@ -67,8 +67,8 @@ class OpenLoopConfig:
         """Check the numbers once."""
         if self.clips < 2 or self.batch < 1 or min(self.horizons, default=0) < 1:
             raise ValueError(
-                f"clips={self.clips}, batch={self.batch}, horizons={self.horizons}: expected at least "
-                "2 clips (shuffled actions need another clip), a batch and horizons of at least 1"
+                f"clips={self.clips}, batch={self.batch}, horizons={self.horizons}: expected at "
+                "least 2 clips (shuffled actions need another clip), a batch and horizons of 1"
             )
 
 
@@ -169,7 +169,9 @@ def roll_out(
             seeds=seeds,
             cache=config.cache,
         )
-        for step in tqdm(range(steps), desc=f"clips {first + 1} to {first + len(seeds)}", leave=False):
+        for step in tqdm(
+            range(steps), desc=f"clips {first + 1} to {first + len(seeds)}", leave=False
+        ):
             began = time.perf_counter()
             rollout.step(torch.from_numpy(actions[rows, known + step]))
             seconds += time.perf_counter() - began
@@ -317,8 +319,8 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
     Returns:
         What `--json` writes.
     """
-    from wm_gym.evaluation.open_loop_figures import draw_curves, draw_strips, print_table
     from wm_gym.evaluation.models import load_by_id
+    from wm_gym.evaluation.open_loop_figures import draw_curves, draw_strips, print_table
 
     model = load_by_id(
         config.id, config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
@@ -350,7 +352,7 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
 def _write_card(model: LatentWorldModel, scores: dict[str, Any], header: dict[str, Any]) -> Path:
     """Store the scores; those of a distilled network have an entry of their own."""
     from wm_gym.checkpoints import Checkpoint, save_card
-    
+
     assert model.folder is not None
     spec = Checkpoint.open(model.folder).spec  # as it is now, not as it was before the measurement
     name = "open_loop" if model.dynamics == spec.dynamics else "open_loop_distilled"

@@ -42,7 +42,12 @@ def draw_curves(scores: dict[str, Any], path: Path, title: str) -> Path:
     left.set(xlabel="horizon (steps)", ylabel="PSNR over changed pixels (dB)", title=title)
     left.legend(fontsize=8)
     right.plot(horizons, curve("gap_closed"), marker="o", label="rollout")
-    right.plot(horizons, curve("gap_closed_shuffled_actions"), marker="o", label=_LINES["_shuffled_actions"])
+    right.plot(
+        horizons,
+        curve("gap_closed_shuffled_actions"),
+        marker="o",
+        label=_LINES["_shuffled_actions"],
+    )
     right.axhline(0, color="grey", linewidth=0.8)
     right.set(xlabel="horizon (steps)", ylabel="gap closed", ylim=(-1, 1.05))
     right.legend(fontsize=8)
@@ -86,7 +91,8 @@ def print_table(name: str, scores: dict[str, Any]) -> None:
 
     print(f"{name}: open loop, mean over clips")
     print(
-        " horizon  clips  gap closed  shuffled  changed PSNR   decoder   copy 1st      SSIM  peg off %"
+        " horizon  clips  gap closed  shuffled  changed PSNR   decoder   copy 1st      SSIM"
+        "  peg off %"
     )
     for horizon in horizons_of(scores):
         entry = scores[f"horizon_{horizon}"]

@@ -148,7 +148,7 @@ def _svae(case: ParityCase) -> dict[str, Tensor]:
 
 
 def _pixel_decoder(case: ParityCase) -> dict[str, Tensor]:
-    cfg = _config(PixelDecoderConfig, case.config["config"], case.name)
+    cfg = PixelDecoderConfig.from_released(case.config["config"])
     return {"rgb": _load(PixelDecoder(cfg), case)(case.inputs["z"])}
 
 

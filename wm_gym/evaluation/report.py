@@ -53,7 +53,7 @@ def measurement_header(
         "command": command or command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
-        "seeds": seeds if seeds is None or isinstance(seeds, int) else [int(seed) for seed in seeds],
+        "seeds": _plain(seeds),
         "machine": machine(),
         "duration_s": round(duration_s, 1),
     }
@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
         return _plain(asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, np.ndarray | list | tuple | range):
         return [_plain(item) for item in value]
     if isinstance(value, np.bool_ | bool):
         return bool(value)
@@ -159,6 +159,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     raise TypeError(
-        f"a report cannot hold {value!r} of type {type(value).__name__}; expected numbers, strings, "
-        "lists, dictionaries, dataclasses or NumPy arrays: convert it first"
+        f"a report cannot hold {value!r} of type {type(value).__name__}; expected numbers, "
+        "strings, lists, dictionaries, dataclasses or NumPy arrays: convert it first"
     )

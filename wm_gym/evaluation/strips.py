@@ -71,7 +71,9 @@ def side_by_side(videos: dict[str, np.ndarray], scale: int | None = None) -> np.
     scale = scale or enlargement(height)
     height, width = height * scale, width * scale
     full_width = len(videos) * (width + GAP_PX) - GAP_PX
-    canvas = Image.new("RGB", (full_width + full_width % 2, _LABEL_PX + height + height % 2), "white")
+    canvas = Image.new(
+        "RGB", (full_width + full_width % 2, _LABEL_PX + height + height % 2), "white"
+    )
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     for column, label in enumerate(videos):
         draw.text((column * (width + GAP_PX) + 2, 1), label, fill="black", font=font)

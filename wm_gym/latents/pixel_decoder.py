@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +17,7 @@ CANONICAL_GRID = 16  # attention is placed as if the input were 16 x 16, whateve
 
 @dataclass(frozen=True)
 class PixelDecoderConfig:
-    """Sizes of a pixel decoder, named as in the released configs.
-
-    A legacy config has no attention keys: it then has attention in the middle only, with one head.
+    """Sizes of a pixel decoder, named as in the released configs (read by `from_released`).
 
     Attributes:
         latent_dim: channels of the latent.
@@ -27,6 +26,8 @@ class PixelDecoderConfig:
         num_res_blocks: residual blocks a level.
         attn_resolutions: resolutions whose level ends with attention.
         attn_heads: heads of every attention.
+        dropout: dropout inside the residual blocks in training.
+        output_activation: how the last layer is brought into [0, 1].
     """
 
     latent_dim: int = 96
@@ -35,11 +36,27 @@ class PixelDecoderConfig:
     num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = ()
     attn_heads: int = 1
+    dropout: float = 0.0
+    output_activation: Literal["sigmoid", "tanh"] = "sigmoid"
 
     def __post_init__(self) -> None:
         """Accept lists, as JSON gives them."""
         for name in ("channel_multipliers", "attn_resolutions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.output_activation not in ("sigmoid", "tanh"):
+            raise ValueError(
+                f"output_activation must be 'sigmoid' or 'tanh', got {self.output_activation!r}"
+            )
+
+    @classmethod
+    def from_released(cls, config: Mapping[str, Any]) -> PixelDecoderConfig:
+        """Read a released config, whose defaults depend on what it names.
+
+        Naming either attention key asks for attention at resolution 16 unless it says otherwise; a
+        legacy config names none and has attention in the middle only, with one head.
+        """
+        attended = {"attn_resolutions", "attn_heads"} & config.keys()
+        return cls(**({"attn_resolutions": (CANONICAL_GRID,)} if attended else {}) | dict(config))
 
     @property
     def scale(self) -> int:
@@ -79,7 +96,7 @@ def infer_pixel_decoder_config(
 
 
 class PixelDecoder(nn.Module):
-    """Residual and attention blocks, nearest upsampling, sigmoid.
+    """Residual and attention blocks, and nearest upsampling.
 
     Example:
         >>> import torch
@@ -93,14 +110,15 @@ class PixelDecoder(nn.Module):
         self.cfg = cfg
         widths = [cfg.base_channels * m for m in reversed(cfg.channel_multipliers)]
         self.proj_in = nn.Conv2d(cfg.latent_dim, widths[0], 1)
-        self.mid_block1 = _ResidualBlock(widths[0], widths[0])
+        self.mid_block1 = _ResidualBlock(widths[0], widths[0], cfg.dropout)
         self.mid_attn = _AttentionBlock(widths[0], cfg.attn_heads)
-        self.mid_block2 = _ResidualBlock(widths[0], widths[0])
+        self.mid_block2 = _ResidualBlock(widths[0], widths[0], cfg.dropout)
         self.up_levels = nn.ModuleList(
             _Level(
                 before,
                 width,
                 cfg.num_res_blocks,
+                dropout=cfg.dropout,
                 heads=cfg.attn_heads if CANONICAL_GRID * 2**i in cfg.attn_resolutions else None,
                 upsample=i < len(widths) - 1,
             )
@@ -116,7 +134,8 @@ class PixelDecoder(nn.Module):
         x = self.mid_block2(self.mid_attn(self.mid_block1(self.proj_in(x))))
         for level in self.up_levels:
             x = level(x)
-        x = self.conv_out(F.silu(self.norm_out(x))).sigmoid().permute(0, 2, 3, 1)
+        x = self.conv_out(F.silu(self.norm_out(x))).permute(0, 2, 3, 1)
+        x = x.sigmoid() if self.cfg.output_activation == "sigmoid" else (x.tanh() + 1) / 2
         return x.reshape(*lead, *x.shape[1:])
 
 
@@ -124,11 +143,18 @@ class _Level(nn.Module):
     """Residual blocks, optional attention, optional doubling of the resolution."""
 
     def __init__(
-        self, before: int, width: int, count: int, *, heads: int | None, upsample: bool
+        self,
+        before: int,
+        width: int,
+        count: int,
+        *,
+        dropout: float,
+        heads: int | None,
+        upsample: bool,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            _ResidualBlock(before if i == 0 else width, width) for i in range(count)
+            _ResidualBlock(before if i == 0 else width, width, dropout) for i in range(count)
         )
         self.attn = None if heads is None else _AttentionBlock(width, heads)
         self.upsample = (
@@ -146,8 +172,9 @@ class _Level(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, before: int, width: int) -> None:
+    def __init__(self, before: int, width: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm1, self.norm2 = _norm(before), _norm(width)
         self.conv1 = nn.Conv2d(before, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
@@ -155,7 +182,7 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
+        y = self.conv2(F.dropout(F.silu(self.norm2(y)), self.dropout, self.training))
         return self.skip(x) + y
 
 

@@ -113,8 +113,8 @@ def _pair(imagined: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarra
     imagined, true = np.asarray(imagined, np.float64), np.asarray(true, np.float64)
     if imagined.shape != true.shape or imagined.ndim != 1 or len(true) < 2:
         raise ValueError(
-            f"imagined rates have shape {imagined.shape}, true ones {true.shape}; expected the same "
-            "(P,) with at least two policies"
+            f"imagined rates have shape {imagined.shape}, true ones {true.shape}; expected the "
+            "same (P,) with at least two policies"
         )
     return imagined, true
 

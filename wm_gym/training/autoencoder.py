@@ -45,6 +45,12 @@ class AutoencoderConfig:
     """Episodes at the end of the dataset kept out of training, for the logged PSNR."""
     bf16: bool = True
     """Linear layers in bfloat16."""
+    init: Path | None = None
+    """Weights to start from (`autoencoder.safetensors`)."""
+    decoder_only: bool = False
+    """Train the decoder alone: latents stay as they are, so a world model on them stays valid."""
+    decoder_noise: float = 0.1
+    """With decoder_only: standard deviation of the noise added to latents."""
     seed: int = 0
     """Seed of initialisation, batches and noise."""
     pictures_every: int = 250
@@ -83,7 +89,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         The weights file.
     """
     from PIL import Image
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     torch.manual_seed(config.seed)
     data = EpisodeDataset(config.data)
@@ -91,6 +97,14 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     model = VAEMini(config.network)
     empty = to_pixels(torch.from_numpy(median_frame(data))[None])[0]
     model.background.copy_(empty)  # pyright: ignore[reportCallIssue]
+    if config.init is not None:
+        model.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
+    elif config.decoder_only:
+        raise ValueError("--decoder-only needs --init, the autoencoder whose encoder is kept")
+    if config.decoder_only:
+        for part in (model.patchify, model.encoder, model.to_moments):
+            part.requires_grad_(False)
+        model.encoder_position.requires_grad_(False)
     loop = TrainingLoop(
         config.out, model, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
     )
@@ -104,7 +118,10 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             mean, log_variance = loop.bare.moments(pixels)
             eps = torch.randn(mean.shape, generator=noise).to(device)
-            painted = loop.bare.paint(mean + eps * (0.5 * log_variance).exp())
+            spread = (0.5 * log_variance).exp()
+            if config.decoder_only:
+                spread = torch.full_like(mean, config.decoder_noise)
+            painted = loop.bare.paint(mean + eps * spread)
         objects = (pixels - model.background).abs().amax(1, keepdim=True).mul(2).clamp(max=1.0)
         weight = 1.0 + config.object_weight * objects
         error = (weight * (painted - pixels).pow(2)).mean()

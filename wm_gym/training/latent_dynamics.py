@@ -75,6 +75,9 @@ class LatentDynamicsConfig:
     """Episodes at the end of the data kept out of training, for the logged errors."""
     bf16: bool = True
     """Linear layers in bfloat16, attention in float32."""
+    compile: bool = False
+    """Compile the network with torch.compile: a minute at the start, then about twice the speed on
+    a CPU."""
     probe_every: int = 200
     """Steps between measurements with true and with shuffled actions."""
     init: Path | None = None
@@ -290,9 +293,11 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
         config.out,
         TeacherForced(network) if config.context == "clean" else network,
         config.loop,
-        fingerprint=asdict(config) | {"loop": None, "out": None},
+        fingerprint=asdict(config) | {"loop": None, "out": None, "compile": None},
         accelerator=accelerator,
     )
+    if config.compile:
+        loop.module.compile()
     label = 0.01 if config.context == "clean" else 0.0
     loss_function = DynamicsLoss(config, shift, label)
     share = config.batch // accelerator.num_processes

@@ -67,7 +67,7 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     progress = min(1.0, step / max(1, config.steps))
     floor = config.final_learning_rate_fraction
     cosine = floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * progress))
-    return config.learning_rate * warmup * cosine
+    return float(config.learning_rate * warmup * cosine)
 
 
 def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:

@@ -8,6 +8,7 @@ noise in training, because they will come out of a world model.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,31 +56,60 @@ class RewardConfig:
 
 
 class LabelledLatents:
-    """Latents with success and distance under every goal.
+    """Normalised latents with success and distance under every goal.
 
     Args:
-        folder: latents with `goal_labels.npz` and `normalisation.json`.
-        near_miss_m: margin outside the threshold, in metres.
+        latents: (N, h, w, D), raw if mean and std are given.
+        goals: [task, first, second or ""] of every column.
+        success: (N, G) bool.
+        distance_m: (N, G) metres.
+        near_miss_m: how far outside the threshold a failure is a near miss, in metres.
+        mean: per channel, subtracted from latents.
+        std: per channel, divided by.
     """
 
-    def __init__(self, folder: Path, near_miss_m: float) -> None:
-        labels = np.load(folder / "goal_labels.npz", allow_pickle=False)
-        self.goals: list[list[str]] = json.loads(str(labels["goals"]))
-        self.success, self.distance = labels["success"], labels["distance_m"]
-        self.latents = np.load(folder / "latents.npy")
-        scale = json.loads((folder / "normalisation.json").read_text())
-        self.mean, self.std = torch.tensor(scale["mean"]), torch.tensor(scale["std"])
+    def __init__(
+        self,
+        latents: np.ndarray,
+        goals: list[list[str]],
+        success: np.ndarray,
+        distance_m: np.ndarray,
+        near_miss_m: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        self.latents, self.goals = latents, goals
+        self.success, self.distance = success, distance_m
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.tasks = tuple(dict.fromkeys(goal[0] for goal in self.goals))
         self.objects = tuple(dict.fromkeys(goal[1] for goal in self.goals))
         self.numbers = torch.tensor([self._number(goal) for goal in self.goals])
         self.columns = {
             task: np.flatnonzero([goal[0] == task for goal in self.goals]) for task in self.tasks
         }
-        self.pools = {
-            (task, kind): np.flatnonzero(mask)
-            for task in self.tasks
-            for kind, mask in zip(("success", "near miss", "far"), self._kinds(task, near_miss_m), strict=True)
-        }
+        self.pools: dict[tuple[str, str], np.ndarray] = {}
+        for task in self.tasks:
+            kinds = self._kinds(task, near_miss_m)
+            for kind, mask in zip(("success", "near miss", "far"), kinds, strict=True):
+                self.pools[task, kind] = np.flatnonzero(mask)
+
+    @classmethod
+    def read(cls, folder: Path, near_miss_m: float) -> LabelledLatents:
+        """Read a folder of latents with `goal_labels.npz` and `normalisation.json`."""
+        path = folder / "goal_labels.npz"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; write it with `wm-gym label-goals`")
+        labels = np.load(path, allow_pickle=False)
+        scale = json.loads((folder / "normalisation.json").read_text())
+        return cls(
+            np.load(folder / "latents.npy"),
+            json.loads(str(labels["goals"])),
+            labels["success"],
+            labels["distance_m"],
+            near_miss_m,
+            scale["mean"],
+            scale["std"],
+        )
 
     def _number(self, goal: list[str]) -> list[int]:
         slots = [self.objects.index(w) if w else len(self.objects) for w in goal[1:]]
@@ -124,18 +154,33 @@ def balanced_accuracy(probability: np.ndarray, truth: np.ndarray, threshold: flo
 
 @torch.inference_mode()
 def measure_classifier(
-    network: SuccessClassifier, data: LabelledLatents, per_kind: int = 1500, seed: int = 1
+    network: SuccessClassifier,
+    data: LabelledLatents,
+    per_kind: int = 1500,
+    seed: int = 1,
+    thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Held-out figures per task: threshold, balanced accuracy, false alarms on near misses.
+    """Figures per task on a balanced sample: half successes, a quarter near misses, a quarter others.
 
-    The threshold is the one of best balanced accuracy on one half of the examples; the figures are
-    of the other half, whose negatives are half near misses.
+    Args:
+        network: the classifier, with the same tasks and objects as `data`.
+        data: latents it was not trained on.
+        per_kind: near misses, and others, per task; twice as many successes.
+        seed: of the sample.
+        thresholds: by task; without them each is chosen for the best balanced accuracy on one half
+            of the examples, and the figures are of the other half.
+
+    Returns:
+        By task: threshold, balanced accuracy, share of near misses taken for successes, median
+        distance error in metres. A task without any success in the data is left out.
     """
     rng, report = np.random.default_rng(seed), {}
     for task in data.tasks:
         parts = {}
         for kind, share in (("success", 2), ("near miss", 1), ("far", 1)):
             pool = data.pools[task, kind]
+            if not len(pool):
+                continue
             flat = pool[rng.integers(len(pool), size=per_kind * share)]
             rows, columns = np.divmod(flat, len(data.columns[task]))
             latents, goals, _, distance = data.batch(rows, data.columns[task][columns])
@@ -143,16 +188,22 @@ def measure_classifier(
             logits = torch.cat([o[0] for o in outputs])
             metres = torch.cat([o[1] for o in outputs])
             parts[kind] = (logits.sigmoid().numpy(), (metres - distance).abs().numpy())
+        if "success" not in parts or len(parts) < 2:
+            continue
         score = np.concatenate([part[0] for part in parts.values()])
         truth = np.concatenate([np.full(len(p[0]), k == "success") for k, p in parts.items()])
-        half = rng.permutation(len(score)) % 2 == 0
-        candidates = np.linspace(0.05, 0.95, 91)
-        best = [balanced_accuracy(score[half], truth[half], c) for c in candidates]
-        threshold = float(candidates[int(np.argmax(best))])
+        if thresholds is None:
+            half = rng.permutation(len(score)) % 2 == 0
+            candidates = np.linspace(0.05, 0.95, 91)
+            best = [balanced_accuracy(score[half], truth[half], c) for c in candidates]
+            threshold = round(float(candidates[int(np.argmax(best))]), 3)
+        else:
+            half, threshold = np.zeros(len(score), bool), thresholds[task]
+        near = parts.get("near miss", (np.full(1, np.nan),))[0]
         report[task] = {
-            "threshold": round(threshold, 3),
+            "threshold": threshold,
             "balanced_accuracy": balanced_accuracy(score[~half], truth[~half], threshold),
-            "near_miss_false_positive_rate": float((parts["near miss"][0] > threshold).mean()),
+            "near_miss_false_positive_rate": float((near > threshold).mean()),
             "distance_error_m_median": float(np.median(np.concatenate([p[1] for p in parts.values()]))),
         }
     return report
@@ -167,8 +218,8 @@ def train_reward(config: RewardConfig) -> Path:
     from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
-    data = LabelledLatents(config.latents, config.near_miss_m)
-    held_out = LabelledLatents(config.held_out, config.near_miss_m)
+    data = LabelledLatents.read(config.latents, config.near_miss_m)
+    held_out = LabelledLatents.read(config.held_out, config.near_miss_m)
     network = SuccessClassifier(
         SuccessClassifierConfig(
             grid=tuple(data.latents.shape[1:3]),  # pyright: ignore[reportArgumentType]

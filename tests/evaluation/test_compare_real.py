@@ -1,0 +1,155 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv
+from wm_gym.envs.start_states import StartStates
+from wm_gym.evaluation import compare_real as module
+from wm_gym.evaluation.compare_real import CompareRealConfig, compare_real
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.instructions import InstructionSet
+from wm_gym.policies.action_replay import ActionReplayPolicy
+from wm_gym.policies.base import PolicyError, save_policy
+
+TEMPLATES = {"reach": "reach the {first}", "leave": "leave the {first}"}
+STARTS = 12
+
+
+def start_states():
+    names = [f"s{5 * k}" for k in range(STARTS)] + [f"s0{5 * k}" for k in range(STARTS)]
+    texts = ["reach the end"] * STARTS + ["leave the end"] * STARTS
+    frames = np.zeros((2 * STARTS, 4, 20, 3), np.uint8)
+    return StartStates(tuple(names), tuple(texts), frames, ({},) * (2 * STARTS))
+
+
+class FakeDream(LineVectorEnv):
+    """A dream whose dot moves `gain` times as far as the true one."""
+
+    def __init__(self, rows, horizon, gain=1.0, stored=True):
+        super().__init__(rows, horizon)
+        self.gain = gain
+        self.card = SimpleNamespace(
+            name="line-mini", action=ACTIONS, frame=FRAMES, weights_sha256={"w": str(gain)}
+        )
+        starts = SimpleNamespace(
+            stored=start_states() if stored else None,
+            instructions=InstructionSet(TEMPLATES, ("end",)),
+        )
+        self.engine = SimpleNamespace(starts=starts, model=SimpleNamespace(denoising_steps=2))
+
+    def step(self, actions):
+        return super().step(self.gain * actions)
+
+
+@pytest.fixture
+def worlds(monkeypatch):
+    gains = {"good": 1.0, "bad": 0.0}
+    monkeypatch.setattr(
+        module,
+        "open_dream",
+        lambda config, checkpoint: FakeDream(
+            config.rows, config.max_steps, gains[checkpoint], stored=checkpoint == "good"
+        ),
+    )
+    monkeypatch.setattr(module, "make_twin", lambda dream: LineEnv(dream.envs[0].horizon))
+    return gains
+
+
+@pytest.fixture
+def config(tmp_path):
+    folders = []
+    for k, pace_m in enumerate((0.01, 0.03, 0.05, 0.1)):
+        policy = ActionReplayPolicy(ACTIONS, sequences=[np.full((20, 1), pace_m)])
+        folders.append(str(save_policy(policy, tmp_path / f"pace_{k}")))
+    return CompareRealConfig(
+        checkpoint="good",
+        policies=tuple(folders),
+        noise=(0.0, 0.3),
+        tasks=("reach", "leave"),
+        starts=STARTS,
+        max_steps=15,
+        rows=5,
+        resamples=100,
+        out=tmp_path / "out",
+    )
+
+
+def test_a_perfect_dream_agrees_perfectly(worlds, config):
+    report = compare_real(config)
+    assert report["pearson"] == pytest.approx(1.0)
+    assert report["spearman"] == pytest.approx(1.0)
+    assert report["mmrv"] == 0.0
+    assert report["episode_agreement"] == 1.0
+    assert len(report["policies"]) == 8
+    best = report["policies"][-2]
+    assert best["true_episodes"] == best["imagined_episodes"] == 2 * STARTS
+    assert best["true_success_rate"] == best["imagined_success_rate"] == 1.0
+    assert len({p["true_success_rate"] for p in report["policies"]}) > 3
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    assert written["policies"][0]["tasks"]["reach"]["true_episodes"] == STARTS
+    for name in ("command", "versions", "seeds", "machine", "duration_s"):
+        assert written[name] is not None
+    assert (config.out / "imagined_vs_real_line.png").stat().st_size > 10_000
+
+
+def test_a_bad_dream_is_reported_as_worse(worlds, config):
+    report = compare_real(replace(config, bad_checkpoint="bad"))
+    bad = report["bad_world_model"]
+    assert bad["mmrv"] > 0.1 > report["mmrv"]
+    assert bad["mean_rate_difference"] < -0.2
+    assert all(p["imagined_success_rate"] == 0 for p in bad["policies"])
+    assert np.isnan(bad["pearson"])  # constant rates have no correlation
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    assert written["bad_world_model"]["pearson"] is None
+
+
+def test_an_interrupted_comparison_goes_on(worlds, config, monkeypatch):
+    calls = []
+    real_run = module.run_policy
+
+    def counted(*args, **kwargs):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(kwargs["description"])
+        return real_run(*args, **kwargs)
+
+    monkeypatch.setattr(module, "run_policy", counted)
+    with pytest.raises(KeyboardInterrupt):
+        compare_real(config)
+    before = {p.name: p.read_bytes() for p in (config.out / "true").iterdir()}
+    assert len(before) == 5
+    monkeypatch.setattr(module, "run_policy", real_run)
+    report = compare_real(config)
+    assert report["pearson"] == pytest.approx(1.0)
+    assert all((config.out / "true" / name).read_bytes() == b for name, b in before.items())
+
+
+def test_other_settings_are_refused_in_the_same_folder(worlds, config):
+    compare_real(config)
+    compare_real(replace(config, resamples=50))
+    with pytest.raises(ValueError, match="max_steps: 15, now 9"):
+        compare_real(replace(config, max_steps=9))
+
+
+def test_too_few_starts_and_missing_policies_name_the_remedy(worlds, config):
+    with pytest.raises(ValueError, match="make-start-states --count 99"):
+        compare_real(replace(config, starts=99))
+    with pytest.raises(PolicyError, match="at least two"):
+        compare_real(replace(config, policies=config.policies[:1], noise=(0.0,)))
+    with pytest.raises(PolicyError, match="written by save_policy"):
+        compare_real(replace(config, policies=("nowhere",)))
+
+
+def test_reports_are_json_that_any_reader_accepts(tmp_path):
+    content = {**measurement_header(seeds=range(3)), "value": np.float32(0.5), "none": np.nan}
+    path = write_json(tmp_path / "a" / "report.json", content)
+    read = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert read["value"] == 0.5
+    assert read["none"] is None
+    assert read["seeds"] == [0, 1, 2]
+    assert {"python", "wm_gym", "numpy"} <= set(read["versions"])
+    with pytest.raises(TypeError, match="cannot hold"):
+        write_json(tmp_path / "b.json", {"x": object()})

@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+
+from wm_gym.evaluation.parity_dynamics import roll_out, run_rollout_case
+from wm_gym.evaluation.parity_latents import read_case
+
+DATA = Path(__file__).parent / "data"
+CASES = sorted(DATA.glob("rollout_*.safetensors"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_equals_the_authors_rollout_recomputed_and_cached(path):
+    result = run_rollout_case(path)
+    assert result.passed, result
+    assert set(result.outputs) == {"off", "exact"}
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_rolling_differs_exactly_on_the_frames_after_the_window_slid(path):
+    case = read_case(path)
+    gap = (roll_out(case, "rolling") - case.outputs["latents"]).abs().amax((0, 2, 3, 4))
+    length = case.config["max_frames"]
+    assert gap[:length].max() < 2e-4
+    assert (gap[length:] > 2e-4).all()

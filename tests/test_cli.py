@@ -1,0 +1,158 @@
+"""The command line: help of every command, exit codes and messages."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from wm_gym.cli import COMMANDS, main
+from wm_gym.evaluation.demo_clips import FILENAME
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists_and_explains_itself(name, capsys):
+    command = COMMANDS[name]
+    module = import_module(command.module)
+    assert callable(getattr(module, command.function))
+    assert getattr(module, command.config).__doc__
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: wm-gym {name}" in shown
+    assert "--help" in shown
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_the_overview_names_every_command(words, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert name in shown
+        assert command.summary in shown
+
+
+def test_a_group_lists_its_commands(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "train latent-dynamics" in shown
+    assert "compare-real" not in shown
+    assert main(["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["dmo"], "`wm-gym demo`"), (["train", "rewards"], "`wm-gym train reward`")]
+)
+def test_a_mistyped_command_exits_2_and_names_the_nearest(words, near, capsys):
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("wm-gym: ")
+    assert near in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["demo", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
+        (["demo", "--id", "WM-Bridge-VAE-v0"], "no embedded checkpoint"),
+        (["demo", "--id", "WM-LangTable-VEA-v0"], "the nearest are WM-LangTable-VAE-v0"),
+        (["demo", "--steps", "0"], "must be at least 1"),
+        (["info", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
+        (["record", "NoSuchEnv-v0"], "NoSuchEnv"),
+        (["evaluate", "open-loop", "--data", "/nowhere", "--clips", "1"], "at least 2 clips"),
+        (["check-parity", "/nowhere"], "/nowhere holds no *.safetensors"),
+    ],
+)
+def test_input_it_refuses_gives_one_line_and_exit_2(words, expected, capsys):
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("wm-gym: ")
+    assert expected in message
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    import wm_gym.commands.list_ids as list_ids
+
+    monkeypatch.setattr(list_ids, "describe_ids", lambda: max([]))
+    with pytest.raises(ValueError, match="empty"):
+        main(["list"])
+
+
+def test_list_shows_models_and_simulators(tmp_path, capsys):
+    import json
+
+    assert main(["list", "--json", str(tmp_path / "ids.json")]) == 0
+    shown = capsys.readouterr().out
+    ids = [entry["id"] for entry in json.loads((tmp_path / "ids.json").read_text())["ids"]]
+    assert {"WM-LangTable-VAE-v0", "WM-Bridge-VJEPA-v0", "LangTable-v0"} <= set(ids)
+    assert all(env_id in shown for env_id in ids)
+
+
+def test_info_shows_what_a_card_promises(tiny_checkpoint, capsys):
+    assert main(["info", "--checkpoint", tiny_checkpoint]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("tiny", "32x32", "x [-0.03, 0.03] m", "banded of 4", "LangTable-v0", "Apache-2.0"):
+        assert fact in shown
+
+
+def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
+    import shutil
+
+    import imageio.v3 as imageio
+    import numpy as np
+
+    from wm_gym.evaluation.demo_clips import DemoClips
+
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    random = np.random.default_rng(0)
+    clips = DemoClips(
+        random.integers(0, 256, (2, 6, 32, 32, 3), dtype=np.uint8),
+        random.uniform(-0.03, 0.03, (2, 5, 2)).astype(np.float32),
+        ("reach the red moon", "push the red moon to the green cube"),
+    )
+    clips.write(checkpoint / FILENAME)
+    read = DemoClips.read(checkpoint / FILENAME)
+    np.testing.assert_array_equal(read.frames, clips.frames)
+    np.testing.assert_array_equal(read.actions, clips.actions)
+    assert read.instructions == clips.instructions
+
+    out = tmp_path / "outputs"
+    assert main(["demo", "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    video, picture = out / "demo_WM-LangTable-VAE-v0.mp4", out / "demo_WM-LangTable-VAE-v0.png"
+    assert str(video) in shown
+    assert str(picture) in shown
+    assert len(imageio.imread(video)) == 5  # the start and four steps after a history of two
+    assert imageio.imread(picture).shape[-1] == 3
+
+
+def test_damaged_demo_clips_say_how_to_make_them(tiny_checkpoint, tmp_path, capsys):
+    import shutil
+
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    (checkpoint / FILENAME).write_bytes(b"PK\x03\x04 half a file")
+    assert main(["demo", "--checkpoint", str(checkpoint)]) == 2
+    assert "wm-gym make-demo-clips" in capsys.readouterr().err
+
+
+def test_flops_of_a_cached_step_are_a_small_part_of_a_recomputed_one():
+    from wm_gym.commands.flops import step_cost
+    from wm_gym.dynamics.dit import DiTConfig
+
+    cost = step_cost(DiTConfig(channels=16, dim=64, depth=2, heads=2), (8, 8), denoising_steps=10)
+    assert cost.window_pass == pytest.approx(10 * cost.frame_pass, rel=0.05)
+    assert 8 < cost.step_off / cost.step_rolling < 10
+    assert 5 < cost.step_off / cost.step_exact < 6
+
+
+def test_help_is_fast_because_it_imports_no_torch():
+    code = (
+        "import sys; from wm_gym.cli import main; main(['--help']); "
+        "assert not {'torch', 'tyro', 'mujoco'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

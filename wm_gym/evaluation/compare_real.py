@@ -1,0 +1,396 @@
+"""Imagined against true success: the same policies from the same starts, in the dream and its twin.
+
+Every policy acts from every start in both worlds, with the same seeds. What is reported is whether
+success in the dream predicts success in truth: Pearson, Spearman and the mean maximum rank
+violation over policies, each with an interval that counts the choice of policies and episodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wm_gym.checkpoints import assets_folder
+from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.envs.twin import make_twin
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.metrics.statistics import (
+    Interval,
+    bootstrap_interval,
+    mmrv,
+    pearson,
+    spearman,
+    wilson_interval,
+)
+from wm_gym.policies.base import POLICY_FILE, Policy, PolicyError, load_policy
+from wm_gym.policies.noisy import NoisyPolicy
+from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
+from wm_gym.policies.runner import EpisodeRecord, run_policy
+
+if TYPE_CHECKING:
+    from wm_gym.envs.start_states import StartStates
+
+EMBEDDED_POLICIES = {"WM-LangTable-VAE-v0": "langtable-bc"}
+STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class CompareRealConfig:
+    """Compare success of policies in the dream with success in the simulator."""
+
+    id: str = "WM-LangTable-VAE-v0"
+    """World-model id; says what `embedded` means."""
+    checkpoint: str = "embedded"
+    """embedded, a folder, or hf://org/repo@revision."""
+    bad_checkpoint: str | None = None
+    """A deliberately bad world model, e.g. an early checkpoint, to be measured beside it."""
+    policies: tuple[str, ...] = ("embedded",)
+    """Folders of saved policies; embedded stands for the stages that ship with wm_gym."""
+    noise: tuple[float, ...] = (0.0, 0.6)
+    """Action noise levels of each policy, as fractions of half the action range."""
+    tasks: tuple[str, ...] = ("reach", "push")
+    """Tasks."""
+    starts: int = 50
+    """Start states per task, the same for all policies and both worlds."""
+    max_steps: int = 60
+    """Longest episode, in both worlds."""
+    rows: int = 16
+    """Episodes at once."""
+    denoising_steps: int | None = None
+    """Denoising steps per frame; the card's by default."""
+    cache: str = "auto"
+    """Cache mode of the rollouts: auto, off, exact or rolling."""
+    device: str = "cpu"
+    """Torch device."""
+    seed: int = 0
+    """Seed of episodes, policies and resampling; episode i has seed + i."""
+    resamples: int = 2000
+    """Bootstrap resamples."""
+    out: Path = Path("outputs/compare_real")
+    """Folder for the episodes' records, the plot and the report; the same settings go on in it."""
+    json: Path | None = None
+    """Another place for the report; out/imagined_vs_real_<domain>.json by default."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers once."""
+        if not self.noise or min(self.noise) < 0 or not self.tasks:
+            raise ValueError(
+                f"noise={self.noise}, tasks={self.tasks}; expected levels of 0 or more and tasks"
+            )
+        if min(self.starts, self.max_steps, self.rows) < 1:
+            raise ValueError(
+                f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}; expected at "
+                "least 1 each"
+            )
+
+
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A policy with the name it has in the report."""
+
+    name: str
+    folder: str
+    noise: float
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The K·N starts that all share: options of `reset` by task, and their seeds."""
+
+    by_task: dict[str, list[dict[str, Any]]]
+    seeds: list[int]
+
+
+def compare_real(config: CompareRealConfig) -> dict[str, Any]:
+    """Run the comparison, or finish one that was interrupted.
+
+    Args:
+        config: what to compare.
+
+    Returns:
+        The report, which is also written as JSON beside a scatter plot.
+
+    Raises:
+        PolicyError: if a folder holds no policy.
+        ValueError: if there are too few start states, or `out` holds a run with other settings.
+    """
+    from wm_gym.evaluation.compare_real_figures import draw_comparison
+
+    policies = open_policies(config)
+    dream = open_dream(config, config.checkpoint)
+    stored = dream.engine.starts.stored
+    starts = choose_starts(config, stored, dream.engine.starts.instructions)
+    _claim(config, policies, dream)
+    clock = _Clock(config.out / "seconds.json")
+    twins = [make_twin(dream) for _ in range(config.rows)]
+    spec = dream.card
+    true_rows = SimulatorRows(twins, spec.action, spec.frame)
+    true = run_cells(config, true_rows, policies, starts, "true", clock)
+    true_rows.close()
+    imagined = run_cells(config, VectorRows(dream), policies, starts, "imagined", clock)
+    domain = spec.name.split("-")[0]
+    report: dict[str, Any] = {
+        "domain": domain,
+        "world_model": _describe(dream, config.checkpoint),
+        "max_steps": config.max_steps,
+        "starts_per_task": config.starts,
+        **summarise(config, policies, imagined, true),
+    }
+    if config.bad_checkpoint is not None:
+        bad = open_dream(config, config.bad_checkpoint)
+        bad.engine.starts.stored = bad.engine.starts.stored or stored
+        records = run_cells(config, VectorRows(bad), policies, starts, "imagined_bad", clock)
+        report["bad_world_model"] = {
+            "world_model": _describe(bad, config.bad_checkpoint),
+            **summarise(config, policies, records, true),
+        }
+    header = measurement_header(seeds=starts.seeds, duration_s=clock.total())
+    report = {**header, **report}
+    name = f"imagined_vs_real_{domain}"
+    draw_comparison(report, config.out / f"{name}.png")
+    path = write_json(config.json or config.out / f"{name}.json", report)
+    _tell(report, path, config.out / f"{name}.png")
+    return report
+
+
+def open_policies(config: CompareRealConfig) -> list[NamedPolicy]:
+    """Load every policy once for each noise level.
+
+    Raises:
+        PolicyError: if a folder holds no policy.
+    """
+    folders: list[Path] = []
+    for name in config.policies:
+        if name != "embedded":
+            folders.append(Path(name).expanduser())
+            continue
+        home = assets_folder() / EMBEDDED_POLICIES.get(config.id, "no-policies")
+        found = sorted(path.parent for path in home.glob(f"*/{POLICY_FILE}"))
+        if not found:
+            raise PolicyError(
+                f"no policies ship for {config.id} (looked in {home}); name folders of saved "
+                "policies: --policies runs/bc/stage_1 runs/bc/stage_2"
+            )
+        folders += found
+    named = []
+    for folder in folders:
+        for level in config.noise:
+            policy = load_policy(folder)
+            name = folder.name + (f" noise {level:g}" if level else "")
+            if level:
+                policy = NoisyPolicy(policy, level)
+            named.append(NamedPolicy(name, str(folder), level, policy))
+    names = [policy.name for policy in named]
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise PolicyError(f"policies are {names}; expected at least two, with different names")
+    return named
+
+
+def open_dream(config: CompareRealConfig, checkpoint: str) -> WorldModelVectorEnv:
+    """The world model's vector environment, as the runner wants it."""
+    return WorldModelVectorEnv(
+        config.rows,
+        config.id,
+        autoreset_mode="Disabled",
+        checkpoint=checkpoint,
+        cache=config.cache,
+        denoising_steps=config.denoising_steps,
+        device=config.device,
+        horizon=config.max_steps,
+    )
+
+
+def choose_starts(
+    config: CompareRealConfig, stored: StartStates | None, instructions: Any
+) -> Starts:
+    """The first `config.starts` stored starts of every task.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for task in config.tasks:
+        names = [] if stored is None else stored.names
+        texts = [] if stored is None else stored.instructions
+        of_task = [
+            name
+            for name, text in zip(names, texts, strict=True)
+            if instructions.parse(text).task == task
+        ]
+        if len(of_task) < config.starts:
+            raise ValueError(
+                f"{config.checkpoint} stores {len(of_task)} start states of task {task!r}, expected "
+                f"at least {config.starts}: make more with `wm-gym make-start-states --count "
+                f"{config.starts}`, or ask for fewer with --starts"
+            )
+        by_task[task] = [{"start": name} for name in of_task[: config.starts]]
+    return Starts(by_task, [config.seed + k for k in range(config.starts)])
+
+
+def run_cells(
+    config: CompareRealConfig,
+    rows: EpisodeRows,
+    policies: Sequence[NamedPolicy],
+    starts: Starts,
+    world: str,
+    clock: _Clock,
+) -> list[list[list[EpisodeRecord]]]:
+    """Episodes of one world, policies × tasks × starts, from files where they are there already."""
+    table = []
+    for entry in policies:
+        table.append([])
+        for task, options in starts.by_task.items():
+            results = config.out / world / f"{entry.name.replace(' ', '_')}-{task}.jsonl"
+            with clock:
+                records = run_policy(
+                    rows,
+                    entry.policy,
+                    options,
+                    starts.seeds,
+                    config.max_steps,
+                    results=results,
+                    description=f"{world}, {entry.name}, {task}",
+                )
+            table[-1].append(records)
+    return table
+
+
+def summarise(
+    config: CompareRealConfig,
+    policies: Sequence[NamedPolicy],
+    imagined: list[list[list[EpisodeRecord]]],
+    true: list[list[list[EpisodeRecord]]],
+) -> dict[str, Any]:
+    """Success rates of every policy and their agreement, over all tasks and for each."""
+    dream, real = _outcomes(imagined), _outcomes(true)  # (P, K, N)
+    summary: dict[str, Any] = _agreement(config, dream, real)
+    summary["policies"] = [
+        {
+            "name": entry.name,
+            "folder": entry.folder,
+            "noise": entry.noise,
+            **_rates(dream[p], real[p]),
+            "imagined_errors": sum(r.error is not None for task in imagined[p] for r in task),
+            "true_errors": sum(r.error is not None for task in true[p] for r in task),
+            "tasks": {task: _rates(dream[p, k], real[p, k]) for k, task in enumerate(config.tasks)},
+        }
+        for p, entry in enumerate(policies)
+    ]
+    summary["tasks"] = {
+        task: _agreement(config, dream[:, k], real[:, k]) for k, task in enumerate(config.tasks)
+    }
+    return summary
+
+
+def _outcomes(table: list[list[list[EpisodeRecord]]]) -> np.ndarray:
+    return np.array([[[r.success for r in cell] for cell in row] for row in table])
+
+
+def _rates(dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+    rates: dict[str, Any] = {}
+    for name, outcomes in (("imagined", dream), ("true", real)):
+        found = wilson_interval(int(outcomes.sum()), outcomes.size)
+        rates[f"{name}_success_rate"] = found.estimate
+        rates[f"{name}_interval"] = [found.low, found.high]
+        rates[f"{name}_episodes"] = outcomes.size
+    return rates
+
+
+def _agreement(config: CompareRealConfig, dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+    agreement: dict[str, Any] = {}
+    for name, statistic in STATISTICS.items():
+        found: Interval = bootstrap_interval(
+            statistic, dream, real, resamples=config.resamples, seed=config.seed
+        )
+        agreement[name] = found.estimate
+        agreement[f"{name}_interval"] = [found.low, found.high]
+        agreement[f"{name}_undefined_resamples"] = found.undefined
+    agreement["episode_agreement"] = float((dream == real).mean())
+    agreement["mean_rate_difference"] = float(dream.mean() - real.mean())
+    return agreement
+
+
+def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
+    spec, model = dream.card, dream.engine.model
+    return {
+        "name": spec.name,
+        "checkpoint": checkpoint,
+        "denoising_steps": model.denoising_steps,
+        "weights_sha256": spec.weights_sha256,
+    }
+
+
+def _claim(
+    config: CompareRealConfig, policies: Sequence[NamedPolicy], dream: WorldModelVectorEnv
+) -> None:
+    """Write what the records in `out` depend on, or compare it with what stands there."""
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    for name in ("out", "json", "resamples", "device", "policies", "noise"):
+        del settings[name]
+    settings["weights_sha256"] = dream.card.weights_sha256
+    settings["policy_files"] = {
+        entry.folder: hashlib.sha256((Path(entry.folder) / POLICY_FILE).read_bytes()).hexdigest()
+        for entry in policies
+    }
+    path = config.out / SETTINGS_FILE
+    if path.exists():
+        stored = json.loads(path.read_text())
+        # policies may be added to a run; those it has must be the same
+        kept = stored.get("policy_files", {})
+        settings["policy_files"] = kept | settings["policy_files"]
+        different = [
+            f"{key}: {value!r}, now {settings.get(key)!r}"
+            for key, value in stored.items()
+            if key != "policy_files" and settings.get(key) != value
+        ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
+        if different:
+            raise ValueError(
+                f"{config.out} holds a run with other settings ({'; '.join(different)}); choose "
+                "another --out, or remove that folder"
+            )
+    write_json(path, settings)
+
+
+class _Clock:
+    """Seconds spent on episodes, kept in a file so that a resumed run reports its whole time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._before += time.monotonic() - self._began
+        write_json(self._path, {"seconds": self._before})
+
+    def total(self) -> float:
+        return self._before
+
+
+def _tell(report: dict[str, Any], path: Path, plot: Path) -> None:
+    for entry in report["policies"]:
+        print(
+            f"{entry['name']:28s} imagined {entry['imagined_success_rate']:.2f}   "
+            f"true {entry['true_success_rate']:.2f}   ({entry['true_episodes']} episodes each)"
+        )
+    for block, label in ((report, "world model"), (report.get("bad_world_model"), "bad model")):
+        if block is None:
+            continue
+        figures = ", ".join(
+            f"{name} {block[name]:.3f} [{block[f'{name}_interval'][0]:.3f}, "
+            f"{block[f'{name}_interval'][1]:.3f}]"
+            for name in STATISTICS
+        )
+        print(f"{label}: {figures}")
+    print(f"report {path}\nplot   {plot}")

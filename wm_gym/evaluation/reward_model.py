@@ -1,0 +1,112 @@
+"""`wm-gym evaluate reward-model`: how right the success classifier is, on real and imagined frames.
+
+Held-out episodes give frames and, by the simulator's predicates, the truth under every goal. The same
+actions are rolled out in the world model; an imagined frame is judged against the truth of the real
+frame it stands for, so the imagined figure holds the dream's errors as well as the classifier's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.envs.goal_labels import label_states
+from wm_gym.evaluation.models import load_by_id
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.judges.success_classifier import RewardModel
+from wm_gym.training.reward import LabelledLatents, measure_classifier
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """Measure the success classifier on real held-out clips and on imagined clips of their actions."""
+
+    data: Path
+    """Folder of held-out episodes, made by `wm-gym collect --held-out --seed 6000`."""
+    id: str = "WM-LangTable-VAE-v0"
+    """World-model id; says what `embedded` means."""
+    checkpoint: str = "embedded"
+    """embedded, a folder, or hf://org/repo@revision."""
+    denoising_steps: int | None = None
+    """Denoising steps per frame; the card's by default."""
+    episodes: int = 96
+    """Held-out episodes."""
+    horizon: int = 20
+    """Imagined steps per episode."""
+    near_miss_m: float = 0.02
+    """How far outside the threshold a failure still counts as a near miss, in metres."""
+    per_kind: int = 600
+    """Near misses, and other failures, per task; twice as many successes."""
+    seed: int = 0
+    """Seed of the noise and of the sample."""
+    json: Path | None = None
+    """File for the figures."""
+    write_card: bool = False
+    """Also write the figures into the checkpoint's card.json."""
+
+
+def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
+    """Run `wm-gym evaluate reward-model`: measure, write and print.
+
+    Returns:
+        What `--json` writes; `reward_model.real` and `.imagined` hold the figures by task.
+    """
+    model = load_by_id(config.id, config.checkpoint, denoising_steps=config.denoising_steps)
+    assert model.folder is not None
+    opened = Checkpoint.open(model.folder)
+    classifier = RewardModel.from_checkpoint(opened)
+    data = EpisodeDataset(config.data)
+    rng = np.random.default_rng(config.seed)
+    long_enough = np.flatnonzero(data.lengths >= config.horizon)
+    chosen = rng.permutation(long_enough)[: config.episodes]
+    if not len(chosen):
+        raise ValueError(
+            f"{config.data} has no episode of at least {config.horizon} steps; lower --horizon"
+        )
+    real, imagined, states = [], [], []
+    for first in tqdm(range(0, len(chosen), 16), desc="episodes"):
+        group = chosen[first : first + 16]
+        episodes = [data[int(e)] for e in group]
+        starts = [int(rng.integers(len(e.actions) - config.horizon + 1)) for e in episodes]
+        frames = torch.from_numpy(np.stack([e.frames[s] for e, s in zip(episodes, starts, strict=True)]))
+        rollout = model.begin(frames, seeds=[config.seed * 1_000_003 + int(e) for e in group])
+        for k in range(config.horizon):
+            pairs = list(zip(episodes, starts, strict=True))
+            action = torch.from_numpy(np.stack([e.actions[s + k] for e, s in pairs]))
+            imagined.append(rollout.step(action).float().numpy())
+            after = np.stack([e.frames[s + k + 1] for e, s in pairs])
+            real.append(model.encode(torch.from_numpy(after)).numpy())
+            states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
+    goals, success, distance = label_states(np.concatenate(states), str(opened.spec.twin))
+    report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
+    for name, latents in (("real", real), ("imagined", imagined)):
+        labelled = LabelledLatents(
+            np.concatenate(latents), goals, success, distance, config.near_miss_m
+        )
+        report[name] = measure_classifier(
+            classifier.network, labelled, config.per_kind, config.seed, classifier.thresholds
+        )
+        for task, row in report[name].items():
+            print(
+                f"{name:9s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near misses "
+                f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
+                f"{1000 * row['distance_error_m_median']:.1f} mm"
+            )
+    header = measurement_header(seeds=config.seed)
+    content = {**header, "model": opened.spec.name, "reward_model": report}
+    if config.json is not None:
+        write_json(config.json, content)
+    if config.write_card:
+        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
+        spec = Checkpoint.open(model.folder).spec
+        save_card(
+            model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry})
+        )
+    return content
