@@ -34,7 +34,7 @@ types: $(INSTALLED)
 check: types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) pyright
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
 	cd .types && $(abspath $(VENV))/bin/lint-imports --config ../pyproject.toml
 	$(VENV)/bin/codespell .
 	$(RUN) pip check

@@ -113,7 +113,8 @@ def load(name: str, config: RolloutStepConfig) -> LatentWorldModel:
     from wm_gym.evaluation.models import load_by_id
 
     if name == "DiT-S":
-        network = DiTConfig(channels=16, patch=2, action_width=10, **DIT_SIZES["S"])
+        arguments: dict[str, Any] = {"channels": 16, "patch": 2, "action_width": 10}
+        network = DiTConfig(**arguments, **DIT_SIZES["S"])
         model = random_model("DiT-S (random)", network, (32, 32), "window")
     else:
         try:

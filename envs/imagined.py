@@ -26,8 +26,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
     terminates on success and truncates at its horizon; one that is judged at its horizon
     terminates there.
 
-    `info` carries `instruction`, `is_success`, `surprise` (how far the step left what the model
-    was trained on), `action_clipped`, `success_probability`, with `reward="distance"` also
+    `info` carries `instruction`, `is_success`, `surprise` (how undecided the model was about the
+    step, see `Rollout`), `action_clipped`, `success_probability`, with `reward="distance"` also
     `distance` in metres, after a reset `start` (name of the stored start), and in the last step
     `judge`: a dict of `score`, `rationale` and `name`. With `reward="none"` nobody judges, and
     `is_success` is always False. `env.unwrapped.card` says what the model is and promises.
@@ -54,7 +54,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         dtype: "float32" or "bfloat16" for the linear layers of the network.
         horizon: steps per episode; the card's by default.
         render_mode: "rgb_array".
-        model: an already loaded model instead of `checkpoint`; not for specs that are stored.
+        model: an already loaded model, used as it is instead of `checkpoint`; not for specs that
+            are stored.
 
     Raises:
         CheckpointError: if the checkpoint is not there, naming the ways to get one.

@@ -88,8 +88,8 @@ def check_compatible(
         if not math.isclose(mine, theirs, rel_tol=1e-6):
             faults.append(
                 f"{field} is {mine:g} in the policy and {theirs:g} in the environment: resample "
-                "the policy's actions to the environment's rate (sum deltas, repeat absolute commands) "
-                "in a Policy of your own, or make an environment with the policy's rate"
+                "the policy's actions to the environment's rate (sum deltas, repeat absolute "
+                "commands) in a Policy of your own, or make an environment with the policy's rate"
             )
     conversion = None
     if sorted(ours.names) != sorted(action_spec.names):
@@ -145,8 +145,8 @@ def _check_range(
     ).any():
         faults.append(
             f"the policy's range, {low.tolist()} to {high.tolist()} in the environment's units, "
-            f"exceeds the environment's, {list(theirs.low)} to {list(theirs.high)}, so that actions "
-            "would be clipped: if that is meant, clip in the policy and state the smaller range in "
+            f"exceeds the environment's, {list(theirs.low)} to {list(theirs.high)}, so that "
+            "actions would be clipped: if that is meant, clip in the policy and state the smaller range in "
             "its action_spec (dataclasses.replace(spec, low=..., high=...))"
         )
 

@@ -134,8 +134,8 @@ class CloningExamples:
         ]
         if not chosen:
             raise ValueError(
-                f"{[str(folder) for folder in config.data]} hold no episodes of tasks {config.tasks} "
-                f"by {config.behaviours}: collect some"
+                f"{[str(folder) for folder in config.data]} hold no episodes of tasks "
+                f"{config.tasks} by {config.behaviours}: collect some"
             )
         cache = Path(config.out) / "expert_labels.npz"
         known = dict(np.load(cache)) if cache.exists() else {}

@@ -5,6 +5,8 @@ Nothing but the chosen command's module is imported, so `wm-gym --help` answers 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -191,12 +193,31 @@ def _command_name(words: Sequence[str]) -> str | None:
 
 
 def _run(command: Command, name: str, words: Sequence[str]) -> Any:
+    module = import_module(command.module)
+    config = _parse(getattr(module, command.config), name, words)
+    return getattr(module, command.function)(config)
+
+
+def _parse(config_class: type, name: str, words: Sequence[str]) -> Any:
+    """Fill a config; what the config itself refuses is raised as it said it.
+
+    tyro wraps such an error into a page of its own, so its words are held back until it is known
+    whether they are about the syntax.
+    """
     import tyro
 
-    module = import_module(command.module)
-    config_class = getattr(module, command.config)
-    config = tyro.cli(config_class, prog=f"wm-gym {name}", args=list(words))
-    return getattr(module, command.function)(config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_class, prog=f"wm-gym {name}", args=list(words))
+    except SystemExit as ended:
+        error = ended.__context__
+        while error is not None:
+            if isinstance(error, ValueError) and _is_refusal(error):
+                raise error from None
+            error = error.__context__
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def _overview(words: Sequence[str]) -> int:

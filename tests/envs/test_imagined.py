@@ -17,7 +17,7 @@ from tests.envs.scripted_reward import ScriptedReward
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.rewards import make_reward
-from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates
+from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates, make_start_states
 
 
 def make(model, **kwargs) -> WorldModelEnv:
@@ -421,6 +421,23 @@ def test_start_states_survive_writing_and_damage_is_reported(tmp_path):
         StartStates.read(tmp_path / "none.npz")
 
 
+def test_start_states_are_made_from_the_simulator(tmp_path):
+    path = tmp_path / FILENAME
+    try:
+        starts = make_start_states([5, 6], ["reach", "push"], frame_size=(32, 48), path=path)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert starts.names == ("reach-5", "reach-6", "push-5", "push-6")
+    assert starts.frames.shape == (4, 32, 48, 3)
+    again = StartStates.read(path)
+    assert again.states == starts.states and again.instructions == starts.instructions
+    env = gymnasium.make("LangTable-v0", frame_size=(32, 48))
+    for index, name in enumerate(starts.names):
+        frame, info = env.reset(options={"state": again.states[again.index(name)]})
+        assert info["instruction"] == starts.instructions[index]
+        np.testing.assert_array_equal(frame, again.frames[index])
+
+
 def test_the_twin_shares_spaces_and_begins_where_the_dream_begins(tiny_model):
     pytest.importorskip("mujoco")
     env = make(tiny_model, task="push", horizon=5)
@@ -446,6 +463,23 @@ def test_the_twin_shares_spaces_and_begins_where_the_dream_begins(tiny_model):
 def test_only_imagined_environments_have_a_twin():
     with pytest.raises(TypeError, match="not an imagined environment"):
         wm_gym.make_twin(gymnasium.make("CartPole-v1"))
+
+
+def test_bfloat16_is_close_to_float32(tiny_checkpoint):
+    one, other = (
+        np.stack(
+            rollout(
+                WorldModelEnv(
+                    checkpoint=tiny_checkpoint, reward="none", obs="latents", dtype=dtype
+                ),
+                seed=0,
+                steps=1,
+            )
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(one, other, atol=0.1 * np.abs(one).max())
 
 
 @pytest.mark.slow

@@ -68,7 +68,9 @@ def test_what_cannot_be_converted_is_refused_with_both_specs(change, message):
 
 
 def test_frames_of_another_size_or_camera_are_refused():
-    with pytest.raises(IncompatiblePolicyError, match=r"ResizedPolicy\(policy, FrameSpec\(96, 96\)"):
+    with pytest.raises(
+        IncompatiblePolicyError, match=r"ResizedPolicy\(policy, FrameSpec\(96, 96\)"
+    ):
         check_compatible(policy(ARM, FrameSpec(64, 64)), ARM, FRAME)
     with pytest.raises(IncompatiblePolicyError, match="camera 'wrist'"):
         check_compatible(policy(ARM, FrameSpec(96, 96, "wrist")), ARM, FRAME)

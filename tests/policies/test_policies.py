@@ -114,7 +114,9 @@ def test_noise_has_the_stated_size_and_stays_in_the_box():
     chunk = policy.act(Observation(frame, ("",), np.zeros(1, int), np.zeros(1, int)))
     assert chunk.std() == pytest.approx(0.2, rel=0.1)
     loud = NoisyPolicy(policy.policy, 5.0)
-    assert np.abs(loud.act(Observation(frame, ("",), np.zeros(1, int), np.zeros(1, int)))).max() == 1
+    assert (
+        np.abs(loud.act(Observation(frame, ("",), np.zeros(1, int), np.zeros(1, int)))).max() == 1
+    )
 
 
 def test_random_policy_holds_its_actions_across_chunks():

@@ -72,7 +72,9 @@ class Faulty(Walker):
         return rows
 
 
-@pytest.mark.parametrize(("fault", "message"), [("nan", "NaN"), ("shape", r"expected \(rows, n, 1")])
+@pytest.mark.parametrize(
+    ("fault", "message"), [("nan", "NaN"), ("shape", r"expected \(rows, n, 1")]
+)
 def test_a_fault_ends_its_own_episode_only(fault, message):
     starts = [{"start": s, "instruction": "broken" if s == "s20" else "go"} for s in STARTS]
     records = run_policy(vector(4), Faulty(fault), starts, SEEDS, 30, progress=False)

@@ -119,13 +119,13 @@ def published_costs(denoising_steps: int = 10) -> list[dict[str, Any]]:
     rows = []
     for variant in VARIANTS:
         for size, shape in DIT_SIZES.items():
-            config = DiTConfig(
-                channels=variant.channels,
-                patch=variant.patch,
-                head=variant.head,  # pyright: ignore[reportArgumentType]
-                action_width=PUBLISHED_ACTION_WIDTH,
+            arguments: dict[str, Any] = {
+                "channels": variant.channels,
+                "patch": variant.patch,
+                "head": variant.head,
+                "action_width": PUBLISHED_ACTION_WIDTH,
                 **shape,
-            )
-            cost = step_cost(config, variant.grid, denoising_steps)
+            }
+            cost = step_cost(DiTConfig(**arguments), variant.grid, denoising_steps)
             rows.append({"model": variant.env_id, "size": size, **asdict(cost)})
     return rows

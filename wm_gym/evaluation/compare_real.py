@@ -228,8 +228,8 @@ def choose_starts(
         ]
         if len(of_task) < config.starts:
             raise ValueError(
-                f"{config.checkpoint} stores {len(of_task)} start states of task {task!r}, expected "
-                f"at least {config.starts}: make more with `wm-gym make-start-states --count "
+                f"{config.checkpoint} stores {len(of_task)} start states of task {task!r}, "
+                f"expected at least {config.starts}: make more with `wm-gym make-start-states --count "
                 f"{config.starts}`, or ask for fewer with --starts"
             )
         by_task[task] = [{"start": name} for name in of_task[: config.starts]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
@@ -56,9 +57,14 @@ def colour_masks(frames: np.ndarray) -> dict[str, np.ndarray]:
     return {name: block & (nearest == index) for index, name in enumerate(COLOURS)}
 
 
+def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the connected components of (H, W) bool from 1; returns the numbers and how many."""
+    return cast("tuple[np.ndarray, int]", ndimage.label(mask, structure=_EIGHT_NEIGHBOURS))
+
+
 def component_areas(mask: np.ndarray) -> np.ndarray:
     """Areas in pixels of the connected components of (H, W) bool, largest first."""
-    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    labels, count = _label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     return np.sort(areas)[::-1]
 
@@ -94,7 +100,7 @@ def locate_peg(frames: np.ndarray) -> np.ndarray:
     centres = np.full((len(flat), 2), np.nan)
     for row, frame in enumerate(flat):
         darkness = np.clip(DARK_LEVEL - frame.max(-1).astype(np.float64), 0.0, None)
-        labels, count = ndimage.label(darkness > 0, structure=_EIGHT_NEIGHBOURS)
+        labels, count = _label(darkness > 0)
         if count == 0:
             continue
         weight = ndimage.sum_labels(darkness, labels, np.arange(1, count + 1))

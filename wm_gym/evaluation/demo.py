@@ -82,7 +82,7 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
         for row, text in enumerate(clips.instructions[: config.clips])
     ]
     fps = model.spec.action.control_hz / model.spec.action.frame_skip
-    video = write_mp4(config.out / f"demo_{config.id}.mp4", np.concatenate(rows, 1), fps)
+    video = write_mp4(config.out / f"demo_{config.id}.mp4", list(np.concatenate(rows, 1)), fps)
     shown = np.linspace(0, steps, min(STRIP_COLUMNS, steps + 1)).round().astype(int)
     table = {}
     for row in range(len(frames)):

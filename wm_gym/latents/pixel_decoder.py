@@ -56,7 +56,8 @@ class PixelDecoderConfig:
         legacy config names none and has attention in the middle only, with one head.
         """
         attended = {"attn_resolutions", "attn_heads"} & config.keys()
-        return cls(**({"attn_resolutions": (CANONICAL_GRID,)} if attended else {}) | dict(config))
+        defaults: dict[str, Any] = {"attn_resolutions": (CANONICAL_GRID,)} if attended else {}
+        return cls(**defaults | dict(config))
 
     @property
     def scale(self) -> int:

@@ -142,7 +142,7 @@ def _load_published(
         raise CardError(f"latent.config of {name} has an unknown entry: {error}") from error
     if svae is None and painter is None:
         return base
-    parts = [None if part is None else part.to(device) for part in (svae, painter)]
+    parts: list[Any] = [None if p is None else p.to(device) for p in (svae, painter)]
     return AdaptedSpace(base, *parts, compressed=entry.compressed, name=name)
 
 

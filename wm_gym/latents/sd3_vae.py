@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from wm_gym.checkpoints import CheckpointError
 from wm_gym.latents.fetch import PublishedModel, fetch_model
 from wm_gym.latents.preprocessing import check_frames, check_latents, sample_posterior
 from wm_gym.latents.vae_mini import to_frames, to_pixels
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 SD3_VAE = PublishedModel(
     name="the SD3 VAE",
@@ -29,7 +26,7 @@ class SD3VAESpace:
     """Posterior sample times `scaling_factor`; the VAE's `shift_factor` is ignored, as published.
 
     Args:
-        vae: diffusers autoencoder.
+        vae: `diffusers.AutoencoderKL`.
         frame_size: (H, W).
         posterior: "sample", as the published models were trained, or "mean".
     """
@@ -38,7 +35,7 @@ class SD3VAESpace:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Any,
         *,
         frame_size: tuple[int, int] = (256, 256),
         posterior: Literal["sample", "mean"] = "sample",
@@ -61,11 +58,11 @@ class SD3VAESpace:
         posterior: Literal["sample", "mean"] = "sample",
     ) -> SD3VAESpace:
         """Fetch and load the published weights; see `wm_gym.latents.fetch.fetch_model`."""
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         paths = fetch_model(SD3_VAE, local=local, revision=revision, sha256=sha256)
         try:
-            vae = AutoencoderKL.from_pretrained(
+            vae: Any = AutoencoderKL.from_pretrained(
                 paths[0].parent, local_files_only=True, use_safetensors=True, torch_dtype=dtype
             )
         except Exception as error:

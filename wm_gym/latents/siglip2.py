@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from wm_gym.latents.adapted import NoDecoderError
 from wm_gym.latents.fetch import PublishedModel, fetch_model, load_transformer
 from wm_gym.latents.preprocessing import check_frames, standardise
-
-if TYPE_CHECKING:
-    from transformers import SiglipVisionModel
 
 SIGLIP2 = PublishedModel(
     name="SigLIP 2 So400m/14 224",
@@ -29,7 +26,7 @@ class SigLIP2Space:
     """Output of the last encoder layer BEFORE the model's own `post_layernorm`.
 
     Args:
-        encoder: transformers vision model.
+        encoder: `transformers.SiglipVisionModel`.
         frame_size: (H, W) of the frames.
         input_size: (H, W) the encoder takes; frames are resized bicubically.
     """
@@ -38,7 +35,7 @@ class SigLIP2Space:
 
     def __init__(
         self,
-        encoder: SiglipVisionModel,
+        encoder: Any,
         *,
         frame_size: tuple[int, int] = (256, 256),
         input_size: tuple[int, int] = (224, 224),

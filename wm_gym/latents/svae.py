@@ -152,28 +152,24 @@ class _Layer(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attention = nn.ModuleDict(
-            {
-                "attention": nn.ModuleDict(
-                    {name: nn.Linear(dim, dim) for name in ("query", "key", "value")}
-                ),
-                "output": nn.ModuleDict({"dense": nn.Linear(dim, dim)}),
-            }
-        )
+        heads_in = nn.ModuleDict({name: nn.Linear(dim, dim) for name in ("query", "key", "value")})
+        heads_out = nn.ModuleDict({"dense": nn.Linear(dim, dim)})
+        self.attention = nn.ModuleDict({"attention": heads_in, "output": heads_out})
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, hidden)})
         self.output = nn.ModuleDict({"dense": nn.Linear(hidden, dim)})
         self.layernorm_before = nn.LayerNorm(dim, eps=1e-12)
         self.layernorm_after = nn.LayerNorm(dim, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, P, D) -> (B, P, D)
-        projections = self.attention["attention"]
         y = self.layernorm_before(x)
         query, key, value = (
-            projections[name](y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self.attention.get_submodule(f"attention.{name}")(y)
+            .unflatten(-1, (self.heads, -1))
+            .transpose(1, 2)
             for name in ("query", "key", "value")
         )
         y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x = x + self.attention["output"]["dense"](y)
+        x = x + self.attention.get_submodule("output.dense")(y)
         y = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
         return x + self.output["dense"](y)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from wm_gym.latents.adapted import NoDecoderError
 from wm_gym.latents.fetch import PublishedModel, fetch_model, load_transformer
 from wm_gym.latents.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_frames, standardise
-
-if TYPE_CHECKING:
-    from transformers import Dinov2Model
 
 WEB_DINO = PublishedModel(
     name="Web-DINO ViT-L (300M, full 2B, 224)",
@@ -28,7 +25,7 @@ class WebDINOSpace:
     """Patch tokens of the last layer after the final LayerNorm; the CLS token is dropped.
 
     Args:
-        encoder: transformers model.
+        encoder: `transformers.Dinov2Model`.
         frame_size: (H, W) of the frames.
         input_size: (H, W) the encoder takes; frames are resized bicubically.
     """
@@ -37,7 +34,7 @@ class WebDINOSpace:
 
     def __init__(
         self,
-        encoder: Dinov2Model,
+        encoder: Any,
         *,
         frame_size: tuple[int, int] = (256, 256),
         input_size: tuple[int, int] = (224, 224),
