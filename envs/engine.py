@@ -202,20 +202,19 @@ class Engine:
         physical, errors = self._read_actions(actions, idle)
         if strict and errors:
             raise ValueError(next(iter(errors.values())))
-        spec = self.spec.action
-        bounded = np.clip(physical, np.float32(spec.low), np.float32(spec.high))
+        bounded = np.clip(physical, self.action_space.low, self.action_space.high)
         before = (self._latents, self._frames, self._known)
         latents = self._rollout.step(torch.from_numpy(bounded))
         surprise = self._rollout.surprise.cpu().numpy()
         finite = torch.isfinite(latents).flatten(1).all(1).cpu().numpy()
         self._latents, self._frames, self._known = latents, None, {}
-        for row in np.flatnonzero(~finite & ~idle):
+        for row in np.flatnonzero(~finite & ~idle).tolist():
             message = "the world model produced NaN or infinite latents; reset to go on"
             if strict:
                 self.episodes[row].ended = True
                 self._freeze(row, *before)
                 raise ImaginationError(message)
-            errors.setdefault(int(row), message)
+            errors.setdefault(row, message)
         for row in errors:
             self._freeze(row, *before)
         return self._score(idle, errors, surprise, (physical != bounded).any(1))
@@ -225,21 +224,22 @@ class Engine:
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Actions (B, A) float32, zeros within bounds where useless, and the errors by row."""
         spec = self.spec.action
-        low, high = np.float32(spec.low), np.float32(spec.high)
+        low, high = self.action_space.low, self.action_space.high
         physical = np.tile(np.clip(np.zeros(spec.size, np.float32), low, high), (self.rows, 1))
-        errors = {}
-        for row in np.flatnonzero(~idle):
+        errors: dict[int, str] = {}
+        for row in np.flatnonzero(~idle).tolist():
             try:
                 action = np.asarray(actions[row], np.float32)
-            except (TypeError, ValueError):
-                action = np.empty((0,), np.float32)
+                found = f"shape {action.shape}"
+            except (TypeError, ValueError) as error:
+                action, found = np.empty(0), f"no shape ({error})"
             if action.shape != (spec.size,):
-                errors[int(row)] = (
-                    f"action has shape {np.shape(actions[row])}, expected ({spec.size},): "
+                errors[row] = (
+                    f"action has {found}, expected shape ({spec.size},): "
                     f"{', '.join(spec.names)} in {', '.join(spec.units)}"
                 )
             elif not np.isfinite(action).all():
-                errors[int(row)] = (
+                errors[row] = (
                     f"action is {action.tolist()}, expected finite numbers for "
                     f"{', '.join(spec.names)}; look for a division by zero in the policy"
                 )
@@ -365,7 +365,7 @@ class Engine:
                 model_identity(self.model),
                 self._rollout.snapshot(),
                 [episode.to_dict() for episode in self.episodes],
-                [generator.bit_generator.state for generator in generators],
+                [dict(generator.bit_generator.state) for generator in generators],
                 self._latents.cpu().numpy(),
                 self._frames,
                 self._known,

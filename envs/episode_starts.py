@@ -56,8 +56,6 @@ class EpisodeStarts:
             raise ValueError(
                 f"task={task!r} is unknown; expected 'any' or one of {list(self.spec.tasks)}"
             )
-        if self.stored is None:
-            return []
         texts = self.stored.instructions
         if task == "any":
             return list(range(len(texts)))
@@ -88,7 +86,6 @@ class EpisodeStarts:
             actions = self._history_actions(options.get("actions"), len(frames))
         else:
             index = self.start_index(generator, options.get("start"))
-            assert self.stored is not None
             start, frames = self.stored.names[index], self.stored.frames[index][None]
             instruction = instruction or self.stored.instructions[index]
         goal = self.goal(instruction)
@@ -96,7 +93,7 @@ class EpisodeStarts:
 
     def start_index(self, generator: np.random.Generator, name: str | None) -> int:
         """Position of a stored start: the named one, or one drawn for the task."""
-        if self.stored is None or (name is None and not self.pool):
+        if name is None and not self.pool:
             raise ValueError(
                 f"{self.spec.name} has no stored start states for task {self.task!r}; "
                 "begin from a picture: reset(options={'frames': uint8 (H, W, 3), 'instruction': …})"
@@ -139,11 +136,12 @@ class EpisodeStarts:
         return None
 
 
-def _read_starts(folder: Path | None, spec: WorldModelSpec) -> StartStates | None:
-    if folder is None or not (folder / FILENAME).exists():
-        return None
-    starts = StartStates.read(folder / FILENAME)
+def _read_starts(folder: Path | None, spec: WorldModelSpec) -> StartStates:
+    """Start states beside the card; none at all if there is no such file."""
     size = (spec.frame.height, spec.frame.width)
+    if folder is None or not (folder / FILENAME).exists():
+        return StartStates((), (), np.zeros((0, *size, 3), np.uint8), ())
+    starts = StartStates.read(folder / FILENAME)
     if starts.frames.shape[1:3] != size:
         raise ValueError(
             f"{folder / FILENAME} holds frames of {starts.frames.shape[1:3]}, its card says {size}"

@@ -1,6 +1,7 @@
 """Success and distance of every stored state under every goal, from the simulator's own predicates.
 
-One episode teaches a reward model about all goals, not only about its own: the privileged state says
+One episode teaches a reward model about all goals, not only about its own: the privileged state
+says
 what "reach the red moon" would have answered in each of its frames.
 """
 
@@ -33,7 +34,8 @@ def label_langtable(states: np.ndarray) -> tuple[list[list[str]], np.ndarray, np
         states: privileged states (N, 2 + 3·8) of the standard blocks.
 
     Returns:
-        Goals as [task, first, second or ""], success (N, G) bool, distance in metres (N, G) float32.
+        Goals as [task, first, second or ""], success (N, G) bool, distance in metres (N, G)
+        float32.
     """
     objects = tasks.OBJECTS
     states = np.asarray(states, np.float64)

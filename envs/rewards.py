@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class ClassifierReward:
         model: classifier, distance regressor and thresholds.
     """
 
-    name: ClassVar[str] = "classifier"
+    name = "classifier"
     needs_goal = True
     judged_at_horizon = False
 

@@ -1,4 +1,4 @@
-"""Checkpoint folders: `card.json` beside safetensors files, found, verified, loaded and written atomically."""
+"""Checkpoint folders: `card.json` beside safetensors files, found, verified and loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     import torch
 
-HF_PATTERN = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<folder>.+))?$")
+HF_PATTERN = re.compile(
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<folder>.+))?$"
+)
 
 
 class CheckpointError(RuntimeError):
@@ -51,20 +53,25 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
         folder = assets_folder() / embedded if embedded else None
         if folder is None or not (folder / "card.json").exists():
             raise CheckpointError(
-                f"{env_id} has no embedded checkpoint. Give one: checkpoint='hf://org/repo@revision' for a published one "
-                "in wm_gym's layout, checkpoint='/path/to/folder' for your own (`wm-gym import-checkpoint` converts a "
+                f"{env_id} has no embedded checkpoint. Give one: "
+                f"checkpoint='hf://org/repo@revision' for a published one "
+                "in wm_gym's layout, checkpoint='/path/to/folder' for your own (`wm-gym "
+                "import-checkpoint` converts a "
                 "released file), or train one with `wm-gym train latent-dynamics`"
             )
         return folder
     if checkpoint.startswith("hf://"):
         match = HF_PATTERN.match(checkpoint)
         if match is None:
-            raise CheckpointError(f"checkpoint {checkpoint!r} is not of the form hf://org/repo[@revision][/folder]")
+            raise CheckpointError(
+                f"checkpoint {checkpoint!r} is not of the form hf://org/repo[@revision][/folder]"
+            )
         return _download(checkpoint, match)
     folder = Path(checkpoint).expanduser()
     if not (folder / "card.json").exists():
         raise CheckpointError(
-            f"checkpoint {checkpoint!r} names no folder with a card.json; expected 'embedded', a folder or 'hf://org/repo'"
+            f"checkpoint {checkpoint!r} names no folder with a card.json; expected 'embedded', a "
+            f"folder or 'hf://org/repo'"
         )
     return folder
 
@@ -73,19 +80,26 @@ def _download(checkpoint: str, match: re.Match[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = match["folder"]
-    patterns = [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["*.json", "*.safetensors"]
+    patterns = (
+        [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["*.json", "*.safetensors"]
+    )
     try:
-        root = Path(snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns))
+        root = Path(
+            snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns)
+        )
     except Exception as error:
         raise CheckpointError(
-            f"could not fetch {checkpoint!r} ({type(error).__name__}: {str(error).splitlines()[0]}). If the repository is "
-            f"gated, accept its terms at https://huggingface.co/{match['repo']} and log in with `hf auth login`; "
+            f"could not fetch {checkpoint!r} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). If the repository is "
+            f"gated, accept its terms at https://huggingface.co/{match['repo']} and log in with "
+            f"`hf auth login`; "
             "offline, pass a local folder as checkpoint"
         ) from error
     path = root / folder if folder else root
     if not (path / "card.json").exists():
         raise CheckpointError(
-            f"{checkpoint!r} holds no card.json; if it is a released .pt file, convert it with `wm-gym import-checkpoint`"
+            f"{checkpoint!r} holds no card.json; if it is a released .pt file, convert it with "
+            f"`wm-gym import-checkpoint`"
         )
     return path
 
@@ -109,14 +123,17 @@ class Checkpoint:
         try:
             card = json.loads(path.read_text())
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be read as JSON ({error}); get the checkpoint again") from error
+            raise CheckpointError(
+                f"{path} cannot be read as JSON ({error}); get the checkpoint again"
+            ) from error
         return cls(folder, spec_from_dict(card, str(path)))
 
     def load(self, filename: str) -> dict[str, torch.Tensor]:
         """Load one safetensors file as float32 tensors after checking its hash.
 
         Raises:
-            CheckpointError: if the file is missing, altered, truncated, or holds NaN or infinite values.
+            CheckpointError: if the file is missing, altered, truncated, or holds NaN or infinite
+                values.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -124,14 +141,17 @@ class Checkpoint:
         path = self.folder / filename
         expected = self.spec.weights_sha256.get(filename)
         if expected is None:
-            raise CardError(f"{self.folder / 'card.json'}: weights_sha256 has no entry for {filename}")
+            raise CardError(
+                f"{self.folder / 'card.json'}: weights_sha256 has no entry for {filename}"
+            )
         if not path.exists():
             raise CheckpointError(f"{path} is missing; get the checkpoint again")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise CheckpointError(
-                f"{path} has SHA-256 {found[:12]}…, its card says {expected[:12]}…: the file is truncated, altered or of "
+                f"{path} has SHA-256 {found[:12]}…, its card says {expected[:12]}…: the file is "
+                f"truncated, altered or of "
                 "another version; get the checkpoint again"
             )
         try:
@@ -154,7 +174,9 @@ def _finite(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         temporary = Path(file.name)
         try:
             file.write(content)
@@ -182,7 +204,8 @@ def save_checkpoint(
 ) -> WorldModelSpec:
     """Write weights and card; the card's hashes are filled in.
 
-    The whole folder is prepared beside its place and moved into it, so a failure leaves the old one untouched. Files of
+    The whole folder is prepared beside its place and moved into it, so a failure leaves the old
+    one untouched. Files of
     an existing folder that are not among `weights` are kept.
 
     Args:
@@ -201,7 +224,10 @@ def save_checkpoint(
     contents: dict[str, bytes] = {}
     for filename, tensors in weights.items():
         stored = {
-            key: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).detach().contiguous().cpu()
+            key: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor)
+            .detach()
+            .contiguous()
+            .cpu()
             for key, tensor in tensors.items()
         }
         contents[filename] = save(stored)

@@ -249,14 +249,14 @@ def _overview(words: Sequence[str]) -> int:
 def _is_refusal(error: Exception) -> bool:
     """Whether an error tells the user something about the input, rather than us about a bug.
 
-    Ours are: checkpoint errors, any ValueError raised by a line of wm_gym itself, files that are
-    not there, and Gymnasium's own errors about ids and arguments.
+    Ours are: exceptions that wm_gym defines, any ValueError raised by a line of wm_gym itself, files
+    that are not there, and Gymnasium's own errors about ids and arguments.
     """
     from gymnasium.error import Error as GymnasiumError
 
-    from wm_gym.checkpoints import CheckpointError
-
-    if isinstance(error, CheckpointError | FileNotFoundError | NotADirectoryError | GymnasiumError):
+    if type(error).__module__.partition(".")[0] == "wm_gym":
+        return True
+    if isinstance(error, FileNotFoundError | NotADirectoryError | GymnasiumError):
         return True
     if not isinstance(error, ValueError):
         return False

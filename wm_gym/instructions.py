@@ -1,4 +1,4 @@
-"""Instructions in words and the goals they state, by the templates a card or a simulator declares."""
+"""Instructions in words and the goals they state, by declared templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class InstructionSet:
     def render(self, goal: Goal) -> str:
         """The instruction of a goal."""
         if goal.task not in self.templates:
-            raise InstructionError(f"task {goal.task!r} is unknown; expected one of {sorted(self.templates)}")
+            raise InstructionError(
+                f"task {goal.task!r} is unknown; expected one of {sorted(self.templates)}"
+            )
         slots = dict(zip(("first", "second"), goal.objects, strict=False))
         return self.templates[goal.task].format(**slots)
 
@@ -47,6 +49,7 @@ class InstructionSet:
             if match and all(word in self.objects for word in match.groupdict().values()):
                 return Goal(task, tuple(match.groupdict().values()))
         raise InstructionError(
-            f"instruction {instruction!r} is not understood; expected one of {list(self.templates.values())} with objects "
+            f"instruction {instruction!r} is not understood; expected one of "
+            f"{list(self.templates.values())} with objects "
             f"from {list(self.objects)}"
         )

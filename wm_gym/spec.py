@@ -1,7 +1,8 @@
 """What a world model promises: the typed content of a checkpoint's `card.json`.
 
-Every number a user needs to drive a model correctly stands here: units, rates, normalisation, null action,
-alignment of actions and frames, context, frame size, licence, weight hashes and measured quality.
+Every number a user needs to drive a model correctly stands here: units, rates, normalisation, null
+action, alignment of actions and frames, context, frame size, licence, weight hashes and measured
+quality.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class CardError(ValueError):
 class ActionSpec:
     """The action language of a model or a policy.
 
-    A physical action `a` becomes the network's input `a * gain + bias`, zero-padded to `width`. The null action
-    ("no action is known") is all zeros with the last component 1 (published convention, facts of arXiv:2605.06388).
+    A physical action `a` becomes the network's input `a * gain + bias`, zero-padded to `width`. The
+    null action ("no action is known") is all zeros with the last component 1, the convention of the
+    code published with arXiv:2605.06388.
 
     Attributes:
         names: one name per physical component.
@@ -39,7 +41,8 @@ class ActionSpec:
         width: width of the network's action input, at least `len(names)`.
         control_hz: actions per second of the robot.
         frame_skip: raw control steps that one model step spans.
-        alignment: "target" if a frame's slot holds the action that produced it, "source" if the one taken at it.
+        alignment: "target" if a frame's slot holds the action that produced it, "source" if the
+            one taken at it.
     """
 
     names: tuple[str, ...]
@@ -58,13 +61,19 @@ class ActionSpec:
         for name in ("units", "low", "high", "gain", "bias"):
             if len(getattr(self, name)) != self.size:
                 raise CardError(
-                    f"action.{name} has {len(getattr(self, name))} entries, expected {self.size}, one for each of "
+                    f"action.{name} has {len(getattr(self, name))} entries, expected "
+                    f"{self.size}, one for each of "
                     f"{list(self.names)}; correct the card"
                 )
         if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
-            raise CardError(f"action.low {self.low} must lie below action.high {self.high}; correct the card")
+            raise CardError(
+                f"action.low {self.low} must lie below action.high {self.high}; correct the card"
+            )
         if self.width < self.size:
-            raise CardError(f"action.width {self.width} is smaller than the {self.size} components {list(self.names)}")
+            raise CardError(
+                f"action.width {self.width} is smaller than the {self.size} components "
+                f"{list(self.names)}"
+            )
 
     @property
     def size(self) -> int:
@@ -75,7 +84,9 @@ class ActionSpec:
         """The Gymnasium space of one physical action, float32, shape (A,)."""
         from gymnasium.spaces import Box
 
-        return Box(np.asarray(self.low, np.float32), np.asarray(self.high, np.float32), dtype=np.float32)
+        return Box(
+            np.asarray(self.low, np.float32), np.asarray(self.high, np.float32), dtype=np.float32
+        )
 
     def normalise(self, actions: torch.Tensor) -> torch.Tensor:
         """Map physical actions (..., A) to network inputs (..., width), float32.
@@ -87,7 +98,8 @@ class ActionSpec:
 
         if actions.shape[-1] != self.size:
             raise ValueError(
-                f"action has shape {tuple(actions.shape)}, expected (..., {self.size}) with components {list(self.names)}"
+                f"action has shape {tuple(actions.shape)}, expected (..., {self.size}) with "
+                f"components {list(self.names)}"
             )
         scaled = actions.to(torch.float32) * actions.new_tensor(self.gain, dtype=torch.float32)
         scaled = scaled + actions.new_tensor(self.bias, dtype=torch.float32)
@@ -102,7 +114,7 @@ class ActionSpec:
         return null
 
     def differences(self, other: ActionSpec) -> list[str]:
-        """Name the fields in which two action languages differ, ignoring the network's own scaling."""
+        """Fields in which two action languages differ; the network's scaling is none."""
         fields = ("names", "units", "low", "high", "control_hz", "frame_skip")
         return [f for f in fields if getattr(self, f) != getattr(other, f)]
 
@@ -140,7 +152,8 @@ class LatentSpec:
         """Check the normalisation against the channel count."""
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise CardError(
-                f"latent.mean and latent.std have {len(self.mean)} and {len(self.std)} entries, expected {self.channels}"
+                f"latent.mean and latent.std have {len(self.mean)} and {len(self.std)} entries, "
+                f"expected {self.channels}"
             )
         if min(self.std, default=1.0) <= 0:
             raise CardError("latent.std must be positive in every channel")
@@ -151,8 +164,8 @@ class ContextSpec:
     """How much past a model sees.
 
     Attributes:
-        kind: "window" (positions restart in every window; the published models) or "banded" (temporal attention is a
-            causal band, so keys and values may persist for ever).
+        kind: "window" (positions restart in every window; the published models) or "banded"
+            (temporal attention is a causal band, so keys and values may persist for ever).
         length: frames in the window or band, the new one included.
         history: clean frames a rollout starts from.
         label: flow time written on context frames (they are not noised).
@@ -189,7 +202,8 @@ class RewardSpec:
 
     Attributes:
         network: constructor arguments.
-        threshold: probability above which a frame counts as success, by task; calibrated on held-out real clips.
+        threshold: probability above which a frame counts as success, by task; calibrated on
+            held-out real clips.
         weights: safetensors file beside the card.
     """
 
@@ -267,7 +281,8 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
     version = card.get("card_version") if isinstance(card, dict) else None
     if version != CARD_VERSION:
         raise CardError(
-            f"{source}: card_version is {version!r}, this wm_gym reads {CARD_VERSION}; update wm_gym or the checkpoint"
+            f"{source}: card_version is {version!r}, this wm_gym reads {CARD_VERSION}; update "
+            f"wm_gym or the checkpoint"
         )
     for cls in (
         ActionSpec,
@@ -278,9 +293,11 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
         RewardSpec,
         WorldModelSpec,
     ):
-        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
         return TypeAdapter(WorldModelSpec).validate_python(card)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise CardError(f"{source} is not a valid card: {faults}. Get the checkpoint again or correct the card") from error
+        raise CardError(
+            f"{source} is not a valid card: {faults}. Get the checkpoint again or correct the card"
+        ) from error

@@ -1,6 +1,7 @@
 """A latent world model: latent space, transition network and sampler behind one card.
 
-This is the object that environments, planners and evaluations share. It knows how to begin rollouts;
+This is the object that environments, planners and evaluations share. It knows how to begin
+rollouts;
 everything that changes during one lives in `wm_gym.dynamics.rollout.Rollout`.
 """
 

@@ -177,9 +177,10 @@ def test_out_of_range_actions_are_clipped_and_reported(tiny_model):
     [
         ([np.nan, 0], "finite"),
         ([np.inf, 0], "finite"),
-        ([0.0, 0, 0], r"shape \(3,\), expected \(2,\): x, y in m, m"),
+        ([0.0, 0, 0], r"shape \(3,\), expected shape \(2,\): x, y in m, m"),
         (0.0, "expected"),
         ("left", "expected"),
+        ([[0.0], [0.0, 1.0]], "no shape"),
         ([[0.0, 0.0]], "expected"),
     ],
 )
@@ -397,9 +398,9 @@ def test_record_video_writes_the_episode(tiny_checkpoint, tmp_path):
     assert imageio.immeta(video)["fps"] == 10
 
 
-def test_a_checkpoint_without_starts_asks_for_a_picture(tiny_model, monkeypatch):
+def test_a_checkpoint_without_starts_asks_for_a_picture(tiny_model):
     env = make(tiny_model)
-    env.engine.starts.stored, env.engine.starts.pool = None, []
+    env.engine.starts.pool = []
     with pytest.raises(ValueError, match="begin from a picture"):
         env.reset(seed=0)
     env.reset(seed=0, options={"frames": np.zeros((32, 32, 3), np.uint8)})

@@ -242,7 +242,7 @@ def test_options_hold_for_all_rows_or_one_by_one(tiny_model):
 
 def test_without_stored_starts_an_episode_begins_again_from_its_picture(tiny_model):
     envs = make(tiny_model, 2, horizon=1, autoreset_mode="SameStep")
-    envs.engine.starts.stored, envs.engine.starts.pool = None, []
+    envs.engine.starts.pool = []
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     envs.reset(seed=0, options={"frames": list(frames)})
     observations = envs.step(np.zeros((2, 2), np.float32))[0]

@@ -69,7 +69,9 @@ def test_rows_do_not_depend_on_each_other(network: SuccessClassifier):
 def test_distances_are_never_negative(network: SuccessClassifier):
     with torch.no_grad():
         network.answer.bias[1] = -100.0
-    distance = RewardModel(network, {}).distance(torch.randn(2, 3, 3, 4), [Goal("reach", ("red moon",))] * 2)
+    distance = RewardModel(network, {}).distance(
+        torch.randn(2, 3, 3, 4), [Goal("reach", ("red moon",))] * 2
+    )
     assert distance.tolist() == [0.0, 0.0]
 
 

@@ -141,9 +141,7 @@ def test_the_autoencoder_learns_and_its_encoder_can_be_kept(episodes: Path, tmp_
 
 
 def test_decoder_only_needs_an_autoencoder(episodes: Path, tmp_path: Path):
-    config = AutoencoderConfig(
-        episodes, tmp_path, network=TINY, held_out=1, decoder_only=True
-    )
+    config = AutoencoderConfig(episodes, tmp_path, network=TINY, held_out=1, decoder_only=True)
     with pytest.raises(ValueError, match="--decoder-only needs --init"):
         train_autoencoder(config)
 

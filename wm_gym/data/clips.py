@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.episodes import EpisodeReader
 
 Alignment = Literal["target", "source"]
 
@@ -177,7 +177,7 @@ class ClipDataset:
 
     def __init__(
         self,
-        episodes: EpisodeDataset,
+        episodes: EpisodeReader,
         length: int,
         frame_skip: int = 1,
         alignment: Alignment = "target",

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -125,6 +125,46 @@ class EpisodeEntry:
     instruction: str
     task: str
     objects: tuple[str, ...]
+
+
+class EpisodeReader(Protocol):
+    """What every reader of episodes offers; `wm_gym.data.open_dataset` finds the right one."""
+
+    folder: Path
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        ...
+
+    def __iter__(self) -> Iterator[Episode]:
+        """The episodes in order."""
+        ...
+
+    def __getitem__(self, index: int) -> Episode:
+        """One episode, with all its frames."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of actions T of each episode, (E,)."""
+        ...
+
+    @property
+    def instructions(self) -> list[str]:
+        """Instruction of each episode."""
+        ...
+
+    def frames(self, index: int, states: slice | np.ndarray | None = None) -> np.ndarray:
+        """Frames (n, H, W, 3) uint8 of some states of one episode."""
+        ...
+
+    def actions(self, index: int) -> np.ndarray:
+        """Actions (T, A) float32 of one episode."""
+        ...
+
+    def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Privileged state (T+1, S) and success (T+1,) of one episode."""
+        ...
 
 
 class EpisodeDataset:
@@ -235,6 +275,12 @@ class EpisodeDataset:
         """Actions (T, A) float32 of one episode."""
         entry = self._entries[index]
         return self._shard(entry.shard)[0][entry.group]["actions"][()]
+
+    def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Privileged state (T+1, S) float64 and success (T+1,) bool of one episode."""
+        entry = self._entries[index]
+        group = self._shard(entry.shard)[0][entry.group]
+        return group["infos/privileged"][()], group["infos/success"][()]
 
     def __getitem__(self, index: int) -> Episode:
         """Episode `index`; negative numbers count from the end."""

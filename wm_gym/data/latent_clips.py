@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.episodes import EpisodeReader
 
 Encoder = Callable[[np.ndarray], Any]
 
 
 def precompute_latents(
-    dataset: EpisodeDataset,
+    dataset: EpisodeReader,
     encode: Encoder,
     out: str | Path,
     *,
@@ -65,19 +65,20 @@ def precompute_latents(
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        first = dataset[0]
         total = int(bounds[-1])
-        actions = np.zeros((total, first.actions.shape[1]), np.float32)
-        privileged = np.zeros((total, first.privileged.shape[1]), np.float32)
+        actions = np.zeros((total, dataset.actions(0).shape[1]), np.float32)
+        privileged = np.zeros((total, dataset.labels(0)[0].shape[1]), np.float32)
         success = np.zeros(total, bool)
         latents: np.ndarray | None = None
         with tqdm(total=total, unit="frame", desc="latents", disable=not progress) as bar:
-            for i, episode in enumerate(dataset):
+            for i in range(len(dataset)):
                 a, b = int(bounds[i]), int(bounds[i + 1])
-                actions[a : b - 1] = episode.actions
-                privileged[a:b], success[a:b] = episode.privileged, episode.success
+                actions[a : b - 1] = dataset.actions(i)
+                privileged[a:b], success[a:b] = dataset.labels(i)
                 for at in range(0, b - a, batch):
-                    chunk = _to_numpy(encode(np.asarray(episode.frames[at : at + batch])))
+                    # a batch at a time: the frames of a whole long video need not fit into memory
+                    seen = dataset.frames(i, slice(at, at + batch))
+                    chunk = _to_numpy(encode(np.asarray(seen)))
                     if latents is None:
                         latents = np.lib.format.open_memmap(
                             staging / "latents.npy", "w+", np.float16, (total, *chunk.shape[1:])

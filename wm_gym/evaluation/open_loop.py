@@ -350,12 +350,17 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
 
 
 def _write_card(model: LatentWorldModel, scores: dict[str, Any], header: dict[str, Any]) -> Path:
-    """Store the scores; those of a distilled network have an entry of their own."""
+    """Store the scores; those of another network or number of steps have entries of their own."""
     from wm_gym.checkpoints import Checkpoint, save_card
 
     assert model.folder is not None
     spec = Checkpoint.open(model.folder).spec  # as it is now, not as it was before the measurement
-    name = "open_loop" if model.dynamics == spec.dynamics else "open_loop_distilled"
+    if model.dynamics == spec.distilled:
+        name = "open_loop_distilled"
+    elif model.denoising_steps == spec.dynamics.denoising_steps:
+        name = "open_loop"
+    else:
+        name = f"open_loop_{model.denoising_steps}_steps"
     entry = {**scores, **{key: header[key] for key in ("command", "date", "duration_s")}}
     save_card(model.folder, replace(spec, metrics={**spec.metrics, name: entry}))
     return model.folder / "card.json"

@@ -1,6 +1,7 @@
 """`wm-gym evaluate reward-model`: how right the success classifier is, on real and imagined frames.
 
-Held-out episodes give frames and, by the simulator's predicates, the truth under every goal. The same
+Held-out episodes give frames and, by the simulator's predicates, the truth under every goal. The
+same
 actions are rolled out in the world model; an imagined frame is judged against the truth of the real
 frame it stands for, so the imagined figure holds the dream's errors as well as the classifier's.
 """
@@ -26,7 +27,7 @@ from wm_gym.training.reward import LabelledLatents, measure_classifier
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """Measure the success classifier on real held-out clips and on imagined clips of their actions."""
+    """Measure the success classifier on real held-out clips and on imagined ones."""
 
     data: Path
     """Folder of held-out episodes, made by `wm-gym collect --held-out --seed 6000`."""
@@ -75,7 +76,9 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
         group = chosen[first : first + 16]
         episodes = [data[int(e)] for e in group]
         starts = [int(rng.integers(len(e.actions) - config.horizon + 1)) for e in episodes]
-        frames = torch.from_numpy(np.stack([e.frames[s] for e, s in zip(episodes, starts, strict=True)]))
+        frames = torch.from_numpy(
+            np.stack([e.frames[s] for e, s in zip(episodes, starts, strict=True)])
+        )
         rollout = model.begin(frames, seeds=[config.seed * 1_000_003 + int(e) for e in group])
         for k in range(config.horizon):
             pairs = list(zip(episodes, starts, strict=True))
@@ -95,7 +98,8 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
         )
         for task, row in report[name].items():
             print(
-                f"{name:9s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near misses "
+                f"{name:9s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near "
+                f"misses "
                 f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
             )
@@ -106,7 +110,5 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
     if config.write_card:
         entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
         spec = Checkpoint.open(model.folder).spec
-        save_card(
-            model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry})
-        )
+        save_card(model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry}))
     return content

@@ -132,9 +132,11 @@ class _Level(nn.Module):
             if len(self.attn):
                 x = self.attn[i](x)
         if self.resample == "downsample":  # the padding is on the right and at the bottom only
-            x = self.downsample["conv"](F.pad(x, (0, 1, 0, 1)))
+            x = self.get_submodule("downsample.conv")(F.pad(x, (0, 1, 0, 1)))
         elif self.resample == "upsample":
-            x = self.upsample["conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = self.get_submodule("upsample.conv")(
+                F.interpolate(x, scale_factor=2.0, mode="nearest")
+            )
         return x
 
 

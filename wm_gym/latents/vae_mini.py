@@ -1,6 +1,7 @@
 """vae-mini: a small reconstruction autoencoder, a vision transformer with a KL bottleneck.
 
-Trained by `wm-gym train autoencoder`. It patchifies, because convolutions at full resolution are the
+Trained by `wm-gym train autoencoder`. It patchifies, because convolutions at full resolution are
+the
 slow way on a CPU. Encoder and decoder attend across patches, and the last layer paints overlapping
 squares, so that no seam shows where two patches meet.
 """

@@ -77,8 +77,12 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     network = config.autoencoder_network
     recipe = {
         "commands": [
-            "wm-gym collect", "wm-gym train autoencoder", "wm-gym train latents",
-            "wm-gym train latent-dynamics", "wm-gym label-goals", "wm-gym train reward",
+            "wm-gym collect",
+            "wm-gym train autoencoder",
+            "wm-gym train latents",
+            "wm-gym train latent-dynamics",
+            "wm-gym label-goals",
+            "wm-gym train reward",
             "wm-gym train assemble",
         ],
         "settings": "benchmarks/recipes",
@@ -105,8 +109,8 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     spec = WorldModelSpec(
         name=config.name,
         description=config.description
-        or f"A small latent world model of wm_gym's {domain.twin} simulator, trained on a laptop CPU "
-        "by this repository's recipe. It is not one of the published models.",
+        or f"A small latent world model of wm_gym's {domain.twin} simulator, trained on two CPU "
+        "cores by this repository's recipe. It is not one of the published models.",
         embedded=config.embedded,
         licence="Apache-2.0",
         training_data=domain.training_data,

@@ -1,6 +1,7 @@
 """Recipe: `wm-gym train autoencoder`, vae-mini on the frames of a dataset of episodes.
 
-The loss is a weighted squared error plus a small KL term. Objects cover a few per cent of a frame, so
+The loss is a weighted squared error plus a small KL term. Objects cover a few per cent of a frame,
+so
 pixels that differ from the empty scene (the median frame) and pixels that are about to change are
 weighed up; otherwise small blocks would be painted over.
 """
@@ -30,8 +31,12 @@ class AutoencoderConfig:
     """Network sizes."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=2500, learning_rate=1.5e-3, final_learning_rate_fraction=0.02, warmup_steps=100,
-            ema=0.995, weight_decay=1e-2,
+            steps=2500,
+            learning_rate=1.5e-3,
+            final_learning_rate_fraction=0.02,
+            warmup_steps=100,
+            ema=0.995,
+            weight_decay=1e-2,
         )
     )
     """Optimisation."""
@@ -62,7 +67,9 @@ def median_frame(data: EpisodeDataset, count: int = 200, seed: int = 0) -> np.nd
     rng = np.random.default_rng(seed)
     lengths = data.lengths
     episodes = rng.integers(0, len(data), count)
-    frames = [data.frames(int(e), slice(s := int(rng.integers(lengths[e])), s + 1)) for e in episodes]
+    frames = [
+        data.frames(int(e), slice(s := int(rng.integers(lengths[e])), s + 1)) for e in episodes
+    ]
     return np.median(np.concatenate(frames), axis=0).astype(np.uint8)
 
 
@@ -113,7 +120,9 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     held_out = to_pixels(held_out).to(device)
 
     def step_function(step: int):
-        pixels = to_pixels(sample_frames(data, training, config.batch, config.seed, step)).to(device)
+        pixels = to_pixels(sample_frames(data, training, config.batch, config.seed, step)).to(
+            device
+        )
         noise = generator(config.seed, step, stream=1)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             mean, log_variance = loop.bare.moments(pixels)

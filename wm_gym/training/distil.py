@@ -1,8 +1,11 @@
 """Recipe: `wm-gym train distil`, a few-step student of a trained transition network.
 
-The teacher walks its K-step trajectory from noise to latents; the student learns to make each of its
-few, long steps in one pass: at the start of a segment it regresses the mean velocity that leads to the
-teacher's point at the segment's end. Only modulation, time and action embeddings and the output head
+The teacher walks its K-step trajectory from noise to latents; the student learns to make each of
+its
+few, long steps in one pass: at the start of a segment it regresses the mean velocity that leads to
+the
+teacher's point at the segment's end. Only modulation, time and action embeddings and the output
+head
 may be trained (`trained="modulation"`), which keeps the shipped difference small, or everything.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +21,7 @@ import torch
 
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.spec import ActionSpec
 from wm_gym.training.latent_dynamics import (
     LatentBatches,
     LatentDynamicsConfig,
@@ -61,8 +66,12 @@ class DistilConfig:
     """Seed of batches and noise."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=600, learning_rate=3e-4, final_learning_rate_fraction=0.05, warmup_steps=50,
-            ema=0.99, save_every=100,
+            steps=600,
+            learning_rate=3e-4,
+            final_learning_rate_fraction=0.05,
+            warmup_steps=50,
+            ema=0.99,
+            save_every=100,
         )
     )
     """Optimisation."""
@@ -96,7 +105,9 @@ def train_distil(config: DistilConfig) -> Path:
     if config.trained == "modulation":
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(
-                any(part in name for part in ("adaLN", "final_layer", "timestep", "action_embedder"))
+                any(
+                    part in name for part in ("adaLN", "final_layer", "timestep", "action_embedder")
+                )
             )
     loop = TrainingLoop(
         config.out,
@@ -113,8 +124,6 @@ def train_distil(config: DistilConfig) -> Path:
         batch=config.batch,
         seed=config.seed,
     )
-    from wm_gym.spec import ActionSpec
-
     action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
     batches = LatentBatches(data_config, action)
     times = flow.FlowSampler(config.teacher_steps, record["shift"]).schedule
@@ -131,7 +140,7 @@ def train_distil(config: DistilConfig) -> Path:
         x = torch.randn(shape, generator=noise).to(device)
         corners = [x]
         with torch.no_grad():
-            for now, after in zip(times[:-1], times[1:], strict=True):
+            for now, after in pairwise(times):
                 t = torch.full(shape[:3], float(now) * flow.TIMESTEP_SCALE, device=device)
                 velocity = teacher.teacher_forced_forward(x, t, context, labels, actions)
                 x = x - float(now - after) * velocity
@@ -154,9 +163,7 @@ def train_distil(config: DistilConfig) -> Path:
 
     def measure(step: int) -> dict[str, float]:
         averaged = DiT(network_config)
-        averaged.load_state_dict(
-            {k.removeprefix("network."): v for k, v in loop.weights().items()}
-        )
+        averaged.load_state_dict({k.removeprefix("network."): v for k, v in loop.weights().items()})
         return action_sensitivity(averaged.eval(), probe, 0.01, config.change_threshold, 1.0)
 
     loop.run(step_function, every=100, callback=measure)

@@ -4,7 +4,8 @@ Flow matching with an independent time per frame, two history frames, and noise 
 published (facts of arXiv:2605.06388). Two ways to show the past to a frame that is being denoised:
 
 - `context="noisy"`: the other frames of the clip at their own noise levels, the published protocol.
-- `context="clean"`: the clean frames, lightly noised, through cached keys and values, which is what a
+- `context="clean"`: the clean frames, lightly noised, through cached keys and values, which is
+what a
   rollout does. Every frame of a clip then trains exactly the inference case, and several noisy
   copies share one pass over the context: far more action-following per CPU-hour.
 """
@@ -285,7 +286,9 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
         try:
             network.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
         except RuntimeError as error:
-            raise CheckpointError(f"--init {config.init} does not fit the network: {error}") from error
+            raise CheckpointError(
+                f"--init {config.init} does not fit the network: {error}"
+            ) from error
     if config.bf16:
         network.set_linear_dtype(torch.bfloat16)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())

@@ -1,7 +1,8 @@
 """The one training loop: resumable at the exact step, atomic, logged, bounded in time.
 
 A recipe gives a function from the step number to a loss. Because batches and noise are functions of
-(seed, step), nothing but the step, the weights and the optimiser has to be stored to resume exactly.
+(seed, step), nothing but the step, the weights and the optimiser has to be stored to resume
+exactly.
 """
 
 from __future__ import annotations
@@ -218,7 +219,9 @@ class TrainingLoop:
             if values and writer is not None:
                 self._log(writer, bar, values)
             bar.update()
-            out_of_time = config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
+            out_of_time = (
+                config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
+            )
             if self.step % config.save_every == 0 or self.step == config.steps or out_of_time:
                 self.save()
             if out_of_time:

@@ -1,7 +1,8 @@
 """Recipe: `wm-gym train reward`, the success classifier and distance regressor on latents.
 
 Batches are balanced by task and by kind: a third of the examples are successes, a third near misses
-(just outside the threshold: nearly touching, pushed past), a third anything else. Latents carry light
+(just outside the threshold: nearly touching, pushed past), a third anything else. Latents carry
+light
 noise in training, because they will come out of a world model.
 """
 
@@ -48,8 +49,12 @@ class RewardConfig:
     """Seed of initialisation, batches and noise."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=4000, learning_rate=1e-3, final_learning_rate_fraction=0.02, warmup_steps=100,
-            ema=0.995, weight_decay=1e-2,
+            steps=4000,
+            learning_rate=1e-3,
+            final_learning_rate_fraction=0.02,
+            warmup_steps=100,
+            ema=0.995,
+            weight_decay=1e-2,
         )
     )
     """Optimisation."""
@@ -160,7 +165,7 @@ def measure_classifier(
     seed: int = 1,
     thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Figures per task on a balanced sample: half successes, a quarter near misses, a quarter others.
+    """Figures per task on a sample: half successes, a quarter near misses, a quarter others.
 
     Args:
         network: the classifier, with the same tasks and objects as `data`.
@@ -184,7 +189,9 @@ def measure_classifier(
             flat = pool[rng.integers(len(pool), size=per_kind * share)]
             rows, columns = np.divmod(flat, len(data.columns[task]))
             latents, goals, _, distance = data.batch(rows, data.columns[task][columns])
-            outputs = [network(x, g) for x, g in zip(latents.split(256), goals.split(256), strict=True)]
+            outputs = [
+                network(x, g) for x, g in zip(latents.split(256), goals.split(256), strict=True)
+            ]
             logits = torch.cat([o[0] for o in outputs])
             metres = torch.cat([o[1] for o in outputs])
             parts[kind] = (logits.sigmoid().numpy(), (metres - distance).abs().numpy())
@@ -204,7 +211,9 @@ def measure_classifier(
             "threshold": threshold,
             "balanced_accuracy": balanced_accuracy(score[~half], truth[~half], threshold),
             "near_miss_false_positive_rate": float((near > threshold).mean()),
-            "distance_error_m_median": float(np.median(np.concatenate([p[1] for p in parts.values()]))),
+            "distance_error_m_median": float(
+                np.median(np.concatenate([p[1] for p in parts.values()]))
+            ),
         }
     return report
 

@@ -1,0 +1,46 @@
+"""Opens a folder of episodes, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wm_gym.data.episodes import EpisodeDataset, EpisodeError, EpisodeReader
+
+
+def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None) -> EpisodeReader:
+    """Recognise the layout of a folder by its files and open it.
+
+    - `metadata.json` and `index.json`: episodes of `wm-gym collect` (Minari).
+    - `meta/info.json`: LeRobot v2.0, v2.1 or v3.0.
+    - `*.npz` beside `*.mp4`: one split of the published models' data.
+
+    Args:
+        folder: the folder.
+        cameras: which camera, or which ones side by side, for layouts that have several.
+
+    Raises:
+        EpisodeError: if the layout is unknown or the dataset damaged.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / "meta" / "info.json").exists():
+        from wm_gym.data.lerobot import LeRobotDataset
+
+        return LeRobotDataset(folder, cameras)
+    if (folder / "index.json").exists():
+        if cameras:
+            raise EpisodeError(
+                f"{folder} holds episodes of one camera, so cameras={cameras!r} cannot be chosen; "
+                "leave it out"
+            )
+        return EpisodeDataset(folder)
+    if any(folder.glob("*.npz")) or any(folder.glob("*/*.npz")):
+        from wm_gym.data.mp4_npz import Mp4NpzDataset
+
+        return Mp4NpzDataset(folder, cameras)
+    found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+    raise EpisodeError(
+        f"{folder} is no known dataset (found: {found}); expected index.json of `wm-gym collect`, "
+        "meta/info.json of LeRobot, or npz files beside mp4 files. Other Minari datasets: play "
+        "them into wm_gym.data.shards.write_shard"
+    )
