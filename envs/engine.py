@@ -157,8 +157,9 @@ class Engine:
         """
         goals = [self.starts.goal(instruction) for instruction in instructions]
         distances = self._distances(range(self.rows), goals)
-        for episode, *values in zip(self.episodes, instructions, goals, distances, strict=True):
-            episode.instruction, episode.goal, episode.distance_m = values
+        for row, episode in enumerate(self.episodes):
+            episode.instruction, episode.goal = instructions[row], goals[row]
+            episode.distance_m = float(distances[row])
 
     def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
         if not self.reward.needs_goal or self.reward.judged_at_horizon:
@@ -285,21 +286,19 @@ class Engine:
             truncated[row] = row in at_horizon and not terminated[row]
             episode.distance_m = distance_m
             episode.ended = bool(terminated[row] or truncated[row])
-            info = infos[row]
-            info["instruction"] = episode.instruction
-            info["is_success"] = bool(success)
-            info["surprise"] = float(surprise[row])
-            info["action_clipped"] = bool(clipped[row])
+            info = infos[row] = {
+                "instruction": episode.instruction,
+                "is_success": bool(success),
+                "surprise": float(surprise[row]),
+                "action_clipped": bool(clipped[row]),
+            }
             if np.isfinite(distance_m):
                 info["distance"] = float(distance_m)
-            if self.reward.name != "none" and (row in verdicts):
+            if self.reward.name != "none" and row in verdicts:
                 info["success_probability"] = float(score)
                 if episode.ended:
-                    info["judge"] = {
-                        "score": float(score),
-                        "rationale": rationale,
-                        "name": self.reward.name,
-                    }
+                    judge = {"score": float(score), "rationale": rationale}
+                    info["judge"] = {**judge, "name": self.reward.name}
         for row, message in errors.items():
             truncated[row] = self.episodes[row].ended = True
             instruction = self.episodes[row].instruction

@@ -27,16 +27,26 @@ class GoalLabelsConfig:
     """Whose predicates to use."""
 
 
-def label_langtable(states: np.ndarray) -> tuple[list[list[str]], np.ndarray, np.ndarray]:
-    """Label LangTable states.
+@dataclass(frozen=True)
+class GoalLabels:
+    """What the simulator knows about N states under G goals.
 
-    Args:
-        states: privileged states (N, 2 + 3·8) of the standard blocks.
-
-    Returns:
-        Goals as [task, first, second or ""], success (N, G) bool, distance in metres (N, G)
-        float32.
+    Attributes:
+        goals: [task, first, second or ""] of every column.
+        success: (N, G) bool.
+        distance_m: (N, G) float32, metres.
+        positions_m: (N, K, 2) float32, metres: the objects in the order of the goals, then the
+            effector.
     """
+
+    goals: list[list[str]]
+    success: np.ndarray
+    distance_m: np.ndarray
+    positions_m: np.ndarray
+
+
+def label_langtable(states: np.ndarray) -> GoalLabels:
+    """Label privileged LangTable states (N, 2 + 3·8) of the standard blocks."""
     objects = tasks.OBJECTS
     states = np.asarray(states, np.float64)
     gaps = np.stack([tasks.peg_gaps(state) for state in tqdm(states, desc="labels")])
@@ -56,13 +66,12 @@ def label_langtable(states: np.ndarray) -> tuple[list[list[str]], np.ndarray, np
             reached = between < tasks.PUSH_DISTANCE_M if push else metres <= 0.0
         success.append(reached)
         distance.append(metres)
-    return goals, np.stack(success, 1), np.stack(distance, 1).astype(np.float32)
+    places = np.concatenate([blocks, states[:, None, :2]], axis=1).astype(np.float32)
+    return GoalLabels(goals, np.stack(success, 1), np.stack(distance, 1).astype(np.float32), places)
 
 
-def label_states(
-    states: np.ndarray, simulator: str
-) -> tuple[list[list[str]], np.ndarray, np.ndarray]:
-    """Label privileged states (N, S) of a simulator; see `label_langtable`.
+def label_states(states: np.ndarray, simulator: str) -> GoalLabels:
+    """Label privileged states (N, S) of a simulator.
 
     Raises:
         ValueError: if the simulator has no predicates here.
@@ -78,8 +87,13 @@ def label_goals(config: GoalLabelsConfig) -> Path:
     Returns:
         The file.
     """
-    states = np.load(config.latents / "privileged.npy")
-    goals, success, distance = label_states(states, config.simulator)
+    labels = label_states(np.load(config.latents / "privileged.npy"), config.simulator)
     path = config.latents / "goal_labels.npz"
-    np.savez(path, goals=json.dumps(goals), success=success, distance_m=distance)
+    np.savez(
+        path,
+        goals=json.dumps(labels.goals),
+        success=labels.success,
+        distance_m=labels.distance_m,
+        positions_m=labels.positions_m,
+    )
     return path

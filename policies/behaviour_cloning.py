@@ -104,12 +104,32 @@ class BehaviourCloningNetwork(nn.Module):
         """Predicts actions.
 
         Args:
+            frames: see `features`.
+            tasks: see `features`.
+            objects: see `features`.
+
+        Returns:
+            Actions (B, n, A), within about ±1, and the logits that `features` returns.
+        """
+        features, logits = self.features(frames, tasks, objects)
+        return self.actions(features), logits
+
+    def actions(self, features: torch.Tensor) -> torch.Tensor:
+        """Actions (B, n, A) from features (B, F)."""
+        return self.head(features).unflatten(1, (self.config.chunk, -1))
+
+    def features(
+        self, frames: torch.Tensor, tasks: torch.Tensor, objects: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the action head sees.
+
+        Args:
             frames: uint8 or float in 0–255, (B, H, W, 3).
             tasks: index of each row's task, (B,).
             objects: how often each word occurs in the first and second object, (B, 2, words).
 
         Returns:
-            Actions (B, n, A), within about ±1; logits of where the effector and each of the
+            Features (B, F); logits of where the effector and each of the
             config's objects are, (B, 1 + objects, P), over the cells of `cell_centres`.
         """
         x = frames.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
@@ -131,14 +151,13 @@ class BehaviourCloningNetwork(nn.Module):
         effector, first, second = keypoints[:, 0], keypoints[:, 1], keypoints[:, 2]
         between = torch.cat([first - effector, second - effector, second - first], dim=1)
         features = torch.cat([keypoints.flatten(1), 4 * between, found.flatten(1), task], dim=1)
-        actions = self.head(features).unflatten(1, (self.config.chunk, -1))
         every = torch.cat(
             [
                 self.effector_query[None],
                 self.object_query(self.vocabulary @ self.word_embedding.weight),
             ]
         )
-        return actions, self.scale.exp() * every @ keys
+        return features, self.scale.exp() * every @ keys
 
 
 def cell_centres(height: int, width: int) -> torch.Tensor:

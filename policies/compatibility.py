@@ -146,8 +146,8 @@ def _check_range(
         faults.append(
             f"the policy's range, {low.tolist()} to {high.tolist()} in the environment's units, "
             f"exceeds the environment's, {list(theirs.low)} to {list(theirs.high)}, so that "
-            "actions would be clipped: if that is meant, clip in the policy and state the smaller range in "
-            "its action_spec (dataclasses.replace(spec, low=..., high=...))"
+            "actions would be clipped: if that is meant, clip in the policy and state the smaller "
+            "range in its action_spec (dataclasses.replace(spec, low=..., high=...))"
         )
 
 

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeDataset
+from wm_gym.domains import LANGTABLE
 from wm_gym.envs.sims import langtable_tasks
 from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
 from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
@@ -40,19 +41,9 @@ from wm_gym.policies.behaviour_cloning import (
     cell_centres,
     encode_goals,
 )
-from wm_gym.spec import ActionSpec, FrameSpec
+from wm_gym.spec import FrameSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
-LANGTABLE_ACTIONS = ActionSpec(
-    names=("x", "y"),
-    units=("m", "m"),
-    low=(-ACTION_LIMIT_M,) * 2,
-    high=(ACTION_LIMIT_M,) * 2,
-    gain=(1 / ACTION_LIMIT_M,) * 2,
-    bias=(0.0, 0.0),
-    width=2,
-    control_hz=10.0,
-)
 VIEW_HALF_M = VIEW_HEIGHT_M / 2
 FORESHORTENING = math.cos(math.radians(CAMERA_TILT_DEG))  # of y, as the camera looks at an angle
 
@@ -78,7 +69,13 @@ class TrainBehaviourCloningConfig:
     auxiliary_weight: float = 0.1
     """Weight of the loss on where things are."""
     stages: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)
-    """Fractions of the training after which the policy is saved."""
+    """Fractions of `loop.steps` after which the policy is saved."""
+    head_steps: int = 4000
+    """Steps of a second phase that trains the action head alone, on frozen features."""
+    head_batch: int = 256
+    """Examples per step of the second phase."""
+    head_stages: tuple[float, ...] = (0.1, 1.0)
+    """Fractions of the second phase after which the policy is saved."""
     execute: int = 2
     """How many actions of a predicted chunk the saved policies carry out."""
     chunk: int = 4
@@ -291,6 +288,9 @@ def _masked_l1(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
     """Trains, or goes on with, a policy.
 
+    The whole network first; when that is done, or out of time (`loop.max_minutes`), the action head
+    alone, on features that are computed once.
+
     Args:
         config: what to train on and for how long.
 
@@ -309,6 +309,7 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
     network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     out = Path(config.out)
     identity = {**asdict(config), "out": None, "loop": {**asdict(config.loop), "max_minutes": 0}}
+    identity = {key: value for key, value in identity.items() if not key.startswith("head_")}
     loop = TrainingLoop(out, network, config.loop, fingerprint=identity)
     device = loop.accelerator.device
 
@@ -336,7 +337,49 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
             _save_stage(folder, network, config, examples, step, loop.seconds)
 
     loop.run(losses, every=1, callback=save)
-    return [out / f"stage_{number}" for number in config.stage_steps.values()]
+    stages = [out / f"stage_{k}" for step, k in config.stage_steps.items() if step <= loop.step]
+    return stages + _train_head(network.eval(), examples, config, len(stages), loop)
+
+
+def _train_head(
+    network: BehaviourCloningNetwork,
+    examples: CloningExamples,
+    config: TrainBehaviourCloningConfig,
+    stages: int,
+    loop: TrainingLoop,
+) -> list[Path]:
+    """The second phase: minutes of encoding once, then steps that cost next to nothing."""
+    if not config.head_steps:
+        return []
+    features, labels = [], []
+    order = np.arange(len(examples))
+    for number, indices in enumerate(tqdm(np.array_split(order, len(order) // 64 + 1), "encoding")):
+        frames, goals, actions, _ = examples.batch(indices)
+        tasks, objects = encode_goals(network.config, goals)
+        frames = augment(frames, generator(config.seed, number, 1))
+        with torch.inference_mode():
+            features.append(network.features(frames, tasks, objects)[0])
+        labels.append(actions)
+    inputs, targets = torch.cat(features).clone(), torch.cat(labels)
+    optimiser = torch.optim.AdamW(network.head.parameters(), lr=1e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.head_steps)
+    saved = {
+        round(fraction * config.head_steps): config.out / f"stage_{stages + k}"
+        for k, fraction in enumerate(sorted(config.head_stages), 1)
+    }
+    for step in tqdm(range(1, config.head_steps + 1), "action head", mininterval=5):
+        rows = torch.randint(
+            len(inputs), (config.head_batch,), generator=generator(config.seed, step, 2)
+        )
+        loss = _masked_l1(network.actions(inputs[rows]), targets[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step in saved:
+            print(f"head step {step}: action loss {loss.item():.4f}")
+            _save_stage(saved[step], network, config, examples, loop.step, loop.seconds, step)
+    return list(saved.values())
 
 
 def _save_stage(
@@ -346,16 +389,21 @@ def _save_stage(
     examples: CloningExamples,
     step: int,
     seconds: float,
+    head_step: int = 0,
 ) -> None:
     height, width = examples.datasets[0].frames(0, slice(0, 1)).shape[1:3]
     policy = BehaviourCloningPolicy(
-        LANGTABLE_ACTIONS, FrameSpec(height, width, "top"), network, execute=config.execute
+        LANGTABLE.action,
+        FrameSpec(height, width, LANGTABLE.frame.camera),
+        network,
+        execute=config.execute,
     )
     training = {
         "recipe": "python -m wm_gym.policies.train_behaviour_cloning",
         "settings": json.loads(json.dumps(asdict(config), default=str)),
         "examples": len(examples),
         "step": step,
+        "head_step": head_step,
         "seconds": round(seconds),
     }
     save_policy(policy, folder, training=training, dtype=torch.bfloat16)

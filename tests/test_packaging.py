@@ -49,25 +49,30 @@ def test_constraints_pin_every_dependency():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy, so that the checkout stays clean."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a wheel is made from, so that the checkout stays clean."""
     copy = tmp_path_factory.mktemp("source")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "."]
-    subprocess.run([*command, "-w", "dist"], cwd=copy, check=True, capture_output=True)
-    (built,) = (copy / "dist").glob("*.whl")
+    subprocess.run([*command, "-w", "dist"], cwd=source, check=True, capture_output=True)
+    (built,) = (source / "dist").glob("*.whl")
     return built
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_and_asset(wheel):
+def test_the_wheel_holds_every_module_and_asset(wheel, source):
     names = set(zipfile.ZipFile(wheel).namelist())
     missing = []
     for top in FOLDERS:
-        for path in (ROOT / top).rglob("*"):
+        for path in (source / top).rglob("*"):
             if "__pycache__" in path.parts or path.suffix not in (
                 ".py",
                 ".json",
@@ -75,7 +80,7 @@ def test_the_wheel_holds_every_module_and_asset(wheel):
                 ".npz",
             ):
                 continue
-            inside = path.relative_to(ROOT).as_posix()
+            inside = path.relative_to(source).as_posix()
             inside = inside if top == "wm_gym" else f"wm_gym/{inside}"
             if inside not in names:
                 missing.append(inside)

@@ -249,8 +249,8 @@ def _overview(words: Sequence[str]) -> int:
 def _is_refusal(error: Exception) -> bool:
     """Whether an error tells the user something about the input, rather than us about a bug.
 
-    Ours are: exceptions that wm_gym defines, any ValueError raised by a line of wm_gym itself, files
-    that are not there, and Gymnasium's own errors about ids and arguments.
+    Ours are: exceptions that wm_gym defines, any ValueError raised by a line of wm_gym itself,
+    files that are not there, and Gymnasium's own errors about ids and arguments.
     """
     from gymnasium.error import Error as GymnasiumError
 

@@ -38,7 +38,9 @@ def eventful(model, cache: str, **options) -> torch.Tensor:
         if step == 22:
             rollout = rollout.fork([3, 1, 0, 0])
         rows = rollout.rows
-        out.append(torch.nn.functional.pad(rollout.step(action[:rows]).flatten(1), (0, 0, 0, 4 - rows)))
+        out.append(
+            torch.nn.functional.pad(rollout.step(action[:rows]).flatten(1), (0, 0, 0, 4 - rows))
+        )
     return torch.stack(out)
 
 
@@ -101,9 +103,7 @@ def test_a_restarted_row_equals_a_new_rollout(toy, kind):
     used.restart([0], images(1, seed=3), seeds=[6])
     fresh = Rollout(model, images(1, seed=3), seeds=[6])
     for action in actions(12, 2, seed=2):
-        torch.testing.assert_close(
-            used.step(action)[:1], fresh.step(action[:1]), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(used.step(action)[:1], fresh.step(action[:1]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("alignment", ["target", "source"])
@@ -145,7 +145,9 @@ def test_copies_with_the_same_seeds_meet_the_same_noise(toy):
     child = rollout.fork([0, 0, 0])
     for action in actions(5, 1):
         latents = child.step(action.expand(3, -1))
-        torch.testing.assert_close(latents, rollout.step(action).expand_as(latents), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            latents, rollout.step(action).expand_as(latents), atol=1e-4, rtol=0
+        )
 
 
 def test_a_chunk_equals_its_single_steps(toy):
@@ -169,7 +171,9 @@ def test_frames_are_decoded_only_when_asked_for_and_once(toy):
     assert torch.equal(rollout.frames()[1:], images(1, seed=5))
 
 
-@pytest.mark.parametrize(("kind", "cache"), [("window", "exact"), ("banded", "rolling"), ("banded", "off")])
+@pytest.mark.parametrize(
+    ("kind", "cache"), [("window", "exact"), ("banded", "rolling"), ("banded", "off")]
+)
 def test_memory_stays_flat(toy, kind, cache):
     rollout = Rollout(toy(kind, 3, steps=1), images(1), seeds=[4], cache=cache)
     sizes = []

@@ -17,7 +17,7 @@ from wm_gym.judges.success_classifier import (
 )
 
 CONFIG = SuccessClassifierConfig(
-    (3, 3), 4, ("reach", "push"), ("red moon", "blue cube"), dim=16, depth=1, heads=2
+    (3, 3), 4, ("reach", "push"), ("red moon", "blue cube"), dim=16, depth=1
 )
 
 
@@ -68,7 +68,7 @@ def test_rows_do_not_depend_on_each_other(network: SuccessClassifier):
 
 def test_distances_are_never_negative(network: SuccessClassifier):
     with torch.no_grad():
-        network.answer.bias[1] = -100.0
+        network.answer[-1].bias[1] = -100.0
     distance = RewardModel(network, {}).distance(
         torch.randn(2, 3, 3, 4), [Goal("reach", ("red moon",))] * 2
     )

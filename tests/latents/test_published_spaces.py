@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wm_gym.latents.adapted import AdaptedSpace, NoDecoderError
+from wm_gym.latents.adapted import AdaptedSpace, NoDecoderError, SideBySideViews
 from wm_gym.latents.cosmos import CosmosSpace
 from wm_gym.latents.kl_vae import KLVAE, KLVAEConfig
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
@@ -373,3 +373,18 @@ def test_parts_that_do_not_fit_each_other_are_refused():
         AdaptedSpace(vjepa(), svae)
     with pytest.raises(ValueError, match="pixel decoder takes 96 channels"):
         AdaptedSpace(vjepa(), vjepa96().svae, PixelDecoder(PixelDecoderConfig(96, 8, (1,), 1)))
+
+
+def test_views_side_by_side_are_encoded_one_by_one(frames):
+    torch.manual_seed(0)
+    space = cosmos()
+    wide = torch.cat([frames, frames.flip(1), frames.flip(2)], dim=2)
+    views = SideBySideViews(space, 3)
+    latents = views.encode(wide)
+    assert (views.grid, views.frame_size) == ((4, 12), (64, 192))
+    expected = [space.encode(f) for f in (frames, frames.flip(1), frames.flip(2))]
+    torch.testing.assert_close(latents, torch.cat(expected, dim=2))
+    decoded = [space.decode(z) for z in expected]
+    assert (views.decode(latents).int() - torch.cat(decoded, dim=2).int()).abs().max() <= 1
+    with pytest.raises(ValueError, match=r"Cosmos with 3 views takes .*\(B, 64, 192, 3\)"):
+        views.encode(frames)

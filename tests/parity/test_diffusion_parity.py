@@ -9,7 +9,9 @@ from wm_gym.evaluation.parity_latents import read_case
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize("path", sorted(DATA.glob("rollout_ddpm*.safetensors")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(DATA.glob("rollout_ddpm*.safetensors")), ids=lambda p: p.stem
+)
 def test_the_noise_schedule_is_the_recorded_one(path):
     case = read_case(path)
     sampler = DDPMSampler(case.config["diffusion_kwargs"]["sampling_timesteps"])

@@ -9,7 +9,9 @@ from wm_gym.evaluation.parity_latents import read_case
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize("path", sorted(DATA.glob("rollout_flow*.safetensors")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(DATA.glob("rollout_flow*.safetensors")), ids=lambda p: p.stem
+)
 def test_the_sampling_schedule_is_the_recorded_one(path):
     config = read_case(path).config
     settings = config["flow_kwargs"]

@@ -227,3 +227,26 @@ def test_an_adapter_that_is_missing_or_of_another_width_is_refused(tmp_path):
 def test_network_fields_on_the_card_are_complete(released, tmp_path):
     spec = import_checkpoint(released, "Cosmos", tmp_path / "out")
     assert spec.dynamics.network == asdict(CONFIG)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_an_imported_checkpoint_is_a_world_model_that_steps(tmp_path, views):
+    from wm_gym.world_model import load_world_model
+
+    cfg = replace(CONFIG, depth=1, num_views=views)
+    torch.save(dit(cfg).state_dict(), tmp_path / "DiT.pt")
+    for name, layer in (
+        ("encoder", torch.nn.Conv2d(3, 16, 16, stride=16)),
+        ("decoder", torch.nn.ConvTranspose2d(16, 3, 16, stride=16)),
+    ):
+        torch.jit.script(layer).save(str(tmp_path / f"{name}.jit"))
+    trusted = {"local": str(tmp_path), "allow_torchscript": True}
+    options = ImportOptions(num_views=views, denoising_steps=2, space_config=trusted)
+    import_checkpoint(tmp_path / "DiT.pt", "Cosmos", tmp_path / "out", options=options)
+    model = load_world_model(tmp_path / "out")
+    frames = torch.randint(0, 256, (1, 256, 256 * views, 3)).byte()
+    rollout = model.begin(frames, seeds=[0])
+    actions = torch.tensor([[0.01, 0, 0, 0, 0, 0, 1.0]])
+    assert rollout.step(actions).shape == (1, 16, 16 * views, 16)
+    assert rollout.frames().shape == frames.shape
+    assert rollout.latents.isfinite().all()

@@ -62,7 +62,10 @@ def test_labels_agree_with_the_simulators_predicates():
     states = np.concatenate(
         [rng.uniform(-0.12, 0.12, (40, 2)), rng.uniform(-0.12, 0.12, (40, 24))], axis=1
     )
-    goals, success, distance = label_langtable(states)
+    labels = label_langtable(states)
+    goals, success, distance = labels.goals, labels.success, labels.distance_m
+    np.testing.assert_allclose(labels.positions_m[:, -1], states[:, :2], rtol=1e-6)
+    np.testing.assert_allclose(labels.positions_m[:, 3], states[:, 11:13], rtol=1e-6)
     assert len(goals) == 8 + 56 + 56
     for row in range(0, 40, 7):
         for column in range(0, len(goals), 11):
@@ -82,7 +85,9 @@ def _separable(count: int = 400) -> LabelledLatents:
     latents[..., 0] = distance[:, 0, None, None] * 10
     latents[..., 1] = distance[:, 1, None, None] * 10
     goals = [["reach", "a", ""], ["reach", "b", ""]]
-    return LabelledLatents(latents, goals, success, distance, near_miss_m=0.02)
+    return LabelledLatents(
+        latents, goals, success, distance, np.zeros((count, 3, 2), np.float32), near_miss_m=0.02
+    )
 
 
 def test_batches_are_a_third_successes_near_misses_and_others():

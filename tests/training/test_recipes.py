@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
+from wm_gym.training.dynamics_loss import changed_tokens
 from wm_gym.training.latent_dynamics import (
     LatentBatches,
     LatentDynamicsConfig,
-    changed_tokens,
     train_latent_dynamics,
 )
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, learning_rate

@@ -1,4 +1,4 @@
-"""Rotary positions, attention and the block the latent DiT is made of.
+"""The parts the latent DiT is made of: positions, conditions, attention, block, last layer.
 
 Shapes: B batch, F frames (batch and time folded), T time, P patches of one frame, D channels,
 N heads, E channels of one head. Attention and norms stay in float32 whatever the linear layers use.
@@ -6,11 +6,17 @@ N heads, E channels of one head. Attention and norms stay in float32 whatever th
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Modulation = tuple[Tensor, ...]
+"""Shift, scale and gate of attention, then of the feed-forward, each (..., 1, D)."""
+
 ROPE_BASE = 10_000.0
+TIMESTEP_FEATURES = 256
 
 
 class Linear(nn.Linear):
@@ -23,18 +29,28 @@ class Linear(nn.Linear):
     compute_dtype: torch.dtype | None = None
     _cast: tuple | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor) -> Tensor:
+        """The layer's output in `compute_dtype`."""
         dtype = self.compute_dtype
-        if dtype is None or dtype == x.dtype:
+        if dtype is None or dtype == self.weight.dtype:
             return F.linear(x, self.weight, self.bias)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             bias = None if self.bias is None else self.bias.to(dtype)
-            return F.linear(x.to(dtype), self.weight.to(dtype), bias).to(x.dtype)
+            return F.linear(x.to(dtype), self.weight.to(dtype), bias)
         version = (self.weight.data_ptr(), self.weight._version, dtype)
         if self._cast is None or self._cast[0] != version:
             bias = None if self.bias is None else self.bias.to(dtype)
             self._cast = (version, self.weight.to(dtype), bias)
-        return F.linear(x.to(dtype), self._cast[1], self._cast[2]).to(x.dtype)
+        return F.linear(x.to(dtype), self._cast[1], self._cast[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output in the type of its weights."""
+        return self.multiply(x).to(self.weight.dtype)
+
+    def train(self, mode: bool = True) -> Linear:
+        """Set the mode, and cast the weights anew at the next call."""
+        self._cast = None  # writes through `.data` leave no trace in the version
+        return super().train(mode)
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_cast"}
@@ -87,7 +103,7 @@ def spatial_rotation(height: int, width: int, head_dim: int, num_views: int = 1)
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs of x (..., E); `rotations` broadcasts against (..., E / 2, 2)."""
+    """Rotate adjacent channel pairs of (..., E) by rotations that broadcast to (..., E / 2, 2)."""
     pairs = x.unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex
         (first, second), (cos, sin) = pairs.unbind(-1), rotations.unbind(-1)
@@ -140,6 +156,25 @@ def _per_group(rows: Tensor, shared: Tensor) -> Tensor:
     return product.unflatten(2, (-1, frames)).transpose(1, 2).flatten(0, 1)
 
 
+def timestep_features(timesteps: Tensor) -> Tensor:
+    """Sinusoids of the timestep, cosines first: (...,) -> (..., 256)."""
+    half = TIMESTEP_FEATURES // 2
+    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[..., None] * torch.exp(-math.log(10_000.0) * index / half)
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def causal_mask(frames: int, band: int | None, *, strict: bool = False) -> Tensor:
+    """Which frame (row) may attend to which (column); `strict` leaves out the frame itself.
+
+    Returns:
+        (T, T) bool.
+    """
+    age = torch.arange(frames)[:, None] - torch.arange(frames)
+    allowed = age >= (1 if strict else 0)
+    return allowed if band is None else allowed & (age < band)
+
+
 class Attention(nn.Module):
     """Projections and QK-norm; who attends to whom is decided by the caller."""
 
@@ -175,7 +210,8 @@ class SwiGLU(nn.Module):
         self.w3 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.w12(x).chunk(2, -1)
+        """(..., D) -> (..., D)."""
+        gate, up = self.w12.multiply(x).chunk(2, -1)  # stays in the layers' compute type
         return self.w3(F.silu(gate) * up)
 
 
@@ -193,11 +229,11 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads)
         self.ffwd = SwiGLU(dim)
 
-    def modulation(self, condition: Tensor) -> tuple[Tensor, ...]:
+    def modulation(self, condition: Tensor) -> Modulation:
         """Shift, scale and gate of attention, then of the feed-forward, each (..., 1, D)."""
         return self.adaLN_modulation(condition).unsqueeze(-2).chunk(6, -1)
 
-    def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """Output projection, residuals and feed-forward.
 
         Args:
@@ -209,12 +245,37 @@ class Block(nn.Module):
         x = torch.addcmul(x, self.attn.out_proj(attended.flatten(-2)), gate1)
         return torch.addcmul(x, self.ffwd(modulate(x, shift2, scale2)), gate2)
 
-    def spatial(self, x: Tensor, condition: Tensor, rotations: Tensor) -> Tensor:
-        """Attention over the patches of each frame: x (F, P, D), condition (F, D)."""
-        modulation = self.modulation(condition)
+    def spatial(self, x: Tensor, modulation: Modulation, rotations: Tensor) -> Tensor:
+        """Attention over the patches of each frame: x (..., P, D), rotations (P, E / 2, 2)."""
         normed = modulate(x, modulation[0], modulation[1])
-        query, key, value = self.attn.project(normed, rotations[:, None, None])
-        attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        )
-        return self.finish(x, attended.transpose(1, 2), modulation)
+        projected = self.attn.project(normed, rotations[:, None, None])
+        query, key, value = (p.flatten(0, -4).transpose(1, 2) for p in projected)  # (F, N, P, E)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.finish(x, attended.transpose(1, 2).unflatten(0, x.shape[:-2]), modulation)
+
+    def temporal_project(
+        self, x: Tensor, modulation: Modulation, rotations: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, (..., L, T, E) views: x (..., T, P, D)."""
+        projected = self.attn.project(modulate(x, modulation[0], modulation[1]), rotations)
+        query, key, value = (p.flatten(-3, -2).transpose(-3, -2) for p in projected)
+        return query, key, value
+
+    def temporal_finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
+        """Close a temporal block: attended (..., L, T, E)."""
+        heads = attended.transpose(-3, -2).unflatten(-2, (-1, self.attn.heads))
+        return self.finish(x, heads, modulation)
+
+
+class FinalLayer(nn.Module):
+    """RMSNorm under shift and scale, then the projection to one patch of latents."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.linear = Linear(dim, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """X (..., P, D) and condition (..., D) -> (..., P, out)."""
+        shift, scale = self.adaLN_modulation(condition).unsqueeze(-2).chunk(2, -1)
+        return self.linear(modulate(x, shift, scale))

@@ -14,7 +14,7 @@ CONTEXT_STEP = 14
 
 
 def sigmoid_alphas_cumprod(steps: int = TRAINING_STEPS) -> Tensor:
-    """Signal power left after each step of the sigmoid schedule from -3 to 3, (steps,) float32."""
+    """Signal power left after each step of the sigmoid schedule from -3 to 3, (steps,)."""
     t = torch.linspace(0, steps, steps + 1, dtype=torch.float64) / steps
     start, end = torch.tensor([-3.0, 3.0], dtype=torch.float64).sigmoid()
     signal = (end - (6 * t - 3).sigmoid()) / (end - start)
@@ -24,7 +24,7 @@ def sigmoid_alphas_cumprod(steps: int = TRAINING_STEPS) -> Tensor:
 
 
 def sampling_steps(count: int, steps: int = TRAINING_STEPS) -> list[int]:
-    """Discrete times visited by `count` DDIM steps, ascending from -1 (clean), count + 1 of them."""
+    """Discrete times of `count` DDIM steps, ascending from -1 (clean), count + 1 of them."""
     return torch.linspace(-1, steps - 1, count + 1).long().tolist()
 
 

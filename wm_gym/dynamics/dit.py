@@ -12,124 +12,35 @@ D width, N heads, E = D / N, L = P·N.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_gym.dynamics.attention import (
+    TIMESTEP_FEATURES,
     Block,
+    FinalLayer,
     Linear,
+    Modulation,
     attend_context,
+    causal_mask,
     modulate,
     rotation,
     spatial_rotation,
+    timestep_features,
 )
+from wm_gym.dynamics.dit_config import DIT_SIZES, DiTConfig
 
-TIMESTEP_FEATURES = 256
+__all__ = ["DIT_SIZES", "ContextPart", "DiT", "DiTConfig", "LayerKV"]
 
-
-@dataclass(frozen=True)
-class DiTConfig:
-    """Shape of a `DiT`. State dict keys and shapes follow from it, and from nothing else.
-
-    Attributes:
-        channels: latent channels C.
-        dim: width D.
-        depth: number of PAIRS of a spatial and a temporal block.
-        heads: attention heads N.
-        patch: side of a square patch in latent cells.
-        action_width: width of the normalised action.
-        head: `plain` (final layer under the full condition) or `wide` (projection to `wide_dim`
-            under the timestep only).
-        wide_dim: width of the wide head.
-        num_views: cameras side by side along the latent width.
-        band: frame i attends to frames j with i - band < j <= i; None lets it see all before it.
-        temporal: `factored` attends over time per patch; `joint` over all patches of all frames so
-            far (`forward` only: no stored context).
-    """
-
-    channels: int
-    dim: int
-    depth: int
-    heads: int
-    patch: int = 1
-    action_width: int = 7
-    head: Literal["plain", "wide"] = "plain"
-    wide_dim: int = 2048
-    num_views: int = 1
-    band: int | None = None
-    temporal: Literal["factored", "joint"] = "factored"
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "dim", "depth", "heads", "patch", "action_width", "wide_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"DiTConfig.{name} must be at least 1, got {getattr(self, name)}")
-        if self.dim % self.heads or self.dim // self.heads % (4 if self.num_views == 1 else 2):
-            raise ValueError(
-                f"dim {self.dim} over {self.heads} heads must give a head width divisible by "
-                f"{4 if self.num_views == 1 else 2}: choose another number of heads"
-            )
-        if self.head not in ("plain", "wide"):
-            raise ValueError(f"head must be 'plain' or 'wide', got {self.head!r}")
-        if self.temporal not in ("factored", "joint"):
-            raise ValueError(f"temporal must be 'factored' or 'joint', got {self.temporal!r}")
-        if self.num_views < 1 or (self.band is not None and self.band < 1):
-            raise ValueError(f"num_views {self.num_views} and band {self.band} must be at least 1")
-
-    @property
-    def head_dim(self) -> int:
-        """Channels E of one head."""
-        return self.dim // self.heads
-
-
-DIT_SIZES: dict[str, dict[str, int]] = {
-    "S": {"dim": 384, "depth": 12, "heads": 6},
-    "B": {"dim": 768, "depth": 12, "heads": 12},
-    "L": {"dim": 1024, "depth": 24, "heads": 16},
-}
-"""Published sizes, as keyword arguments of `DiTConfig`."""
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys, rotated at their absolute positions, and values of one temporal layer, each (B, L, T, E)."""
 
 ContextPart = tuple[list[LayerKV], Tensor]
 """Keys and values of every layer, (G, L, S, E), and one additive mask for (G, 1, M, S)."""
-
-
-def timestep_features(timesteps: Tensor) -> Tensor:
-    """Sinusoids of the timestep, cosines first: (...,) -> (..., 256)."""
-    half = TIMESTEP_FEATURES // 2
-    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps.float()[..., None] * torch.exp(-math.log(10_000.0) * index / half)
-    return torch.cat([angles.cos(), angles.sin()], -1)
-
-
-def causal_mask(frames: int, band: int | None, *, strict: bool = False) -> Tensor:
-    """Which frame (row) may attend to which (column); `strict` leaves out the frame itself.
-
-    Returns:
-        (T, T) bool.
-    """
-    age = torch.arange(frames)[:, None] - torch.arange(frames)
-    allowed = age >= (1 if strict else 0)
-    return allowed if band is None else allowed & (age < band)
-
-
-class FinalLayer(nn.Module):
-    """RMSNorm under shift and scale, then the projection to one patch of latents."""
-
-    def __init__(self, dim: int, out: int) -> None:
-        super().__init__()
-        self.linear = Linear(dim, out)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(dim, 2 * dim))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(condition).unsqueeze(-2).chunk(2, -1)
-        return self.linear(modulate(x, shift, scale))
 
 
 class DiT(nn.Module):
@@ -140,8 +51,8 @@ class DiT(nn.Module):
 
     Example:
         >>> net = DiT(DiTConfig(channels=16, dim=64, depth=1, heads=2, action_width=2))
-        >>> latents, t, actions = torch.randn(1, 5, 8, 8, 16), torch.zeros(1, 5), torch.zeros(1, 5, 2)
-        >>> net(latents, t, actions).shape
+        >>> latents, t = torch.randn(1, 5, 8, 8, 16), torch.zeros(1, 5)
+        >>> net(latents, t, torch.zeros(1, 5, 2)).shape
         torch.Size([1, 5, 8, 8, 16])
     """
 
@@ -155,7 +66,9 @@ class DiT(nn.Module):
         )
         self.action_embedder = Linear(config.action_width, dim)
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({"s_block": Block(dim, config.heads), "t_block": Block(dim, config.heads)})
+            nn.ModuleDict(
+                {"s_block": Block(dim, config.heads), "t_block": Block(dim, config.heads)}
+            )
             for _ in range(config.depth)
         )
         out = patch * patch * config.channels
@@ -168,7 +81,7 @@ class DiT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier for linear layers; modulation and output start at zero, so blocks start as identity."""
+        """Xavier for linear layers; modulation and output start at zero: blocks start as identity."""
         for name, parameter in self.named_parameters():
             zero = "adaLN_modulation" in name or "final_layer" in name or name.endswith("bias")
             if zero:
@@ -179,7 +92,7 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(parameter.flatten(1))
 
     def set_linear_dtype(self, dtype: torch.dtype | None) -> DiT:
-        """Multiply in `dtype` inside linear layers (None: as the weights); all else stays float32."""
+        """Multiply in `dtype` inside linear layers, None: as the weights; all else stays float32."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.compute_dtype = dtype
@@ -218,9 +131,7 @@ class DiT(nn.Module):
         key = ("space", grid, self.device)
         if key not in self._rotations:
             height, width = (side // self.config.patch for side in grid)
-            rotations = spatial_rotation(
-                height, width, self.config.head_dim, self.config.num_views
-            )
+            rotations = spatial_rotation(height, width, self.config.head_dim, self.config.num_views)
             self._rotations[key] = rotations.to(self.device)
         return self._rotations[key]
 
@@ -245,27 +156,12 @@ class DiT(nn.Module):
             )
         return height, width
 
-    def _spatial(self, block: nn.Module, x: Tensor, condition: Tensor, rotations: Tensor) -> Tensor:
-        """Spatial block with all leading axes folded: x (..., P, D), condition (..., D)."""
-        folded = block.spatial(x.flatten(0, -3), condition.flatten(0, -2), rotations)
-        return folded.view_as(x)
-
-    def _temporal_project(
-        self, block: nn.Module, x: Tensor, condition: Tensor, rotations: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
-        """Modulation and rotated q, k, v as (..., L, T, E) views: x (..., T, P, D)."""
-        modulation = block.modulation(condition)
-        normed = modulate(x, modulation[0], modulation[1])
-        projected = block.attn.project(normed, rotations)
-        query, key, value = (p.flatten(-3, -2).transpose(-3, -2) for p in projected)
-        return modulation, query, key, value
-
-    def _temporal_finish(
-        self, block: nn.Module, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]
-    ) -> Tensor:
-        """Close a temporal block: attended (..., L, T, E)."""
-        heads = attended.transpose(-3, -2).unflatten(-2, (-1, self.config.heads))
-        return block.finish(x, heads, modulation)
+    def _modulations(self, condition: Tensor) -> list[tuple[Modulation, Modulation]]:
+        """Modulation of every spatial and temporal block: condition (..., D)."""
+        return [
+            (pair["s_block"].modulation(condition), pair["t_block"].modulation(condition))
+            for pair in self.blocks
+        ]
 
     # ---- the three ways to run ---------------------------------------------------------------
 
@@ -283,25 +179,32 @@ class DiT(nn.Module):
         grid = self._check(latents, timesteps, actions)
         x = self._embed(latents)
         time, condition = self._conditions(timesteps, actions)
-        x, _ = self._causal(x, condition, grid, start=0, keep=False)
+        x, _ = self._causal(x, self._modulations(condition), grid, start=0, keep=False)
         return self._head(x, time, condition, grid)
 
     def _causal(
-        self, x: Tensor, condition: Tensor, grid: tuple[int, int], start: int, keep: bool
+        self,
+        x: Tensor,
+        modulations: list[tuple[Modulation, Modulation]],
+        grid: tuple[int, int],
+        start: int,
+        keep: bool,
     ) -> tuple[Tensor, list[LayerKV]]:
-        """Blocks over (B, T, P, D). With `keep`, keys and values; then the last layer only makes them."""
+        """Blocks over (B, T, P, D). With `keep`, the last layer only makes keys and values."""
         frames = x.shape[1]
         space, time = self._spatial_rotation(grid), self._temporal_rotation(start, frames)
         plain = self.config.band is None or self.config.band >= frames
         mask = None if plain else causal_mask(frames, self.config.band).to(x.device)
         stored: list[LayerKV] = []
-        for index, pair in enumerate(self.blocks):
-            x = self._spatial(pair["s_block"], x, condition, space)
+        for index, (pair, (spatial, temporal)) in enumerate(
+            zip(self.blocks, modulations, strict=True)
+        ):
+            x = pair["s_block"].spatial(x, spatial, space)
             block = pair["t_block"]
             if self.config.temporal == "joint":
-                x = self._joint(block, x, condition, grid)
+                x = self._joint(block, x, temporal, grid)
                 continue
-            modulation, query, key, value = self._temporal_project(block, x, condition, time)
+            query, key, value = block.temporal_project(x, temporal, time)
             if keep:
                 stored.append((key, value))
                 if index == len(self.blocks) - 1:
@@ -309,10 +212,12 @@ class DiT(nn.Module):
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=plain
             )
-            x = self._temporal_finish(block, x, attended, modulation)
+            x = block.temporal_finish(x, attended, temporal)
         return x, stored
 
-    def _joint(self, block: nn.Module, x: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _joint(
+        self, block: Block, x: Tensor, modulation: Modulation, grid: tuple[int, int]
+    ) -> Tensor:
         """Attention over all patches of all frames so far, positions in three dimensions."""
         frames, patches = x.shape[1:3]
         axis = self.config.head_dim // 6 * 2
@@ -323,7 +228,6 @@ class DiT(nn.Module):
         rest = self.config.head_dim // 2 - 3 * axis // 2
         parts.append(torch.tensor([1.0, 0.0]).expand(len(index), rest, 2))
         rotations = torch.cat(parts, -2).unflatten(0, (frames, patches))[:, :, None, None]
-        modulation = block.modulation(condition)
         normed = modulate(x, modulation[0], modulation[1])
         projected = block.attn.project(normed, rotations.to(x.device))
         query, key, value = (p.flatten(1, 2).transpose(1, 2) for p in projected)  # (B, N, TP, E)
@@ -349,7 +253,8 @@ class DiT(nn.Module):
         self._needs_factored()
         grid = self._check(latents, timesteps, actions)
         _, condition = self._conditions(timesteps, actions)
-        return self._causal(self._embed(latents), condition, grid, start, keep=True)[1]
+        x, modulations = self._embed(latents), self._modulations(condition)
+        return self._causal(x, modulations, grid, start, keep=True)[1]
 
     def _needs_factored(self) -> None:
         if self.config.temporal != "factored":
@@ -358,7 +263,7 @@ class DiT(nn.Module):
     def _against_context(
         self,
         x: Tensor,
-        condition: Tensor,
+        modulations: list[tuple[Modulation, Modulation]],
         grid: tuple[int, int],
         rotations: Tensor,
         parts: list[ContextPart],
@@ -367,18 +272,62 @@ class DiT(nn.Module):
         """Blocks over x (B, M, P, D); each frame attends to itself and to stored context."""
         space = self._spatial_rotation(grid)
         stored: list[LayerKV] = []
-        for index, pair in enumerate(self.blocks):
-            x = self._spatial(pair["s_block"], x, condition, space)
+        for index, (pair, (spatial, temporal)) in enumerate(
+            zip(self.blocks, modulations, strict=True)
+        ):
+            x = pair["s_block"].spatial(x, spatial, space)
             block = pair["t_block"]
-            modulation, query, key, value = self._temporal_project(block, x, condition, rotations)
+            query, key, value = block.temporal_project(x, temporal, rotations)
             if keep:
                 stored.append((key, value))
                 if index == len(self.blocks) - 1:
                     break
             context = [(*layers[index], mask) for layers, mask in parts]
-            attended = attend_context(query, key, value, context)
-            x = self._temporal_finish(block, x, attended, modulation)
+            x = block.temporal_finish(x, attend_context(query, key, value, context), temporal)
         return x, stored
+
+    def frame_predictor(
+        self,
+        timesteps: Tensor,
+        action: Tensor,
+        context: list[ContextPart],
+        *,
+        position: int,
+    ) -> Callable[[Tensor, int], Tensor]:
+        """Denoising passes over one frame's tokens against stored context.
+
+        Whatever does not depend on the frame is computed here, once for all K passes.
+
+        Args:
+            timesteps: (B, K) on the 0..1000 scale, one column per pass.
+            action: (B, A).
+            context: parts, each keys and values per layer and a mask broadcasting to (B, 1, 1, S).
+                A part with G rows serves groups of B / G consecutive rows.
+            position: absolute position of the frame, as used in `encode_context`.
+
+        Returns:
+            A function of the noisy frame (B, h, w, C) and the number of the pass, 0 … K - 1, that
+            gives the prediction (B, h, w, C).
+        """
+        self._needs_factored()
+        passes = timesteps.shape[1]
+        actions = action[:, None].expand(-1, passes, -1)
+        time, condition = self._conditions(timesteps, actions)
+        modulations = self._modulations(condition)
+        rotations = self._temporal_rotation(position, 1)
+
+        def predict(noisy: Tensor, number: int) -> Tensor:
+            column = slice(number, number + 1)
+            grid = self._check(noisy[:, None], timesteps[:, column], actions[:, column])
+            here = [
+                (tuple(m[:, column] for m in spatial), tuple(m[:, column] for m in temporal))
+                for spatial, temporal in modulations
+            ]
+            x = self._embed(noisy[:, None])
+            x, _ = self._against_context(x, here, grid, rotations, context, keep=False)
+            return self._head(x, time[:, column], condition[:, column], grid)[:, 0]
+
+        return predict
 
     def predict_frame(
         self,
@@ -389,27 +338,9 @@ class DiT(nn.Module):
         *,
         position: int,
     ) -> Tensor:
-        """One denoising pass over one frame's tokens against stored context.
-
-        Args:
-            noisy: (B, h, w, C).
-            timestep: (B,) on the 0..1000 scale.
-            action: (B, A).
-            context: parts, each keys and values per layer and a mask broadcasting to (B, 1, 1, S).
-                A part with G rows serves groups of B / G consecutive rows.
-            position: absolute position of the frame, as used in `encode_context`.
-
-        Returns:
-            (B, h, w, C).
-        """
-        self._needs_factored()
-        noisy, timestep, action = noisy[:, None], timestep[:, None], action[:, None]
-        grid = self._check(noisy, timestep, action)
-        time, condition = self._conditions(timestep, action)
-        rotations = self._temporal_rotation(position, 1)
-        x = self._embed(noisy)
-        x, _ = self._against_context(x, condition, grid, rotations, context, keep=False)
-        return self._head(x, time, condition, grid)[:, 0]
+        """One denoising pass; as `frame_predictor` with noisy (B, h, w, C) and timestep (B,)."""
+        predictor = self.frame_predictor(timestep[:, None], action, context, position=position)
+        return predictor(noisy, 0)
 
     def commit_frame(
         self,
@@ -431,7 +362,8 @@ class DiT(nn.Module):
         _, condition = self._conditions(timestep, action)
         rotations = self._temporal_rotation(position, 1)
         x = self._embed(clean)
-        return self._against_context(x, condition, grid, rotations, context, keep=True)[1]
+        modulations = self._modulations(condition)
+        return self._against_context(x, modulations, grid, rotations, context, keep=True)[1]
 
     def teacher_forced_forward(
         self,
@@ -473,11 +405,15 @@ class DiT(nn.Module):
             layers = self.encode_context(clean[:, :past], t_clean[:, :past], actions[:, :past])
             allowed = causal_mask(frames, self.config.band, strict=True)
             allowed = allowed[frames - predicted :, :past].to(noisy.device)
-            parts.append((layers, torch.zeros_like(allowed, dtype=noisy.dtype).masked_fill(
-                ~allowed, -torch.inf
-            )))
+            parts.append(
+                (
+                    layers,
+                    torch.zeros_like(allowed, dtype=noisy.dtype).masked_fill(~allowed, -torch.inf),
+                )
+            )
         time, condition = self._conditions(t_noisy.flatten(0, 1), noisy_actions.flatten(0, 1))
         rotations = self._temporal_rotation(frames - predicted, predicted)
         x = self._embed(noisy.flatten(0, 1))
-        x, _ = self._against_context(x, condition, grid, rotations, parts, keep=False)
+        modulations = self._modulations(condition)
+        x, _ = self._against_context(x, modulations, grid, rotations, parts, keep=False)
         return self._head(x, time, condition, grid).unflatten(0, (-1, copies))

@@ -36,7 +36,9 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def standard_normal(shape: tuple[int, ...], generator: torch.Generator | np.random.Generator) -> Tensor:
+def standard_normal(
+    shape: tuple[int, ...], generator: torch.Generator | np.random.Generator
+) -> Tensor:
     """Standard normal float32 numbers from either kind of generator."""
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator, device=generator.device)

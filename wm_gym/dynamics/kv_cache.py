@@ -82,7 +82,7 @@ class CachePart:
     def select(self, rows: np.ndarray) -> CachePart:
         """The part as seen by other rows; repeats in equal consecutive groups stay shared."""
         stored = rows // self.repeat
-        groups, repeat = _consecutive_groups(stored)
+        groups = _consecutive_groups(stored)
         untouched = len(groups) == len(self.layers[0][0]) and (np.diff(groups) == 1).all()
         layers = self.layers
         if not untouched:
@@ -91,12 +91,12 @@ class CachePart:
         return CachePart(layers, self.positions, self.start[rows])
 
 
-def _consecutive_groups(index: np.ndarray) -> tuple[np.ndarray, int]:
-    """Compress an index with equal runs, e.g. [3, 3, 5, 5] -> ([3, 5], 2); else run length 1."""
+def _consecutive_groups(index: np.ndarray) -> np.ndarray:
+    """Compress an index with equal runs, e.g. [3, 3, 5, 5] -> [3, 5]; others stay as they are."""
     edges = np.flatnonzero(np.diff(index)) + 1
     lengths = np.diff(np.concatenate([[0], edges, [len(index)]]))
     repeat = int(np.gcd.reduce(lengths))
-    return index[::repeat], repeat
+    return index[::repeat]
 
 
 class KVCache:
@@ -138,9 +138,7 @@ class KVCache:
         whole = len(rows) == self.rows
         for frame in range(skipped, frames):
             slot = self._slot(first + frame, layers)
-            for (keys, values), (new_keys, new_values) in zip(
-                self.own.layers, layers, strict=True
-            ):
+            for (keys, values), (new_keys, new_values) in zip(self.own.layers, layers, strict=True):
                 target = slice(None) if whole else index.to(keys.device)
                 keys[target, :, slot] = new_keys[:, :, frame]
                 values[target, :, slot] = new_values[:, :, frame]
@@ -190,7 +188,7 @@ class KVCache:
         self.prefixes = [part for part in self.prefixes if not part.expired(position, length)]
 
     def select(self, rows: np.ndarray) -> KVCache:
-        """The cache of other rows, repeats allowed; a prefix is copied once, not once per repeat."""
+        """The cache of other rows, repeats allowed; what repeats share is copied once."""
         chosen = KVCache(len(rows), self.capacity)
         chosen.prefixes = [part.select(rows) for part in self.prefixes]
         if self.own.layers:

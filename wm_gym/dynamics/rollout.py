@@ -10,55 +10,26 @@ Shapes: B rows, n frames, h w C latents, A physical action components.
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wm_gym.dynamics.history import LatentHistory, Stepped, start_history
 from wm_gym.dynamics.kv_cache import KVCache, Rows, row_batches
 from wm_gym.dynamics.noise import row_noise
+from wm_gym.dynamics.snapshot import pack, unpack
 
-if TYPE_CHECKING:
-    from wm_gym.dynamics.dit import DiT
-    from wm_gym.dynamics.samplers import Sampler
-    from wm_gym.spec import WorldModelSpec
+__all__ = ["CacheMode", "LatentHistory", "NoiseSource", "Rollout"]
 
 CacheMode = Literal["auto", "off", "exact", "rolling"]
 NoiseSource = Callable[[Sequence[int], Sequence[int], tuple[int, ...]], Tensor]
 """(row seeds, row steps, shape of one frame) -> (B, *shape)."""
-
-
-class Stepped(Protocol):
-    """What a rollout needs of a world model."""
-
-    spec: WorldModelSpec
-    network: DiT
-    sampler: Sampler
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> normalised latents (B, h, w, C)."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, h, w, C) -> (B, H, W, 3) uint8."""
-        ...
-
-
-@dataclass(frozen=True)
-class LatentHistory:
-    """Frames to start from that are latents already.
-
-    Attributes:
-        latents: (B, n, h, w, C), normalised.
-        slots: (B, n, width) network action in the slot of each frame.
-    """
-
-    latents: Tensor
-    slots: Tensor
+Predictor = Callable[[Tensor, int], Tensor]
+"""(noisy frame (R, h, w, C), number of the denoising step) -> prediction (R, h, w, C)."""
 
 
 class Rollout:
@@ -100,9 +71,8 @@ class Rollout:
     ) -> None:
         self.world_model, self.guidance, self.micro_batch = world_model, guidance, micro_batch
         self.noise = noise
-        self._null = world_model.spec.action.null_action().to(world_model.network.device)
         self.cache_mode = self._resolve(cache)
-        history = self._history(frames, actions)
+        history = start_history(self.world_model, frames, actions)
         rows = len(history.latents)
         self.latent_history, self.slots = history.latents[:, :0], history.slots[:, :0]
         self.caches = [KVCache(rows, self.length - 1) for _ in range(1 + (guidance != 1.0))]
@@ -117,11 +87,9 @@ class Rollout:
 
     def _resolve(self, cache: str) -> str:
         context, config = self.world_model.spec.context, self.world_model.network.config
-        self.length = context.length
-        self.banded = context.kind == "banded"
-        if self.banded and config.band != self.length:
+        if self.banded and config.band != context.length:
             raise ValueError(
-                f"the card's banded context of {self.length} frames needs a network with the same "
+                f"the card's banded context of {context.length} frames needs a network with the same "
                 f"band, got band={config.band}; correct the card's dynamics.network"
             )
         if cache not in ("auto", "off", "exact", "rolling"):
@@ -131,6 +99,20 @@ class Rollout:
                 return "off"
             return "rolling" if self.banded else "exact"
         return cache
+
+    @property
+    def length(self) -> int:
+        """Frames of the window or band, the one being made included."""
+        return self.world_model.spec.context.length
+
+    @property
+    def banded(self) -> bool:
+        """Whether stored keys and values stay right for ever."""
+        return self.world_model.spec.context.kind == "banded"
+
+    @cached_property
+    def _null(self) -> Tensor:
+        return self.world_model.spec.action.null_action().to(self.world_model.network.device)
 
     @property
     def rows(self) -> int:
@@ -150,33 +132,6 @@ class Rollout:
         return max(1, self.world_model.network.config.depth * (self.length - 1))
 
     # ---- starting rows -----------------------------------------------------------------------
-
-    def _history(self, frames: Tensor | LatentHistory, actions: Tensor | None) -> LatentHistory:
-        """Encode frames and put actions into slots; see the class for shapes."""
-        if isinstance(frames, LatentHistory):
-            return frames
-        spec = self.world_model.spec
-        if frames.ndim == 4:
-            frames = frames[:, None]
-        if frames.ndim != 5:
-            raise ValueError(
-                f"frames must be (B, H, W, 3) or (B, n, H, W, 3), got {tuple(frames.shape)}"
-            )
-        rows, count = frames.shape[:2]
-        encoded = self.world_model.encode(frames.flatten(0, 1)).unflatten(0, (rows, count))
-        missing = max(0, spec.context.history - count)
-        latents = torch.cat([encoded[:, :1].expand(-1, missing, -1, -1, -1), encoded], 1)
-        slots = self._null.expand(rows, missing + count, -1).clone()
-        if actions is not None:
-            expected = (rows, count - 1, spec.action.size)
-            if tuple(actions.shape) != expected:
-                raise ValueError(
-                    f"{count} frames a row need actions {expected}, got {tuple(actions.shape)}"
-                )
-            first = missing + (spec.action.alignment == "target")
-            normalised = spec.action.normalise(actions.to(slots.device))
-            slots[:, first : first + count - 1] = normalised
-        return LatentHistory(latents, slots)
 
     @torch.no_grad()
     def _place(self, rows: np.ndarray, history: LatentHistory, seeds: Sequence[int]) -> None:
@@ -221,7 +176,9 @@ class Rollout:
             seeds: one per restarted row.
             actions: as in the class, for those rows.
         """
-        self._place(np.asarray(rows, np.int64), self._history(frames, actions), seeds)
+        self._place(
+            np.asarray(rows, np.int64), start_history(self.world_model, frames, actions), seeds
+        )
 
     # ---- stepping ----------------------------------------------------------------------------
 
@@ -240,7 +197,7 @@ class Rollout:
         """
         spec = self.world_model.spec
         action = torch.as_tensor(action)
-        if action.ndim not in (2, 3) or action.shape[::action.ndim - 1] != (
+        if action.ndim not in (2, 3) or action.shape[:: action.ndim - 1] != (
             self.rows,
             spec.action.size,
         ):
@@ -286,53 +243,53 @@ class Rollout:
     def _denoise(self, rows: Rows, noisy: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Noise (R, h, w, C) to latents of the next frame of some rows, and their surprise (R,)."""
         sampler = self.world_model.sampler
-        predict = self._recomputed(rows) if self.cache_mode == "off" else self._stored(rows)
+        branches = [slot, self._null.expand_as(slot)][: len(self.caches)]
+        make = self._recomputed if self.cache_mode == "off" else self._stored
+        predictors = [make(rows, number, branch) for number, branch in enumerate(branches)]
         guess = noisy
         for step in range(sampler.steps):
-            timestep = noisy.new_full((len(noisy),), sampler.timestep(step))
-            prediction = predict(0, noisy, timestep, slot)
-            if self.guidance != 1.0:
-                null = predict(1, noisy, timestep, self._null.expand_as(slot))
-                prediction = torch.lerp(null, prediction, self.guidance)
+            prediction, *null = (predict(noisy, step) for predict in predictors)
+            if null:
+                prediction = torch.lerp(null[0], prediction, self.guidance)
             if step == 0:
                 guess = sampler.clean_estimate(noisy, prediction, step)
             noisy = sampler.advance(noisy, prediction, step)
         return noisy, (noisy - guess).square().mean((1, 2, 3)).sqrt()
 
-    def _stored(self, rows: Rows) -> Callable[..., Tensor]:
+    def _stored(self, rows: Rows, branch: int, slot: Tensor) -> Predictor:
         """Prediction of the next frame against stored keys and values."""
-        position = self.position + 1
-        contexts = [cache.context(position, self.length, rows) for cache in self.caches]
+        position, sampler = self.position + 1, self.world_model.sampler
+        times = slot.new_tensor([sampler.timestep(step) for step in range(sampler.steps)])
+        self.frame_passes += len(slot) * sampler.steps
+        return self.world_model.network.frame_predictor(
+            times.expand(len(slot), -1),
+            slot,
+            self.caches[branch].context(position, self.length, rows),
+            position=position,
+        )
 
-        def predict(branch: int, noisy: Tensor, timestep: Tensor, slot: Tensor) -> Tensor:
-            self.frame_passes += len(noisy)
-            return self.world_model.network.predict_frame(
-                noisy, timestep, slot, contexts[branch], position=position
-            )
-
-        return predict
-
-    def _recomputed(self, rows: Rows) -> Callable[..., Tensor]:
+    def _recomputed(self, rows: Rows, branch: int, slot: Tensor) -> Predictor:
         """Prediction of the next frame by passing its whole context again."""
         history, slots = self.latent_history[rows], self.slots[rows]
-        ages = np.minimum(self.position - self.born[rows] + 1, self._reach)
-        if not self.banded:
-            ages = np.minimum(ages, self.length - 1)
+        if branch:
+            slots = self._null.expand_as(slots)
         sampler = self.world_model.sampler
+        limit = self._reach if self.banded else self.length - 1
+        ages = np.minimum(self.position - self.born[rows] + 1, limit)
 
-        def predict(branch: int, noisy: Tensor, timestep: Tensor, slot: Tensor) -> Tensor:
+        def predict(noisy: Tensor, step: int) -> Tensor:
             out = torch.empty_like(noisy)
             for age in np.unique(ages).tolist():
                 index = torch.from_numpy(np.flatnonzero(ages == age)).to(noisy.device)
                 past = slice(history.shape[1] - age, None)
                 context = sampler.context_input(history[index, past])
-                times = noisy.new_full((len(index), age), sampler.context_timestep)
-                actions = slots[index, past] if branch == 0 else self._null.expand(*times.shape, -1)
-                self.frame_passes += len(index) * (age + 1)
+                times = noisy.new_full((len(index), age + 1), sampler.context_timestep)
+                times[:, -1] = sampler.timestep(step)
+                self.frame_passes += times.numel()
                 out[index] = self.world_model.network(
                     torch.cat([context, noisy[index, None]], 1),
-                    torch.cat([times, timestep[index, None]], 1),
-                    torch.cat([actions, slot[index, None]], 1),
+                    times,
+                    torch.cat([slots[index, past], slot[index, None]], 1),
                 )[:, -1]
             return out
 
@@ -428,68 +385,22 @@ class Rollout:
 
     def snapshot(self) -> bytes:
         """Everything needed to go on exactly, as safetensors bytes; see `restore`."""
-        from safetensors.torch import save
-
-        tensors = {
-            "latents": self.latent_history,
-            "slots": self.slots,
-            "surprise": self.surprise,
-        }
-        facts = {name: getattr(self, name) for name in _SCALARS}
-        facts |= {name: getattr(self, name).tolist() for name in _ROW_NUMBERS}
-        facts["caches"] = []
-        for number, cache in enumerate(self.caches):
-            stored, layout = cache.state()
-            tensors |= {f"cache{number}.{name}": tensor for name, tensor in stored.items()}
-            facts["caches"].append(layout)
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        return save(contiguous, {"rollout": json.dumps(facts)})
+        return pack(self)
 
     @classmethod
     def restore(
         cls, world_model: Stepped, snapshot: bytes, *, noise: NoiseSource = row_noise
     ) -> Rollout:
         """Inverse of `snapshot`, for the same world model."""
-        from safetensors.torch import load
-
-        size = int.from_bytes(snapshot[:8], "little")
-        facts = json.loads(json.loads(snapshot[8 : 8 + size])["__metadata__"]["rollout"])
-        tensors = {
-            name: tensor.to(world_model.network.device)
-            for name, tensor in load(snapshot).items()
-        }
-        start = LatentHistory(tensors["latents"][:, -1:], tensors["slots"][:, -1:])
-        rollout = cls(
-            world_model, start, seeds=facts["seeds"], cache="off", guidance=facts["guidance"],
-            noise=noise,
-        )
-        rollout.latent_history, rollout.slots = tensors["latents"], tensors["slots"]
-        rollout.surprise = tensors["surprise"]
-        for name in _SCALARS:
-            setattr(rollout, name, facts[name])
-        for name, kind in _ROW_NUMBERS.items():
-            setattr(rollout, name, np.array(facts[name], kind))
-        rollout.caches = [
-            KVCache.from_state(dict(_under(tensors, f"cache{number}.")), layout)
-            for number, layout in enumerate(facts["caches"])
-        ]
+        rollout = cls.__new__(cls)
+        rollout.world_model, rollout.noise, rollout._frames = world_model, noise, None
+        unpack(rollout, snapshot)
         return rollout
 
     def nbytes(self) -> int:
         """Bytes held by stored context and history."""
         held = sum(cache.nbytes() for cache in self.caches)
         return held + self.latent_history.nbytes + self.slots.nbytes
-
-
-_SCALARS = ("cache_mode", "guidance", "micro_batch", "position", "committed", "frame_passes")
-_ROW_NUMBERS = {"born": np.int64, "steps": np.int64, "seeds": np.uint64}
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Entries whose name begins with a prefix, without it."""
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), tensor
 
 
 def _pad_front(frames: Tensor, count: int) -> Tensor:

@@ -229,8 +229,8 @@ def choose_starts(
         if len(of_task) < config.starts:
             raise ValueError(
                 f"{config.checkpoint} stores {len(of_task)} start states of task {task!r}, "
-                f"expected at least {config.starts}: make more with `wm-gym make-start-states --count "
-                f"{config.starts}`, or ask for fewer with --starts"
+                f"expected at least {config.starts}: make more with `wm-gym make-start-states "
+                f"--count {config.starts}`, or ask for fewer with --starts"
             )
         by_task[task] = [{"start": name} for name in of_task[: config.starts]]
     return Starts(by_task, [config.seed + k for k in range(config.starts)])

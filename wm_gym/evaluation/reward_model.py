@@ -87,11 +87,16 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
             after = np.stack([e.frames[s + k + 1] for e, s in pairs])
             real.append(model.encode(torch.from_numpy(after)).numpy())
             states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
-    goals, success, distance = label_states(np.concatenate(states), str(opened.spec.twin))
+    labels = label_states(np.concatenate(states), str(opened.spec.twin))
     report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
     for name, latents in (("real", real), ("imagined", imagined)):
         labelled = LabelledLatents(
-            np.concatenate(latents), goals, success, distance, config.near_miss_m
+            np.concatenate(latents),
+            labels.goals,
+            labels.success,
+            labels.distance_m,
+            labels.positions_m,
+            config.near_miss_m,
         )
         report[name] = measure_classifier(
             classifier.network, labelled, config.per_kind, config.seed, classifier.thresholds

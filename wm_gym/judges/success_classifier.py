@@ -1,6 +1,6 @@
 """The success classifier and distance regressor on latents: the reward of imagined episodes.
 
-A small transformer reads one frame's latents and a goal (task and objects) and answers with the
+A small network reads one frame's latents and a goal (task and objects) and answers with the
 probability of success and the task's distance in metres. Trained per task with near misses as
 negatives by `wm-gym train reward`.
 """
@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.instructions import Goal, InstructionError
+
+POSITION_SCALE_M = 0.1
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,8 @@ class SuccessClassifierConfig:
         channels: D of the latents.
         tasks: task names, in the order of their embeddings.
         objects: object names, in the order of their embeddings.
-        dim: transformer width.
-        depth: blocks.
-        heads: attention heads.
+        dim: width.
+        depth: residual convolutions.
     """
 
     grid: tuple[int, int]
@@ -36,30 +38,41 @@ class SuccessClassifierConfig:
     tasks: tuple[str, ...]
     objects: tuple[str, ...]
     dim: int = 96
-    depth: int = 3
-    heads: int = 4
+    depth: int = 2
 
 
 class SuccessClassifier(nn.Module):
-    """Latents of one frame and a goal to (logit of success, distance in metres)."""
+    """Latents of one frame and a goal to (logit of success, distance in metres).
+
+    Convolutions read the grid; for every object, and for the effector, a softmax over cells says
+    where it is and collects what it looks like there; those that the goal names are put together.
+    Their places are learned beside (`positions`), because "which block" is what is hard to learn
+    from success alone.
+    """
 
     def __init__(self, config: SuccessClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        cells = config.grid[0] * config.grid[1]
-        self.embed = nn.Linear(config.channels, config.dim)
-        self.position = nn.Parameter(torch.randn(cells, config.dim) * 0.02)
+        things = len(config.objects) + 1  # the objects, then the effector
+        self.embed = nn.Conv2d(config.channels, config.dim, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Conv2d(config.dim, config.dim, 3, padding=1) for _ in range(config.depth)
+        )
+        self.score = nn.Linear(config.dim, things)
+        self.value = nn.Linear(config.dim, config.dim)
+        # where each cell lies on the table, learned from a regular grid, and an offset in the cell
+        axes = [torch.linspace(-1, 1, size) for size in config.grid]
+        self.cell_places = nn.Parameter(torch.cartesian_prod(*axes) * 2.0)
+        self.offset = nn.Linear(config.dim, 2 * things)
         self.task = nn.Embedding(len(config.tasks), config.dim)
-        # one table per slot; the last row means "no object in this slot"
-        self.slots = nn.ModuleList(
-            nn.Embedding(len(config.objects) + 1, config.dim) for _ in range(2)
+        self.nothing = nn.Parameter(torch.zeros(config.dim))
+        self.answer = nn.Sequential(
+            nn.Linear(4 * config.dim + 6, 2 * config.dim),
+            nn.GELU(),
+            nn.Linear(2 * config.dim, config.dim),
+            nn.GELU(),
+            nn.Linear(config.dim, 2),
         )
-        layer = nn.TransformerEncoderLayer(
-            config.dim, config.heads, 2 * config.dim, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(layer, config.depth, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(config.dim)
-        self.answer = nn.Linear(config.dim, 2)
 
     def goal_numbers(self, goals: Sequence[Goal]) -> Tensor:
         """Task, first and second object of each goal as numbers, (B, 3) int64.
@@ -80,6 +93,40 @@ class SuccessClassifier(nn.Module):
             rows.append([config.tasks.index(goal.task), *slots])
         return torch.tensor(rows, dtype=torch.int64)
 
+    def things(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """What the queries collect from normalised latents (B, h, w, D).
+
+        Returns:
+            Features (B, K, dim) and positions in metres (B, K, 2) of the K - 1 objects, then the
+            effector.
+        """
+        cells = F.gelu(self.embed(latents.permute(0, 3, 1, 2)))
+        for block in self.blocks:
+            cells = cells + F.gelu(block(cells))
+        cells = cells.flatten(2).transpose(1, 2)  # (B, P, dim)
+        looks = self.score(cells).softmax(1).transpose(1, 2)  # (B, K, P)
+        offsets = self.offset(cells).unflatten(-1, (-1, 2)).transpose(1, 2)  # (B, K, P, 2)
+        places = (looks[..., None] * (self.cell_places + offsets)).sum(2)
+        return looks @ self.value(cells), places * POSITION_SCALE_M
+
+    def positions(self, latents: Tensor) -> Tensor:
+        """Positions in metres (B, K, 2) of the objects and the effector on the table."""
+        return self.things(latents)[1]
+
+    def decide(self, features: Tensor, positions: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
+        """Logit (B,) and distance in metres (B,) from `things` and goal numbers (B, 3)."""
+        rows = torch.arange(len(goals), device=goals.device)
+        none = goals[:, 2:] == len(self.config.objects)  # (B, 1)
+        first, second = features[rows, goals[:, 1]], features[rows, goals[:, 2]]
+        second = torch.where(none, self.nothing, second)
+        # the last query is the effector, which is also where "no second object" points
+        places = [positions[rows, goals[:, 1]], positions[rows, goals[:, 2]], positions[:, -1]]
+        between = [places[0] - places[1], places[0] - places[2], places[1] - places[2]]
+        parts = [self.task(goals[:, 0]), first, second, features[:, -1]]
+        offsets = [offset / POSITION_SCALE_M for offset in between]
+        logit, distance = self.answer(torch.cat([*parts, *offsets], dim=-1)).unbind(-1)
+        return logit, distance * POSITION_SCALE_M
+
     def forward(self, latents: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Judge frames.
 
@@ -90,11 +137,7 @@ class SuccessClassifier(nn.Module):
         Returns:
             Logit of success (B,) and distance in metres (B,).
         """
-        cells = self.embed(latents.flatten(1, 2)) + self.position
-        goal = self.task(goals[:, 0]) + self.slots[0](goals[:, 1]) + self.slots[1](goals[:, 2])
-        tokens = self.blocks(torch.cat([goal[:, None], cells + goal[:, None]], dim=1))
-        logit, distance = self.answer(self.norm(tokens[:, 0])).unbind(-1)
-        return logit, distance * 0.1
+        return self.decide(*self.things(latents), goals)
 
 
 class RewardModel:

@@ -1,13 +1,15 @@
-"""Latent spaces built on another: compressed by an S-VAE, and painted by a pixel decoder."""
+"""Latent spaces built on another: S-VAE in front, pixel decoder behind, or several views."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from wm_gym.latents.base import LatentSpace
 from wm_gym.latents.pixel_decoder import PixelDecoder
-from wm_gym.latents.preprocessing import check_latents
+from wm_gym.latents.preprocessing import check_frames, check_latents
 from wm_gym.latents.svae import SVAE
 
 
@@ -95,3 +97,35 @@ class AdaptedSpace:
     def _compress(self, latents: Tensor) -> Tensor:
         assert self.svae is not None
         return self.svae.encode(latents.to(self.svae.enc_proj.weight))
+
+
+class SideBySideViews:
+    """Several cameras in one frame, side by side; their latents lie side by side, too.
+
+    Args:
+        base: latent space of one camera.
+        views: number of cameras.
+    """
+
+    def __init__(self, base: LatentSpace, views: int) -> None:
+        self.base, self.views = base, views
+        self.name, self.channels = base.name, base.channels
+        self.grid = (base.grid[0], base.grid[1] * views)
+        size: tuple[int, int] | None = getattr(base, "frame_size", None)
+        self.frame_size = None if size is None else (size[0], size[1] * views)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode frames (B, H, V W, 3) uint8 into raw latents (B, h, V w, D) float32."""
+        if self.frame_size is not None:
+            check_frames(frames, self.frame_size, f"{self.name} with {self.views} views")
+        return self._each(frames, self.base.encode)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode raw latents (B, h, V w, D) into frames (B, H, V W, 3) uint8."""
+        check_latents(latents, self.grid, self.channels, self.name)
+        return self._each(latents, self.base.decode)
+
+    def _each(self, pictures: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function to every view of (B, height, V width, C)."""
+        views = torch.cat(pictures.chunk(self.views, dim=2))
+        return torch.cat(function(views).chunk(self.views), dim=2)

@@ -80,9 +80,10 @@ def load_latent_space(
     """Load the latent space that a card names.
 
     `latent.config` of a published space may hold the keyword arguments of its class's `load`
-    (`local`, `revision`, `sha256`, `dtype` by name, ...), and under `adapter` and `pixel_decoder`
-    the sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
-    `weights`). That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`.
+    (`local`, `revision`, `sha256`, `dtype` by name, ...), under `adapter` and `pixel_decoder` the
+    sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
+    `weights`), and as `num_views` the number of cameras side by side.
+    That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`.
 
     Args:
         latent: the card's latent entry.
@@ -117,8 +118,9 @@ def _load_published(
 ) -> Any:
     import torch
 
-    from wm_gym.latents.adapted import AdaptedSpace
+    from wm_gym.latents.adapted import AdaptedSpace, SideBySideViews
 
+    views = config.pop("num_views", 1)
     adapter, decoder = config.pop("adapter", None), config.pop("pixel_decoder", None)
     if "dtype" in config:
         config["dtype"] = getattr(torch, config["dtype"])
@@ -137,13 +139,13 @@ def _load_published(
             "pixel_decoder", "PixelDecoder", decoder, checkpoint, PIXEL_DECODER_WEIGHTS
         )
     try:
-        base = entry.space_class.load(device=device, **config)
+        space = entry.space_class.load(device=device, **config)
     except TypeError as error:
         raise CardError(f"latent.config of {name} has an unknown entry: {error}") from error
-    if svae is None and painter is None:
-        return base
-    parts: list[Any] = [None if p is None else p.to(device) for p in (svae, painter)]
-    return AdaptedSpace(base, *parts, compressed=entry.compressed, name=name)
+    if svae is not None or painter is not None:
+        parts: list[Any] = [None if p is None else p.to(device) for p in (svae, painter)]
+        space = AdaptedSpace(space, *parts, compressed=entry.compressed, name=name)
+    return space if views == 1 else SideBySideViews(space, views)
 
 
 def _beside(

@@ -22,13 +22,8 @@ import torch
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.spec import ActionSpec
-from wm_gym.training.latent_dynamics import (
-    LatentBatches,
-    LatentDynamicsConfig,
-    TeacherForced,
-    action_sensitivity,
-    changed_tokens,
-)
+from wm_gym.training.dynamics_loss import TeacherForced, action_sensitivity, changed_tokens
+from wm_gym.training.latent_dynamics import LatentBatches, LatentDynamicsConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
 

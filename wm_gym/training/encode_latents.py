@@ -1,24 +1,38 @@
 """Recipe: `wm-gym train latents`, every frame of a dataset through a frozen latent space, once.
 
 Writes the folder that `wm-gym train latent-dynamics` reads: memory-mapped latents, per-channel
-normalisation and the action spec of the domain.
+normalisation and the action spec. Data may be episodes of `wm-gym collect`, a LeRobot folder or an
+mp4 + npz folder; the latent space may be vae-mini, a published one, or that of a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from wm_gym.checkpoints import write_atomically
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.checkpoints import Checkpoint, resolve_checkpoint, write_atomically
+from wm_gym.data.episodes import EpisodeReader
+from wm_gym.data.frames import resize
 from wm_gym.data.latent_clips import precompute_latents
+from wm_gym.data.open_dataset import open_dataset
 from wm_gym.domains import DOMAINS
+from wm_gym.latents.registry import (
+    ADAPTER_WEIGHTS,
+    MINI_WEIGHTS,
+    find_space,
+    load_latent_space,
+)
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
+from wm_gym.spec import ActionSpec, LatentSpec
+
+NORMALISATION_FRAMES = 8192
 
 
 @dataclass(frozen=True)
@@ -26,19 +40,148 @@ class EncodeLatentsConfig:
     """Precompute the latents of a dataset."""
 
     data: Path
-    """Folder of episodes, written by `wm-gym collect`."""
-    autoencoder: Path
-    """Weights of vae-mini, written by `wm-gym train autoencoder`."""
+    """Folder of episodes: written by `wm-gym collect`, LeRobot v2.1 or v3.0, or mp4 + npz files."""
     out: Path
     """Folder of latents to write."""
-    domain: str = "langtable"
-    """Whose action spec is written beside the latents."""
+    space: str = "vae-mini"
+    """Latent space: `vae-mini` (with --autoencoder), a published one by name, e.g. VJEPA, or a
+    checkpoint (a folder or hf://…), whose card says the space, normalisation and actions."""
+    autoencoder: Path | None = None
+    """Weights of vae-mini, written by `wm-gym train autoencoder`."""
+    local: Path | None = None
+    """Folder that holds the weights of a published space; None fetches them."""
+    cameras: tuple[str, ...] = ()
+    """Camera of the dataset; several are encoded one by one and stand side by side."""
+    domain: str = "auto"
+    """Whose action spec is written: langtable, `card` (of a checkpoint), `data` (from the episodes'
+    own statistics); `auto` is card, else the simulator the episodes come from, else data."""
     network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
-    """Sizes of the autoencoder."""
+    """Sizes of vae-mini."""
     normalisation: Path | None = None
     """Reuse this `normalisation.json` (held-out data must use that of the training data)."""
     batch: int = 64
     """Frames a pass."""
+    device: str = "cpu"
+    """Torch device."""
+
+
+@dataclass(frozen=True)
+class FrozenSpace:
+    """A latent space, ready to encode.
+
+    Attributes:
+        encode: maps frames (B, H, W, 3) uint8 of `frame_size` to latents (B, h, w, D).
+        frame_size: (H, W) it takes.
+        source: what its latents depend on, JSON-ready.
+        card: the checkpoint it was taken from, if any.
+    """
+
+    encode: Callable[[torch.Tensor], torch.Tensor]
+    frame_size: tuple[int, int]
+    source: dict[str, Any]
+    card: Checkpoint | None = None
+
+
+def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
+    """Load the latent space that the settings name.
+
+    Raises:
+        ValueError: if vae-mini is asked for without its weights.
+        CardError: if the name is unknown.
+        CheckpointError: if weights cannot be found or do not fit.
+    """
+    from safetensors.torch import load_file
+
+    if "/" in config.space or (Path(config.space) / "card.json").exists():
+        card = Checkpoint.open(resolve_checkpoint(config.space, None))
+        spec = card.spec
+        space = load_latent_space(spec.latent, card, device=config.device)
+        own = {MINI_WEIGHTS, ADAPTER_WEIGHTS, spec.latent.config.get("weights")}
+        weights = {k: v for k, v in spec.weights_sha256.items() if k in own}
+        source = {"space": spec.latent.space, "card": spec.name, "sha256": weights}
+        return FrozenSpace(space.encode, (spec.frame.height, spec.frame.width), source, card)
+    entry = find_space(config.space)
+    if entry.frame_size is None:
+        if config.autoencoder is None:
+            raise ValueError(
+                f"--space {config.space} needs --autoencoder, the file that `wm-gym train "
+                "autoencoder` writes; or give a checkpoint folder as --space"
+            )
+        mini = VAEMini(config.network)
+        weights = {key: value.float() for key, value in load_file(config.autoencoder).items()}
+        mini.load_state_dict(weights)
+        mini.eval().to(config.device)
+        digest = hashlib.sha256(config.autoencoder.read_bytes()).hexdigest()
+        source = {"space": mini.name, "network": asdict(config.network), "sha256": digest}
+        size = (config.network.height, config.network.width)
+        return FrozenSpace(mini.encode, size, source)
+    if entry.compressed or entry.grid is None or entry.channels is None:
+        raise ValueError(
+            f"--space {config.space} has an adapter, whose weights lie in a checkpoint; expected "
+            "a folder with a card.json as --space (`wm-gym import-checkpoint` makes one)"
+        )
+    options = {"local": str(config.local)} if config.local else {}
+    zeros, ones = (0.0,) * entry.channels, (1.0,) * entry.channels
+    latent = LatentSpec(config.space, entry.grid, entry.channels, zeros, ones, options)
+    space = load_latent_space(latent, device=config.device)
+    source = {"space": config.space, "local": str(config.local or "")}
+    return FrozenSpace(space.encode, entry.frame_size, source)
+
+
+def action_spec_of_data(data: EpisodeReader) -> ActionSpec:
+    """An action spec from the episodes themselves: every component gets mean 0 and spread 1.
+
+    The bounds are the smallest and largest values seen; units are unknown and say so.
+    """
+    actions = np.concatenate([data.actions(i) for i in range(len(data))]).astype(np.float64)
+    mean, std = actions.mean(0), actions.std(0)
+    gain = np.where(std > 1e-8, 1 / np.maximum(std, 1e-8), 1.0)
+    low, high = actions.min(0), actions.max(0)
+    names = tuple(getattr(data, "action_names", ()))
+    if len(names) != actions.shape[1]:
+        names = tuple(f"action_{i}" for i in range(actions.shape[1]))
+    return ActionSpec(
+        names=names,
+        units=("as recorded",) * len(names),
+        low=tuple(low.tolist()),
+        high=tuple(np.where(high > low, high, low + 1.0).tolist()),
+        gain=tuple(gain.tolist()),
+        bias=tuple((-mean * gain).tolist()),
+        width=len(names) + 1,  # the last one is free to say "no action is known"
+        control_hz=float(getattr(data, "fps", 0.0)),
+    )
+
+
+def choose_action_spec(
+    config: EncodeLatentsConfig, data: EpisodeReader, card: Checkpoint | None
+) -> ActionSpec:
+    """The action spec that `domain` names.
+
+    Raises:
+        ValueError: if the name is unknown, or the spec does not fit the episodes' actions.
+    """
+    simulators = {domain.twin: domain.action for domain in DOMAINS.values()}
+    recorded = json.loads(getattr(data, "metadata", {}).get("env_spec") or "{}")
+    if config.domain in DOMAINS:
+        action = DOMAINS[config.domain].action
+    elif card is not None and config.domain in ("auto", "card"):
+        action = card.spec.action
+    elif config.domain == "auto" and recorded.get("id") in simulators:
+        action = simulators[recorded["id"]]
+    elif config.domain in ("auto", "data"):
+        action = action_spec_of_data(data)
+    else:
+        raise ValueError(
+            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, auto, data, or "
+            "card with a checkpoint as --space"
+        )
+    width = data.actions(0).shape[1]
+    if width != action.size:
+        raise ValueError(
+            f"{config.data} has actions of {width} components, expected {action.size}: "
+            f"{list(action.names)}; use episodes of that robot, or --domain data"
+        )
+    return action
 
 
 def encode_latents(config: EncodeLatentsConfig) -> Path:
@@ -47,31 +190,31 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
     Returns:
         The folder.
     """
-    from safetensors.torch import load_file
+    space = load_frozen_space(config)
+    data = open_dataset(config.data, config.cameras or None)
+    action = choose_action_spec(config, data, space.card)
+    views = max(1, len(config.cameras))
 
-    if config.domain not in DOMAINS:
-        raise ValueError(f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}")
-    space = VAEMini(config.network)
-    weights = {key: value.float() for key, value in load_file(config.autoencoder).items()}
-    space.load_state_dict(weights)
-    space.eval()
-    digest = hashlib.sha256(config.autoencoder.read_bytes()).hexdigest()
-    folder = precompute_latents(
-        EpisodeDataset(config.data),
-        lambda frames: space.encode(torch.from_numpy(frames)),
-        config.out,
-        batch=config.batch,
-        source={"space": space.name, "network": asdict(config.network), "sha256": digest},
-    )
+    def encode(frames: np.ndarray) -> torch.Tensor:
+        """Views (B, H, V·W, 3) one by one, latents (B, h, V·w, D) side by side."""
+        parts = [resize(view, *space.frame_size) for view in np.split(frames, views, axis=2)]
+        latents = [space.encode(torch.from_numpy(part).to(config.device)) for part in parts]
+        return torch.cat(latents, dim=2)
+
+    source = space.source | ({"cameras": list(config.cameras)} if config.cameras else {})
+    folder = precompute_latents(data, encode, config.out, batch=config.batch, source=source)
     if config.normalisation is not None:
         normalisation = config.normalisation.read_bytes()
+    elif space.card is not None:  # a model that is fine-tuned keeps the scale it was trained with
+        latent = space.card.spec.latent
+        normalisation = json.dumps({"mean": latent.mean, "std": latent.std}, indent=1).encode()
     else:
         latents = np.load(folder / "latents.npy", mmap_mode="r")
-        rows = np.random.default_rng(0).choice(len(latents), min(len(latents), 8192), replace=False)
+        count = min(len(latents), NORMALISATION_FRAMES)
+        rows = np.random.default_rng(0).choice(len(latents), count, replace=False)
         sample = np.asarray(latents[np.sort(rows)], np.float32).reshape(-1, latents.shape[-1])
         mean, std = sample.mean(0).tolist(), sample.std(0).tolist()
         normalisation = json.dumps({"mean": mean, "std": std}, indent=1).encode()
     write_atomically(folder / "normalisation.json", normalisation)
-    action = json.dumps(asdict(DOMAINS[config.domain].action), indent=1)
-    write_atomically(folder / "action.json", action.encode())
+    write_atomically(folder / "action.json", json.dumps(asdict(action), indent=1).encode())
     return folder

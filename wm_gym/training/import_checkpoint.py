@@ -157,6 +157,8 @@ def import_checkpoint(
         )
     parts: dict[str, Mapping[str, Tensor]] = {DYNAMICS_WEIGHTS: weights}
     config: dict[str, Any] = dict(options.space_config)
+    if options.num_views > 1:
+        config["num_views"] = options.num_views
     if adapter is not None:
         sizes, parts[ADAPTER_WEIGHTS] = _read_adapter(Path(adapter), options)
         _fits(sizes["latent_dim"] if entry.compressed else sizes["input_dim"], network, adapter)
@@ -346,7 +348,7 @@ def _card(
 ) -> WorldModelSpec:
     assert entry.grid is not None and entry.channels is not None and entry.frame_size is not None
     height, width = entry.grid
-    grid = (height, width * options.num_views)
+    views, size_px = options.num_views, entry.frame_size
     shift = schedule_shift(height * width // network.patch**2, network.channels * network.patch**2)
     return WorldModelSpec(
         name=options.name or file.stem,
@@ -360,11 +362,11 @@ def _card(
             "assumed": {"objective": options.objective, "alignment": action.alignment},
         },
         twin=None,
-        frame=FrameSpec(*entry.frame_size),
+        frame=FrameSpec(size_px[0], size_px[1] * views),
         action=action,
         latent=LatentSpec(
             space=space,
-            grid=grid,
+            grid=(height, width * views),
             channels=entry.channels,
             mean=(0.0,) * entry.channels,
             std=(1.0,) * entry.channels,

@@ -4,17 +4,21 @@ Flow matching with an independent time per frame, two history frames, and noise 
 published (facts of arXiv:2605.06388). Two ways to show the past to a frame that is being denoised:
 
 - `context="noisy"`: the other frames of the clip at their own noise levels, the published protocol.
-- `context="clean"`: the clean frames, lightly noised, through cached keys and values, which is
-what a
-  rollout does. Every frame of a clip then trains exactly the inference case, and several noisy
+- `context="clean"`: the clean frames, lightly noised, through cached keys and values, which is what
+  a rollout does. Every frame of a clip then trains exactly the inference case, and several noisy
   copies share one pass over the context: far more action-following per CPU-hour.
+
+`accelerate launch` (or torchrun) runs the same recipe on several devices: every process takes its
+share of the same global batch, so the number of processes changes nothing but the time.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +26,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_gym.checkpoints import CheckpointError
+from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.data.latent_clips import LatentClips
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.spec import ActionSpec
+from wm_gym.training.dynamics_loss import (
+    Batch,
+    DynamicsLoss,
+    NoisyBatch,
+    TeacherForced,
+    action_sensitivity,
+)
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+
+EPOCHS, MULTI_VIEW_EPOCHS = 100, 20
+NOT_LEARNED = ("loop", "out", "compile", "epochs", "accumulation", "in_memory")
+"""Settings that a resumed run may change."""
+ADDED = ("history_max", "num_views")
+"""Settings that older runs do not know; they count as unchanged at their defaults."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +99,59 @@ class LatentDynamicsConfig:
     probe_every: int = 200
     """Steps between measurements with true and with shuffled actions."""
     init: Path | None = None
-    """Safetensors file of weights to start from (fine-tuning)."""
+    """Weights to start from (fine-tuning): a safetensors file, or a checkpoint folder, whose card
+    then gives the network's sizes and the schedule shift."""
+    history_max: int = 0
+    """Variable history: every clip gives between 1 and this many frames; 0 always `history`."""
+    num_views: int = 1
+    """Cameras whose latents stand side by side along the width."""
+    epochs: int = 0
+    """Length where --loop.steps is 0: passes over as many clips as there are different ones; 0 is
+    100, and 20 where a multi-view model is fine-tuned (--num-views with --init)."""
+    accumulation: int = 1
+    """Parts that a process computes its share of the batch in, one after the other."""
+    in_memory: bool = False
+    """Read all latents at the start instead of mapping the file (slow disks)."""
     seed: int = 0
     """Seed of initialisation, batches and noise."""
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=100_000, ema=0.9995))
-    """Optimisation."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=0, warmup_steps=0, ema=0.9995)
+    )
+    """Optimisation; steps=0 takes --epochs, then warmup_steps=0 takes one epoch."""
 
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        given = max(self.history, self.history_max)
+        if self.history < 1 or self.history_max < 0 or given >= self.clip_length:
+            raise ValueError(
+                f"history {self.history} and history_max {self.history_max} must be at least 1 (0 "
+                f"for a fixed history) and less than clip_length {self.clip_length}, so that a "
+                "frame is left to predict"
+            )
+        if self.accumulation < 1 or self.num_views < 1 or self.epochs < 0:
+            raise ValueError(
+                f"accumulation {self.accumulation} and num_views {self.num_views} must be at least "
+                f"1, epochs {self.epochs} at least 0"
+            )
 
-@dataclass(frozen=True)
-class Batch:
-    """One global batch: normalised latents (B, T, h, w, D) and network actions (B, T, width)."""
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        stored = asdict(self) | {name: None for name in ("loop", "out", "compile")}
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in {*NOT_LEARNED, *ADDED} - {"loop", "out", "compile"}:
+            if name in NOT_LEARNED or stored[name] == defaults[name]:
+                del stored[name]
+        return stored
 
-    latents: Tensor
-    actions: Tensor
+    def planned_loop(self, clips: int) -> LoopConfig:
+        """The optimisation, with steps and warm-up counted from epochs of `clips` clips."""
+        if self.loop.steps:
+            return self.loop
+        fine_tuning = self.num_views > 1 and self.init is not None
+        epochs = self.epochs or (MULTI_VIEW_EPOCHS if fine_tuning else EPOCHS)
+        epoch = math.ceil(clips / self.batch)
+        warmup = self.loop.warmup_steps or epoch
+        return replace(self.loop, steps=epochs * epoch, warmup_steps=warmup)
 
 
 class LatentBatches:
@@ -116,9 +173,9 @@ class LatentBatches:
                 config.clip_length,
                 action.frame_skip,
                 action.alignment,
-                pad_start=config.history - 1,
+                pad_start=max(config.history, config.history_max) - 1,
                 episodes=chosen,
-                in_memory=True,
+                in_memory=config.in_memory,
             )
 
         self.training = clips(np.arange(split))
@@ -133,7 +190,11 @@ class LatentBatches:
         actions = torch.from_numpy(clip.actions[..., : self.action.size].astype(np.float32))
         actions = self.action.normalise(actions)
         known = torch.from_numpy(clip.known)[..., None]
-        return Batch(latents, torch.where(known, actions, self.action.null_action()))
+        return Batch(
+            latents=latents,
+            actions=torch.where(known, actions, self.action.null_action()),
+            repeated=torch.from_numpy(np.argmax(clip.valid, axis=-1)),
+        )
 
     def train(self, step: int) -> Batch:
         """The training batch of a step."""
@@ -144,115 +205,82 @@ class LatentBatches:
         return self.prepare(self.held_out.sample(0, 0, count))
 
 
-def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
-    """Which cells differ from the frame before: bool (B, T, h, w), the first frame all False."""
-    changed = torch.zeros(latents.shape[:-1], dtype=torch.bool)
-    change = (latents[:, 1:] - latents[:, :-1]).abs().mean(-1)
-    changed[:, 1:] = change > threshold
-    return changed
+def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tuple[DiT, float]:
+    """The network before training, and the noise-schedule shift.
 
-
-class DynamicsLoss:
-    """The flow-matching loss of a batch, split over processes.
-
-    Args:
-        config: recipe.
-        shift: noise-schedule shift.
-        context_label: flow time written on clean context frames.
+    Raises:
+        CheckpointError: if the weights to start from do not fit network or latents.
+        ValueError: if the latents do not hold the views asked for.
     """
+    from safetensors.torch import load_file
 
-    def __init__(self, config: LatentDynamicsConfig, shift: float, context_label: float) -> None:
-        self.config, self.shift, self.context_label = config, shift, context_label
-
-    def times(self, shape: tuple[int, ...], noise: torch.Generator) -> Tensor:
-        """Training times (B, N, M)."""
-        if self.config.times == "logit-normal":
-            return flow.sample_times(shape, self.shift, noise)
-        copies = torch.arange(shape[1])[None, :, None]
-        return (copies + torch.rand(shape, generator=noise)) / shape[1]
-
-    def __call__(
-        self, network: torch.nn.Module, batch: Batch, noise: torch.Generator, rows: slice
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss of the given rows of a global batch; random numbers are drawn for all rows."""
-        config = self.config
-        count, frames = batch.latents.shape[:2]
-        predicted = frames - config.history
-        copies = config.copies if config.context == "clean" else 1
-        t = self.times((count, copies, predicted), noise)
-        target_latents = batch.latents[:, None, config.history :].expand(-1, copies, *(-1,) * 4)
-        eps = torch.randn(target_latents.shape, generator=noise)
-        context = flow.noise_history(batch.latents, noise, config.history_noise)
-        dropped = torch.rand(count, generator=noise) < config.action_dropout
-        null = torch.zeros(batch.actions.shape[-1])
-        null[-1] = 1.0
-        actions = torch.where(dropped[:, None, None], null, batch.actions)
-        weight = 1.0 + (config.change_weight - 1.0) * changed_tokens(
-            batch.latents, config.change_threshold
+    height, width, channels = batches.training.latents.shape[1:]
+    source = json.loads((config.latents / "source.json").read_text())
+    views = len(source.get("cameras", ())) or config.num_views
+    if views != config.num_views or width % (views * config.patch):
+        raise ValueError(
+            f"{config.latents} holds {views} view(s) on a grid of {height}x{width}, expected "
+            f"{config.num_views} of equal width; pass --num-views {views}"
         )
-        weight = weight[:, None, config.history :, :, :, None]
-        weight = weight / weight.mean()
+    sizes: dict[str, Any] = {
+        name: getattr(config, name) for name in ("dim", "depth", "heads", "patch", "head")
+    } | {"band": config.band or None}
+    # one view's tokens decide: a multi-view model goes on with the schedule it was trained with
+    tokens = height * (width // views) // config.patch**2
+    shift = config.shift or flow.schedule_shift(tokens, channels * config.patch**2)
+    weights = None
+    if config.init is not None and config.init.is_dir():
+        card = Checkpoint.open(config.init)
+        if card.spec.dynamics.objective != "flow":
+            raise CheckpointError(
+                f"--init {config.init} was trained with {card.spec.dynamics.objective}, expected "
+                "flow matching, which is what this recipe goes on with"
+            )
+        latent = card.spec.latent
+        scales = torch.tensor(latent.mean), torch.tensor(latent.std)
+        if latent.channels != channels or not all(
+            torch.allclose(a, b) for a, b in zip(scales, (batches.mean, batches.std), strict=True)
+        ):
+            raise CheckpointError(
+                f"{config.latents} is not of the latent space and normalisation of --init "
+                f"{config.init}; encode the data with `wm-gym train latents --space {config.init}`"
+            )
+        sizes = dict(card.spec.dynamics.network)
+        shift = config.shift or card.spec.dynamics.shift
+        weights = card.load(card.spec.dynamics.weights)
+    elif config.init is not None:
+        weights = {key: value.float() for key, value in load_file(config.init).items()}
+    sizes |= {
+        "channels": channels,
+        "action_width": batches.action.width,
+        "num_views": config.num_views,
+    }
+    network = DiT(DiTConfig(**sizes))
+    if weights is not None:
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"--init {config.init} does not fit the network: {error}"
+            ) from error
+    return network, shift
 
-        device = next(network.parameters()).device
-        noisy = flow.add_noise(target_latents, eps, t)[rows].to(device)
-        times = (t * flow.TIMESTEP_SCALE)[rows].to(device)
-        context, actions = context[rows].to(device), actions[rows].to(device)
-        if config.context == "clean":
-            labels = torch.full(context.shape[:2], self.context_label * flow.TIMESTEP_SCALE)
-            velocity = network(noisy, times, context, labels.to(device), actions)
-        else:
-            clip = torch.cat([context[:, : config.history], noisy[:, 0]], dim=1)
-            labels = torch.cat([times.new_zeros(len(times), config.history), times[:, 0]], dim=1)
-            velocity = network(clip, labels, actions)[:, None, config.history :]
-        target = flow.velocity_target(target_latents, eps)[rows].to(device)
-        error = (velocity - target).pow(2)
-        loss = (weight[rows].to(device) * error).mean()
-        return loss, {"velocity_error": error.detach().mean()}
 
+def shares(config: LatentDynamicsConfig, process: int, processes: int) -> list[slice]:
+    """Rows of the global batch that a process computes, one slice per accumulated part.
 
-class TeacherForced(torch.nn.Module):
-    """Calls `DiT.teacher_forced_forward`, so that data-parallel wrappers see a forward pass."""
-
-    def __init__(self, network: DiT) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """See `DiT.teacher_forced_forward`."""
-        return self.network.teacher_forced_forward(*inputs)
-
-
-@torch.no_grad()
-def action_sensitivity(
-    network: DiT, batch: Batch, context_label: float, threshold: float, t: float
-) -> dict[str, float]:
-    """One-frame error on changed tokens, with true and with shuffled actions.
-
-    The last frame of each clip is predicted from its clean past at flow time `t`; the error is that
-    of the implied clean latent, in units of the latents' standard deviation.
+    Raises:
+        ValueError: if the batch cannot be divided equally.
     """
-    device = next(network.parameters()).device
-    noise = torch.randn(batch.latents[:, -1:].shape, generator=generator(0, 0))
-    times = torch.full((len(batch.latents), 1, 1), t)
-    noisy = flow.add_noise(batch.latents[:, None, -1:], noise[:, None], times).to(device)
-    labels = torch.full(batch.latents.shape[:2], context_label * flow.TIMESTEP_SCALE).to(device)
-    changed = changed_tokens(batch.latents, threshold)[:, -1]
-    errors = {}
-    for name, order in (("true", 0), ("shuffled", 1)):
-        actions = batch.actions.clone()
-        actions[:, -1] = batch.actions[:, -1].roll(order, dims=0)
-        velocity = network.teacher_forced_forward(
-            noisy,
-            (times * flow.TIMESTEP_SCALE).to(device),
-            batch.latents.to(device),
-            labels,
-            actions.to(device),
+    parts = processes * config.accumulation
+    size = config.batch // parts
+    if size * parts != config.batch:
+        raise ValueError(
+            f"batch {config.batch} does not divide over {processes} processes with "
+            f"{config.accumulation} accumulated parts each; choose a multiple of {parts}"
         )
-        clean = (noisy - t * velocity)[:, 0, 0].float().cpu()
-        error = (clean - batch.latents[:, -1]).pow(2).mean(-1)
-        errors[f"changed_error_{name}_t{t:g}"] = float(error[changed].mean())
-    moved = (batch.latents[:, -1] - batch.latents[:, -2]).pow(2).mean(-1)
-    return errors | {"changed_error_copy": float(moved[changed].mean())}
+    first = process * config.accumulation
+    return [slice(n * size, (n + 1) * size) for n in range(first, first + config.accumulation)]
 
 
 def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
@@ -262,70 +290,52 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
         The weights file.
     """
     from accelerate import Accelerator
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
     batches = LatentBatches(config, action)
-    grid, channels = batches.training.latents.shape[1:3], batches.training.latents.shape[3]
-    network_config = DiTConfig(
-        channels=channels,
-        dim=config.dim,
-        depth=config.depth,
-        heads=config.heads,
-        patch=config.patch,
-        action_width=action.width,
-        head=config.head,
-        band=config.band or None,
-    )
-    shift = config.shift or flow.schedule_shift(
-        grid[0] * grid[1] // config.patch**2, channels * config.patch**2
-    )
-    network = DiT(network_config)
-    if config.init is not None:
-        try:
-            network.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"--init {config.init} does not fit the network: {error}"
-            ) from error
+    network, shift = initial_network(config, batches)
+    network_config = network.config
     if config.bf16:
         network.set_linear_dtype(torch.bfloat16)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     loop = TrainingLoop(
         config.out,
         TeacherForced(network) if config.context == "clean" else network,
-        config.loop,
-        fingerprint=asdict(config) | {"loop": None, "out": None, "compile": None},
+        config.planned_loop(len(batches.training)),
+        fingerprint=config.fingerprint(),
         accelerator=accelerator,
     )
     if config.compile:
         loop.module.compile()
     label = 0.01 if config.context == "clean" else 0.0
     loss_function = DynamicsLoss(config, shift, label)
-    share = config.batch // accelerator.num_processes
-    if share * accelerator.num_processes != config.batch:
-        raise ValueError(
-            f"batch {config.batch} does not divide over {accelerator.num_processes} processes"
-        )
-    rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     probe = batches.probe()
     prefix = "network." if config.context == "clean" else ""
 
-    def step_function(step: int):
-        noise = generator(config.seed, step, stream=1)
-        return loss_function(loop.module, batches.train(step), noise, rows)
+    @lru_cache(maxsize=1)  # the parts of a step share one drawing
+    def drawn(step: int) -> NoisyBatch:
+        return loss_function.draw(batches.train(step), generator(config.seed, step, stream=1))
+
+    def part(rows: slice, step: int):
+        return loss_function(loop.module, drawn(step), rows)
 
     def measure(step: int) -> dict[str, float]:
         averaged = DiT(network_config)
         averaged.load_state_dict(_strip(loop.weights(), prefix))
-        averaged.eval()
+        averaged.eval().to(accelerator.device)
         measured: dict[str, float] = {}
         for t in (1.0, 0.7):
             measured |= action_sensitivity(averaged, probe, 0.01, config.change_threshold, t)
         return measured
 
-    loop.run(step_function, every=config.probe_every, callback=measure)
+    parts = [
+        partial(part, rows)
+        for rows in shares(config, accelerator.process_index, accelerator.num_processes)
+    ]
+    run = parts if len(parts) > 1 else parts[0]
+    loop.run(run, every=config.probe_every, callback=measure)
     path = config.out / "dynamics.safetensors"
     if accelerator.is_main_process:
         weights = _strip(loop.weights(), prefix)
@@ -338,6 +348,7 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
             "hours": round(loop.seconds / 3600, 2),
         }
         (config.out / "dynamics.json").write_text(json.dumps(record, indent=1))
+    accelerator.wait_for_everyone()
     return path
 
 

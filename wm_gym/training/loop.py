@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -170,9 +171,38 @@ class TrainingLoop:
                 else:
                     self.ema[key].copy_(value)
 
+    def _accumulate(
+        self, parts: Sequence[StepFunction]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
+        """Add up the gradients of a step's parts; the mean loss and the mean of what they log."""
+        losses: list[torch.Tensor] = []
+        logs: list[Mapping[str, torch.Tensor | float]] = []
+        for number, part in enumerate(parts, start=1):
+            # processes exchange gradients once, with the last part
+            waiting = number < len(parts)
+            with self.accelerator.no_sync(self.module) if waiting else nullcontext():
+                loss, values = part(self.step)
+                self.accelerator.backward(loss / len(parts))
+            losses.append(loss.detach())
+            logs.append(values)
+        means = {key: sum(row[key] for row in logs) / len(logs) for key in logs[0]}
+        return torch.stack(losses).mean(), means
+
+    def _mean(self, value: float | torch.Tensor) -> float:
+        """The mean of a value over all processes."""
+        if self.accelerator.num_processes == 1:
+            return float(value)
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device)
+        return float(self.accelerator.reduce(value.detach(), reduction="mean"))  # pyright: ignore
+
+    def _out_of_time(self, started: float) -> bool:
+        """Whether the time limit is over for any process: all must stop at the same step."""
+        limit = self.config.max_minutes
+        return bool(limit) and self._mean(time.monotonic() - started > 60 * limit) > 0
+
     def run(
         self,
-        step_function: StepFunction,
+        step_function: StepFunction | Sequence[StepFunction],
         *,
         every: int = 0,
         callback: Callable[[int], Mapping[str, float] | None] | None = None,
@@ -180,9 +210,10 @@ class TrainingLoop:
         """Train until the last step or the time limit.
 
         Args:
-            step_function: step number → (loss, values to log).
+            step_function: step number → (loss, values to log); several of them are equal parts of
+                one step's batch, whose gradients are accumulated.
             every: steps between callbacks; 0 never calls.
-            callback: called with the step number; what it returns is logged.
+            callback: called by the main process with the step number; what it returns is logged.
 
         Returns:
             The step reached.
@@ -190,21 +221,25 @@ class TrainingLoop:
         from torch.utils.tensorboard import SummaryWriter
 
         config, main = self.config, self.accelerator.is_main_process
+        parts = [step_function] if callable(step_function) else list(step_function)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if main:
+            self._forget_lost_steps()
         writer = SummaryWriter(str(self.folder)) if main else None
         started, before = time.monotonic(), self.seconds
         bar = tqdm(total=config.steps, initial=self.step, disable=not main, mininterval=10)
         while self.step < config.steps:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, self.step)
-            loss, logs = step_function(self.step)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss is {loss.item()} at step {self.step}; the last state in {self.folder} "
-                    "is intact: resume it with a lower --learning-rate"
-                )
-            self.accelerator.backward(loss)
+            loss, logs = self._accumulate(parts)
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.clip)
+            # the norm is the same in all processes, so they stop together
+            if not (torch.isfinite(loss) and (norm is None or torch.isfinite(norm))):
+                raise FloatingPointError(
+                    f"loss is {loss.item()} or its gradient is not finite at step {self.step}; the "
+                    f"last state in {self.folder} is intact: resume it with a lower "
+                    "--loop.learning-rate"
+                )
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
@@ -213,8 +248,10 @@ class TrainingLoop:
             self.seconds = before + time.monotonic() - started
             values = {}
             if self.step % config.log_every == 0:
-                values = {"loss": loss.detach(), "gradient_norm": norm, **logs}
-            if callback is not None and every and self.step % every == 0:
+                values = {"loss": loss, **logs}
+                values = {key: self._mean(value) for key, value in values.items()}
+                values["gradient_norm"] = norm
+            if main and callback is not None and every and self.step % every == 0:
                 values.update(callback(self.step) or {})
             if values and writer is not None:
                 self._log(writer, bar, values)
@@ -229,7 +266,22 @@ class TrainingLoop:
         bar.close()
         if writer is not None:
             writer.close()
+        self.accelerator.wait_for_everyone()
         return self.step
+
+    def _forget_lost_steps(self) -> None:
+        """Drop log lines of steps that a killed run took after its last checkpoint."""
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= self.step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:  # cut off by the kill
+                continue
+        write_atomically(path, "".join(kept).encode())
 
     def _log(self, writer, bar: tqdm, values: Mapping[str, float | torch.Tensor | None]) -> None:
         row = {key: float(value) for key, value in values.items() if value is not None}

@@ -35,13 +35,15 @@ class RewardConfig:
     """How far outside the threshold a failure still counts as a near miss, in metres."""
     noise: float = 0.15
     """Largest standard deviation of the noise added to normalised latents in training."""
-    batch: int = 192
+    batch: int = 160
     """Examples a step."""
-    distance_weight: float = 20.0
+    distance_weight: float = 1.0
     """Weight of the smooth L1 loss on the distance, which is in decimetres there."""
+    position_weight: float = 3.0
+    """Weight of the smooth L1 loss on the positions of objects and effector, in decimetres."""
     dim: int = 96
     """Classifier width."""
-    depth: int = 3
+    depth: int = 2
     """Classifier blocks."""
     bf16: bool = False
     """Linear layers in bfloat16."""
@@ -49,8 +51,8 @@ class RewardConfig:
     """Seed of initialisation, batches and noise."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=4000,
-            learning_rate=1e-3,
+            steps=5000,
+            learning_rate=3e-3,
             final_learning_rate_fraction=0.02,
             warmup_steps=100,
             ema=0.995,
@@ -68,6 +70,7 @@ class LabelledLatents:
         goals: [task, first, second or ""] of every column.
         success: (N, G) bool.
         distance_m: (N, G) metres.
+        positions_m: (N, K, 2) metres: the objects, then the effector.
         near_miss_m: how far outside the threshold a failure is a near miss, in metres.
         mean: per channel, subtracted from latents.
         std: per channel, divided by.
@@ -79,12 +82,13 @@ class LabelledLatents:
         goals: list[list[str]],
         success: np.ndarray,
         distance_m: np.ndarray,
+        positions_m: np.ndarray,
         near_miss_m: float,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ) -> None:
         self.latents, self.goals = latents, goals
-        self.success, self.distance = success, distance_m
+        self.success, self.distance, self.positions = success, distance_m, positions_m
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.tasks = tuple(dict.fromkeys(goal[0] for goal in self.goals))
         self.objects = tuple(dict.fromkeys(goal[1] for goal in self.goals))
@@ -111,6 +115,7 @@ class LabelledLatents:
             json.loads(str(labels["goals"])),
             labels["success"],
             labels["distance_m"],
+            labels["positions_m"],
             near_miss_m,
             scale["mean"],
             scale["std"],
@@ -247,19 +252,27 @@ def train_reward(config: RewardConfig) -> Path:
     def step_function(step: int):
         rows, columns = data.draw(np.random.default_rng([config.seed, step]), config.batch)
         latents, goals, success, distance = data.batch(rows, columns)
+        places = torch.from_numpy(data.positions[rows]).to(device)
         noise = generator(config.seed, step)
         level = config.noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
         latents = latents + level * torch.randn(latents.shape, generator=noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            logit, metres = loop.module(latents.to(device), goals.to(device))
+            features, positions = loop.bare.things(latents.to(device))
+            logit, metres = loop.bare.decide(features, positions, goals.to(device))
         judged = F.binary_cross_entropy_with_logits(logit.float(), success.to(device))
         # distances beyond 0.2 m matter little and must not drown the near ones
         far = F.smooth_l1_loss(
             metres.float().clamp(max=0.3) * 10, distance.clamp(max=0.3).to(device) * 10, beta=0.1
         )
-        loss = judged + config.distance_weight / 10 * far
+        located = F.smooth_l1_loss(positions.float() * 10, places * 10, beta=0.1)
+        loss = judged + config.distance_weight * far + config.position_weight * located
         right = ((logit > 0) == (success.to(device) > 0.5)).float().mean()
-        return loss, {"cross_entropy": judged.detach(), "accuracy": right}
+        error_mm = (positions.detach() - places).norm(dim=-1).mean() * 1000
+        return loss, {
+            "cross_entropy": judged.detach(),
+            "accuracy": right,
+            "position_error_mm": error_mm,
+        }
 
     def measure(step: int) -> dict[str, float]:
         averaged = SuccessClassifier(network.config).to(device).eval()

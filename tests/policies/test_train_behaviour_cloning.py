@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.data.episodes import Episode, EpisodeDataset
+from wm_gym.data.shards import write_index, write_shard
+from wm_gym.envs.sims.langtable_layout import sample_start
+from wm_gym.envs.sims.langtable_tasks import OBJECTS
+from wm_gym.envs.sims.langtable_tasks import Goal as SimulatorGoal
+from wm_gym.instructions import Goal
+from wm_gym.policies import train_behaviour_cloning as module
+from wm_gym.policies.base import load_policy
+from wm_gym.policies.train_behaviour_cloning import (
+    CloningExamples,
+    TrainBehaviourCloningConfig,
+    augment,
+    expert_labels,
+    place_loss,
+    positions_of,
+    train_behaviour_cloning,
+)
+from wm_gym.training.loop import LoopConfig
+
+SIDE, STEPS = 32, 5
+
+
+def episode(seed, behaviour):
+    """Frames and actions are numbered, so that a slip by one shows."""
+    rng = np.random.default_rng(seed)
+    goal = SimulatorGoal("reach", OBJECTS[seed % 8])
+    start = sample_start(goal, OBJECTS, rng)
+    states = np.tile(start, (STEPS + 1, 1))
+    states[:, 0] += 0.001 * np.arange(STEPS + 1)
+    frames = np.zeros((STEPS + 1, SIDE, SIDE, 3), np.uint8)
+    frames += (10 * np.arange(STEPS + 1, dtype=np.uint8))[:, None, None, None]
+    return Episode(
+        frames=frames,
+        actions=np.stack([np.full(2, 0.001 * (k + 1), np.float32) for k in range(STEPS)]),
+        privileged=states,
+        success=np.array([False] * STEPS + [True]),
+        instruction=goal.instruction,
+        goal=Goal("reach", (goal.first,)),
+        seed=seed,
+        behaviour=behaviour,
+    )
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    episodes = [episode(k, "expert" if k % 2 else "noisy_expert") for k in range(6)]
+    write_shard(folder / "shards" / "000000.hdf5", episodes, 0)
+    write_index(
+        folder,
+        observation_space=gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8),
+        action_space=gymnasium.spaces.Box(-0.03, 0.03, (2,), np.float32),
+        image_format="exact",
+        env_spec=None,
+        description="numbered",
+    )
+    return folder
+
+
+def config(data, out):
+    loop = LoopConfig(steps=20, warmup_steps=1, save_every=2, log_every=5)
+    return TrainBehaviourCloningConfig(
+        data=(data,), out=out, look=(data,), batch=4, look_batch=2, loop=loop, head_steps=10
+    )
+
+
+def test_examples_never_slip_by_one(data, tmp_path):
+    examples = CloningExamples([EpisodeDataset(data)], config(data, tmp_path / "out"))
+    assert len(examples) == 6 * STEPS
+    frames, goals, actions, positions = examples.batch(np.arange(len(examples)))
+    for k, (number, index, state) in enumerate(examples.where):
+        assert (frames[k] == 10 * state).all()
+        assert goals[k] == Goal("reach", (OBJECTS[index % 8],))
+        truth = EpisodeDataset(data)[index]
+        np.testing.assert_allclose(positions[k], positions_of(truth.privileged)[state])
+        if truth.behaviour == "expert":
+            expected = [0.001 * (state + n + 1) / 0.03 for n in range(4)]
+            known = min(4, STEPS - state)
+            np.testing.assert_allclose(actions[k, :known, 0], expected[:known], rtol=1e-5)
+            assert actions[k, known:].isnan().all()
+        assert number == 0
+
+
+def test_a_noisy_expert_is_relabelled_without_noise(data):
+    noisy = EpisodeDataset(data)[0]
+    labels = expert_labels(noisy)
+    peg = noisy.privileged[:-1, :2]
+    column = 2 + 3 * OBJECTS.index(noisy.goal.objects[0])
+    way = noisy.privileged[:-1, column : column + 2] - peg
+    assert labels.shape == (STEPS, 2)
+    assert np.abs(labels).max() <= 1
+    # whatever the way around other blocks, it does not lead away from the target
+    assert ((labels * way).sum(axis=1) > -0.01).all()
+
+
+def test_place_loss_is_least_at_the_truth():
+    positions = torch.tensor([[[0.5, -0.25]]])
+    side = 8
+    x = (2 * torch.arange(side) + 1) / side - 1
+    grid = torch.stack([x.repeat(side), (-x).repeat_interleave(side)], dim=1)
+
+    def loss_at(place):
+        logits = -((grid - torch.tensor(place)) ** 2).sum(1) * side**2 / 8
+        return place_loss(logits[None, None], positions).item()
+
+    best = loss_at([0.5, -0.25])
+    assert best < loss_at([0.5, 0.25])
+    assert best < loss_at([0.25, -0.25])
+
+
+def test_augmentation_is_a_function_of_its_generator():
+    frames = torch.randint(0, 256, (4, SIDE, SIDE, 3), dtype=torch.uint8)
+    once, again = (augment(frames, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(once, again)
+    assert once.min() >= 0
+    assert once.max() <= 255
+
+
+def test_an_interrupted_training_gives_the_same_policies(data, tmp_path, monkeypatch):
+    whole = train_behaviour_cloning(config(data, tmp_path / "whole"))
+    assert [p.name for p in whole] == [f"stage_{k}" for k in range(1, 7)]
+    calls = []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return augment(*args)
+
+    monkeypatch.setattr(module, "augment", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_behaviour_cloning(config(data, tmp_path / "part"))
+    parts = train_behaviour_cloning(config(data, tmp_path / "part"))
+    assert len(calls) < 12 + 20  # it went on where it was
+    assert [p.name for p in parts] == [p.name for p in whole]
+    for one, other in zip(whole, parts, strict=True):
+        first, second = load_policy(one).weights(), load_policy(other).weights()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_data_without_such_episodes_is_named(data, tmp_path):
+    with pytest.raises(ValueError, match=r"hold no episodes of tasks \('push',\)"):
+        train_behaviour_cloning(replace(config(data, tmp_path / "out"), tasks=("push",)))

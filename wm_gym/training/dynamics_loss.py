@@ -1,0 +1,200 @@
+"""The flow-matching loss of latent dynamics, and the measurement of action-following.
+
+Random numbers are drawn for a whole global batch as a function of (seed, step), and a process, or a
+part of an accumulated step, takes its rows of them: neither changes what is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wm_gym.dynamics import flow
+from wm_gym.dynamics.dit import DiT
+from wm_gym.training.loop import generator
+
+if TYPE_CHECKING:
+    from wm_gym.training.latent_dynamics import LatentDynamicsConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One global batch.
+
+    Attributes:
+        latents: (B, T, h, w, D), normalised.
+        actions: (B, T, width), as the network reads them.
+        repeated: (B,) slots at the start that only repeat the first frame of an episode.
+    """
+
+    latents: Tensor
+    actions: Tensor
+    repeated: Tensor
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """A global batch with its random numbers; N noisy copies of the last M of T frames.
+
+    Attributes:
+        noisy: (B, N, M, h, w, D).
+        times: (B, N, M) on the 0..1000 scale.
+        target: (B, N, M, h, w, D), velocity.
+        context: (B, T, h, w, D), clean frames with light noise.
+        actions: (B, T, width), with some clips' actions dropped.
+        weight: (B, 1, M, h, w, 1), mean 1 over the batch, 0 where a frame is given.
+        given: (B, M), frames among the M that are given and carry no loss.
+    """
+
+    noisy: Tensor
+    times: Tensor
+    target: Tensor
+    context: Tensor
+    actions: Tensor
+    weight: Tensor
+    given: Tensor
+
+
+def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
+    """Which cells differ from the frame before: bool (B, T, h, w), the first frame all False."""
+    changed = torch.zeros(latents.shape[:-1], dtype=torch.bool)
+    change = (latents[:, 1:] - latents[:, :-1]).abs().mean(-1)
+    changed[:, 1:] = change > threshold
+    return changed
+
+
+class DynamicsLoss:
+    """The flow-matching loss of a batch, split over processes and parts.
+
+    Args:
+        config: recipe.
+        shift: noise-schedule shift.
+        context_label: flow time written on clean context frames.
+    """
+
+    def __init__(self, config: LatentDynamicsConfig, shift: float, context_label: float) -> None:
+        self.config, self.shift, self.context_label = config, shift, context_label
+
+    def times(self, shape: tuple[int, ...], noise: torch.Generator) -> Tensor:
+        """Training times (B, N, M)."""
+        if self.config.times == "logit-normal":
+            return flow.sample_times(shape, self.shift, noise)
+        copies = torch.arange(shape[1])[None, :, None]
+        return (copies + torch.rand(shape, generator=noise)) / shape[1]
+
+    def histories(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Frames that are given, per clip (B,): fixed, or drawn from 1 to `history_max`.
+
+        A frame that only repeats the first one of its episode is always given: learning to predict
+        it would teach that nothing moves.
+        """
+        config, count = self.config, len(batch.latents)
+        if not config.history_max:
+            return torch.full((count,), config.history)
+        drawn = torch.randint(1, config.history_max + 1, (count,), generator=noise)
+        return torch.maximum(drawn, batch.repeated + 1)
+
+    def draw(self, batch: Batch, noise: torch.Generator) -> NoisyBatch:
+        """Noise, times, dropped actions and histories for all rows of a global batch."""
+        config = self.config
+        count, frames = batch.latents.shape[:2]
+        first = 1 if config.history_max else config.history
+        copies = config.copies if config.context == "clean" else 1
+        t = self.times((count, copies, frames - first), noise)
+        target_latents = batch.latents[:, None, first:].expand(-1, copies, *(-1,) * 4)
+        eps = torch.randn(target_latents.shape, generator=noise)
+        context = flow.noise_history(batch.latents, noise, config.history_noise)
+        dropped = torch.rand(count, generator=noise) < config.action_dropout
+        null = torch.zeros(batch.actions.shape[-1])
+        null[-1] = 1.0
+        given = torch.arange(first, frames) < self.histories(batch, noise)[:, None]  # (B, M)
+        weight = 1.0 + (config.change_weight - 1.0) * changed_tokens(
+            batch.latents, config.change_threshold
+        )
+        weight = weight[:, None, first:, :, :, None] * ~given[:, None, :, None, None, None]
+        return NoisyBatch(
+            noisy=flow.add_noise(target_latents, eps, t),
+            times=t * flow.TIMESTEP_SCALE,
+            target=flow.velocity_target(target_latents, eps),
+            context=context,
+            actions=torch.where(dropped[:, None, None], null, batch.actions),
+            weight=weight / weight.mean(),
+            given=given,
+        )
+
+    def __call__(
+        self, network: torch.nn.Module, drawn: NoisyBatch, rows: slice
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss of the given rows; the mean over equal shares of rows is that of the batch."""
+        device = next(network.parameters()).device
+        noisy, times, target, context, actions, weight, given = (
+            tensor[rows].to(device)
+            for tensor in (
+                drawn.noisy, drawn.times, drawn.target, drawn.context, drawn.actions,
+                drawn.weight, drawn.given,
+            )
+        )  # fmt: skip
+        if self.config.context == "clean":
+            labels = torch.full(context.shape[:2], self.context_label * flow.TIMESTEP_SCALE)
+            velocity = network(noisy, times, context, labels.to(device), actions)
+        else:
+            first = context.shape[1] - noisy.shape[2]
+            seen = torch.where(given[..., None, None, None], context[:, first:], noisy[:, 0])
+            label = torch.where(given, 0.0, times[:, 0])
+            clip = torch.cat([context[:, :first], seen], dim=1)
+            labels = torch.cat([times.new_zeros(len(times), first), label], dim=1)
+            velocity = network(clip, labels, actions)[:, None, first:]
+        error = (velocity - target).pow(2)
+        loss = (weight * error).mean()
+        predicted = (~given).float()[:, None, :, None, None, None]
+        plain = (error.detach() * predicted).mean() / drawn.given.logical_not().float().mean()
+        return loss, {"velocity_error": plain}
+
+
+class TeacherForced(torch.nn.Module):
+    """Calls `DiT.teacher_forced_forward`, so that data-parallel wrappers see a forward pass."""
+
+    def __init__(self, network: DiT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See `DiT.teacher_forced_forward`."""
+        return self.network.teacher_forced_forward(*inputs)
+
+
+@torch.no_grad()
+def action_sensitivity(
+    network: DiT, batch: Batch, context_label: float, threshold: float, t: float
+) -> dict[str, float]:
+    """One-frame error on changed tokens, with true and with shuffled actions.
+
+    The last frame of each clip is predicted from its clean past at flow time `t`; the error is that
+    of the implied clean latent, in units of the latents' standard deviation.
+    """
+    device = next(network.parameters()).device
+    noise = torch.randn(batch.latents[:, -1:].shape, generator=generator(0, 0))
+    times = torch.full((len(batch.latents), 1, 1), t)
+    noisy = flow.add_noise(batch.latents[:, None, -1:], noise[:, None], times).to(device)
+    labels = torch.full(batch.latents.shape[:2], context_label * flow.TIMESTEP_SCALE).to(device)
+    changed = changed_tokens(batch.latents, threshold)[:, -1]
+    errors = {}
+    for name, order in (("true", 0), ("shuffled", 1)):
+        actions = batch.actions.clone()
+        actions[:, -1] = batch.actions[:, -1].roll(order, dims=0)
+        velocity = network.teacher_forced_forward(
+            noisy,
+            (times * flow.TIMESTEP_SCALE).to(device),
+            batch.latents.to(device),
+            labels,
+            actions.to(device),
+        )
+        clean = (noisy - t * velocity)[:, 0, 0].float().cpu()
+        error = (clean - batch.latents[:, -1]).pow(2).mean(-1)
+        errors[f"changed_error_{name}_t{t:g}"] = float(error[changed].mean())
+    moved = (batch.latents[:, -1] - batch.latents[:, -2]).pow(2).mean(-1)
+    return errors | {"changed_error_copy": float(moved[changed].mean())}
