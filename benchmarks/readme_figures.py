@@ -1,0 +1,175 @@
+"""Fills the figures in README.md from benchmarks/results/*.json; nothing there is typed by hand.
+
+python benchmarks/readme_figures.py            # rewrites the block between the markers
+python benchmarks/readme_figures.py --check    # exit status 1 if the README is out of date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+@dataclass(frozen=True)
+class FiguresConfig:
+    """Write, or check, the figures in README.md."""
+
+    check: bool = False
+    """Change nothing; exit status 1 if the README is out of date."""
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A result file, None if the measurement has not been made."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def open_loop_table(report: dict[str, Any]) -> list[str]:
+    """Rollouts under recorded actions."""
+    scores = report["open_loop"]
+    lines = [
+        "**Open loop**, held-out episodes, recorded actions (`wm-gym evaluate open-loop`; changed PSNR"
+        " is over the pixels that changed since the start; gap closed is 0 for copying the first frame"
+        " and 1 for the decoder's own limit):",
+        "",
+        "| horizon | gap closed | with shuffled actions | changed PSNR (copy · rollout · decoder), dB "
+        "| peg off, % of width |",
+        "|---|---|---|---|---|",
+    ]
+    for key, row in scores.items():
+        if not key.startswith("horizon_"):
+            continue
+        psnr = " · ".join(
+            number(row[f"changed_psnr{suffix}"], 1)
+            for suffix in ("_copy_first", "", "_reconstruction")
+        )
+        lines.append(
+            f"| {key.removeprefix('horizon_')} | {number(row['gap_closed'])} | "
+            f"{number(row['gap_closed_shuffled_actions'])} | {psnr} | "
+            f"{number(row.get('effector_error_percent_of_width_median'), 1)} |"
+        )
+    kept = scores.get("block_persistence")
+    if kept:
+        lines += [
+            "",
+            f"No block vanishes or doubles within {kept['steps']} steps in "
+            f"{100 * kept['rollout']:.0f} % of rollouts (decoder alone "
+            f"{100 * kept['reconstruction']:.0f} %, recorded truth {100 * kept['truth']:.0f} %).",
+        ]
+    return lines
+
+
+def reward_table(report: dict[str, Any]) -> list[str]:
+    """The success classifier."""
+    reward = report["reward_model"]
+    lines = [
+        "**Success classifier**, balanced accuracy with near misses as half of the negatives "
+        "(`wm-gym evaluate reward-model`):",
+        "",
+        "| task | real held-out frames | imagined frames of the same actions |",
+        "|---|---|---|",
+    ]
+    for task, row in reward["real"].items():
+        dream = reward["imagined"].get(task)
+        shown = number(dream["balanced_accuracy"]) if dream else "–"
+        lines.append(f"| {task} | {number(row['balanced_accuracy'])} | {shown} |")
+    return lines
+
+
+def truth_table(report: dict[str, Any]) -> list[str]:
+    """Does success in the dream predict success in the simulator."""
+    lines = [
+        f"**Imagined against true success**, {len(report['policies'])} policies from paired starts "
+        "(`wm-gym compare-real`; 95 % bootstrap intervals over policies and episodes):",
+        "",
+        "| | Pearson | Spearman | MMRV |",
+        "|---|---|---|---|",
+    ]
+    worlds = [("this model", report)]
+    if report.get("bad_world_model"):
+        worlds.append(("a deliberately bad one (early checkpoint)", report["bad_world_model"]))
+    for name, rows in worlds:
+        cells = []
+        for statistic in ("pearson", "spearman", "mmrv"):
+            low, high = rows[f"{statistic}_interval"]
+            cells.append(f"{number(rows[statistic])} [{number(low)}, {number(high)}]")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def step_table(report: dict[str, Any]) -> list[str]:
+    """Seconds per step."""
+    full = max(row["context"] for row in report["rows"])
+    lines = [
+        f"**One step**, full context, {report['machine'].get('cores', 2)} CPU cores "
+        "(`benchmarks/rollout_step.py`):",
+        "",
+        "| model | batch | denoising steps | cache | seconds | frame passes | faster than `off` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    off = {
+        (row["model"], row["batch"], row["denoising_steps"]): row["seconds_per_step"]
+        for row in report["rows"]
+        if row["mode"] == "off" and row["context"] == full
+    }
+    for row in report["rows"]:
+        if row["context"] != full:
+            continue
+        base = off.get((row["model"], row["batch"], row["denoising_steps"]))
+        ratio = number(base / row["seconds_per_step"], 1) if base else "–"
+        lines.append(
+            f"| {row['model']} | {row['batch']} | {row['denoising_steps']} | `{row['mode']}` | "
+            f"{number(row['seconds_per_step'], 3)} | {number(row['frame_passes'], 0)} | {ratio}× |"
+        )
+    return lines
+
+
+TABLES = {
+    "open_loop_langtable": open_loop_table,
+    "reward_model_langtable": reward_table,
+    "imagined_vs_real_langtable": truth_table,
+    "rollout_step": step_table,
+}
+
+
+def figures() -> str:
+    """The whole block."""
+    blocks = []
+    for name, table in TABLES.items():
+        report = read(name)
+        if report is not None:
+            blocks.append("\n".join(table(report)))
+    return "\n\n".join(blocks)
+
+
+def main(config: FiguresConfig) -> int:
+    """Rewrite or check the README."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    filled = f"{before}{START}\n{figures()}\n{END}{after}"
+    if config.check:
+        if filled != text:
+            print("README.md is out of date: run python benchmarks/readme_figures.py")
+        return int(filled != text)
+    path.write_text(filled)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(FiguresConfig)))

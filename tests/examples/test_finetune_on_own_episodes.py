@@ -1,0 +1,82 @@
+"""The fine-tuning example, end to end at tiny size."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.checkpoints import Checkpoint
+from wm_gym.data.episodes import EpisodeDataset
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = Path(__file__).parents[2] / "examples" / "finetune_on_own_episodes.py"
+    spec = importlib.util.spec_from_file_location("finetune_on_own_episodes", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_tiny_model_is_fine_tuned_and_measured(example, tiny_checkpoint, tmp_path: Path):
+    args = example.Args(
+        checkpoint=tiny_checkpoint, out=tmp_path, episodes=6, held_out_episodes=3,
+        episode_steps=8, train_steps=3, batch=2, horizons=(1, 4),
+    )  # fmt: skip
+    report = example.main(args)
+    old = Checkpoint.open(Path(tiny_checkpoint))
+    new = Checkpoint.open(Path(report["checkpoint"]))
+    assert new.spec.name == "tiny-finetuned"
+    assert not new.spec.embedded
+    for name in ("latent.safetensors", "reward.safetensors"):
+        for key, value in new.load(name).items():
+            assert torch.equal(value, old.load(name)[key])
+    moved = [
+        not torch.equal(value, old.load("dynamics.safetensors")[key])
+        for key, value in new.load("dynamics.safetensors").items()
+    ]
+    assert all(moved)
+    scale = json.loads((tmp_path / "latents" / "normalisation.json").read_text())
+    assert tuple(scale["mean"]) == pytest.approx(old.spec.latent.mean)
+    assert report["before"].keys() == report["after"].keys() == {"horizon_1", "horizon_4"}
+    assert report["before"]["horizon_4"]["psnr"] != report["after"]["horizon_4"]["psnr"]
+    assert json.loads((tmp_path / "gain.json").read_text())["seeds"] == 0
+
+
+def test_the_table_holds_other_blocks(example):
+    from wm_gym.envs.sims.langtable_tasks import OBJECTS
+
+    env, behaviours = example.ChangedBlocks("ood", "32x32", 5)()
+    assert not set(env.unwrapped.objects) & set(OBJECTS)
+    assert {"expert", "random"} <= behaviours.keys()
+    env.close()
+
+
+def test_own_episodes_need_held_out_ones(example, tiny_checkpoint, tmp_path: Path):
+    with pytest.raises(SystemExit, match="belong together"):
+        example.main(example.Args(checkpoint=tiny_checkpoint, data=tmp_path))
+
+
+def test_own_recorded_videos_are_taken_as_they_are(example, tiny_checkpoint, tmp_path: Path):
+    pytest.importorskip("av")
+    from tests.data.recorded_data import write_mp4_npz
+
+    folder = write_mp4_npz(tmp_path / "own")
+    for path in folder.glob("*.npz"):
+        arrays = dict(np.load(path))
+        np.savez(path, **arrays | {"actions": arrays["actions"] * 1e-4})
+    args = example.Args(
+        checkpoint=tiny_checkpoint, out=tmp_path / "out", data=folder, held_out=folder,
+        train_steps=2, batch=2, horizons=(1,), held_out_episodes=3,
+    )  # fmt: skip
+    report = example.main(args)
+    assert report["after"]["horizon_1"]["clips"] == 3
+    with pytest.raises(Exception, match="no finished dataset"):
+        EpisodeDataset(folder)
