@@ -42,11 +42,14 @@ def open_loop_table(report: dict[str, Any]) -> list[str]:
     """Rollouts under recorded actions."""
     scores = report["open_loop"]
     lines = [
-        "**Open loop**, held-out episodes, recorded actions (`wm-gym evaluate open-loop`; changed PSNR"
-        " is over the pixels that changed since the start; gap closed is 0 for copying the first frame"
+        "**Open loop**, held-out episodes, recorded actions (`wm-gym evaluate open-loop`; "
+        "changed PSNR"
+        " is over the pixels that changed since the start; gap closed is 0 for copying the first "
+        "frame"
         " and 1 for the decoder's own limit):",
         "",
-        "| horizon | gap closed | with shuffled actions | changed PSNR (copy · rollout · decoder), dB "
+        "| horizon | gap closed | with shuffled actions | changed PSNR (copy · rollout · "
+        "decoder), dB "
         "| peg off, % of width |",
         "|---|---|---|---|---|",
     ]

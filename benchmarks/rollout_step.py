@@ -113,8 +113,8 @@ def load(name: str, config: RolloutStepConfig) -> LatentWorldModel:
     from wm_gym.evaluation.models import load_by_id
 
     if name == "DiT-S":
-        arguments: dict[str, Any] = {"channels": 16, "patch": 2, "action_width": 10}
-        network = DiTConfig(**arguments, **DIT_SIZES["S"])
+        shape: dict[str, Any] = {"channels": 16, "patch": 2, "action_width": 10, **DIT_SIZES["S"]}
+        network = DiTConfig(**shape)
         model = random_model("DiT-S (random)", network, (32, 32), "window")
     else:
         try:

@@ -119,11 +119,7 @@ def measure(args: Args, checkpoint: Path, held_out: Path) -> dict[str, dict[str,
     config = OpenLoopConfig(held_out, horizons=args.horizons, clips=args.held_out_episodes)
     model = load_world_model(checkpoint)
     clips = sample_clips(
-        open_dataset(held_out),  # pyright: ignore[reportArgumentType]
-        model.spec,
-        config.clips,
-        max(config.horizons),
-        config.seed,
+        open_dataset(held_out), model.spec, config.clips, max(config.horizons), config.seed
     )
     others = clips.actions.copy()
     others[:, clips.history - 1 :] = others[:, clips.history - 1 :][::-1]
@@ -177,23 +173,20 @@ def fine_tune(args: Args, card: Checkpoint, data: Path) -> Path:
     replaced = {spec.dynamics.weights, spec.distilled.weights if spec.distilled else ""}
     weights = {name: card.load(name) for name in spec.weights_sha256.keys() - replaced}
     weights[spec.dynamics.weights] = load_file(trained)
+    settings = json.loads(json.dumps(asdict(args), default=str))
     new = replace(
         spec,
         name=f"{spec.name}-finetuned",
         description=f"{spec.name}, fine-tuned by examples/finetune_on_own_episodes.py.",
         embedded=False,
         training_data=f"{spec.training_data} Then {episodes} episodes of {data.name}.",
-        recipe={"fine_tuned_from": spec.name, "settings": json.loads(_plain(args))},
+        recipe={"fine_tuned_from": spec.name, "settings": settings},
         distilled=None,  # it imitates the network as it was
         metrics={},
         weights_sha256={},
     )
     save_checkpoint(args.out / "checkpoint", new, weights)
     return args.out / "checkpoint"
-
-
-def _plain(args: Args) -> str:
-    return json.dumps(asdict(args), default=str)
 
 
 def print_gain(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ GRID, CHANNELS, ACTIONS, WIDTH = (4, 4), 3, 2, 3
 class ToyWorldModel:
     """Latents are 4 x 4 pixels as they are; `decodes` counts calls of the decoder."""
 
-    def __init__(self, kind: str, length: int, alignment: str = "target", steps: int = 3) -> None:
+    def __init__(self, kind: str, length: int, alignment: str = "target", steps: int = 2) -> None:
         torch.manual_seed(0)
         band = length if kind == "banded" else None
         config = DiTConfig(

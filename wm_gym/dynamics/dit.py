@@ -37,7 +37,7 @@ __all__ = ["DIT_SIZES", "ContextPart", "DiT", "DiTConfig", "LayerKV"]
 
 
 LayerKV = tuple[Tensor, Tensor]
-"""Keys, rotated at their absolute positions, and values of one temporal layer, each (B, L, T, E)."""
+"""Keys, rotated at absolute positions, and values of one temporal layer, each (B, L, T, E)."""
 
 ContextPart = tuple[list[LayerKV], Tensor]
 """Keys and values of every layer, (G, L, S, E), and one additive mask for (G, 1, M, S)."""
@@ -81,7 +81,7 @@ class DiT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier for linear layers; modulation and output start at zero: blocks start as identity."""
+        """Xavier for linear layers; modulation and output are zero: blocks start as identity."""
         for name, parameter in self.named_parameters():
             zero = "adaLN_modulation" in name or "final_layer" in name or name.endswith("bias")
             if zero:
@@ -92,7 +92,7 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(parameter.flatten(1))
 
     def set_linear_dtype(self, dtype: torch.dtype | None) -> DiT:
-        """Multiply in `dtype` inside linear layers, None: as the weights; all else stays float32."""
+        """Multiply in `dtype` inside linear layers (None: as the weights), all else as before."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.compute_dtype = dtype

@@ -89,8 +89,8 @@ class Rollout:
         context, config = self.world_model.spec.context, self.world_model.network.config
         if self.banded and config.band != context.length:
             raise ValueError(
-                f"the card's banded context of {context.length} frames needs a network with the same "
-                f"band, got band={config.band}; correct the card's dynamics.network"
+                f"the card's banded context of {context.length} frames needs a network with the "
+                f"same band, got band={config.band}; correct the card's dynamics.network"
             )
         if cache not in ("auto", "off", "exact", "rolling"):
             raise ValueError(f"cache must be 'auto', 'off', 'exact' or 'rolling', got {cache!r}")
@@ -320,7 +320,7 @@ class Rollout:
             cache.write(layers, first, numbers)
 
     def _commit(self) -> None:
-        """Store the newest frame; where a window slides and `exact` is wanted, its whole context."""
+        """Store the newest frame; where a window slid and `exact` is wanted, its whole context."""
         if self.length == 1:
             return
         slid = np.zeros(self.rows, bool)

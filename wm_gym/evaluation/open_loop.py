@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.episodes import EpisodeDataset, EpisodeReader
 from wm_gym.data.frames import resize
 from wm_gym.envs.collect import HELD_OUT_SEEDS
 from wm_gym.evaluation.components import BlockReference, locate_peg
@@ -100,7 +100,7 @@ class OpenLoopClips:
 
 
 def sample_clips(
-    dataset: EpisodeDataset, spec: WorldModelSpec, clips: int, steps: int, seed: int
+    dataset: EpisodeReader, spec: WorldModelSpec, clips: int, steps: int, seed: int
 ) -> OpenLoopClips:
     """Choose episodes without repetition and a start in each.
 

@@ -197,8 +197,10 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
 
     def encode(frames: np.ndarray) -> torch.Tensor:
         """Views (B, H, V·W, 3) one by one, latents (B, h, V·w, D) side by side."""
-        parts = [resize(view, *space.frame_size) for view in np.split(frames, views, axis=2)]
-        latents = [space.encode(torch.from_numpy(part).to(config.device)) for part in parts]
+        latents = []
+        for view in np.split(frames, views, axis=2):
+            seen = np.array(resize(view, *space.frame_size))  # a copy: files are read-only views
+            latents.append(space.encode(torch.from_numpy(seen).to(config.device)))
         return torch.cat(latents, dim=2)
 
     source = space.source | ({"cameras": list(config.cameras)} if config.cameras else {})
