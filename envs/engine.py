@@ -329,14 +329,16 @@ class Engine:
         """Newest frames (B, H, W, 3) uint8, decoded once, when first asked for. Do not modify."""
         if self._rollout is None:
             raise ValueError("there is no frame yet; call reset() first")
-        if self._frames is None:
+        frames = self._frames
+        if frames is None:
             if len(self._known) == self.rows:
-                self._frames = np.stack([self._known[row] for row in range(self.rows)])
+                frames = np.stack([self._known[row] for row in range(self.rows)])
             else:
-                self._frames = self._rollout.frames().cpu().numpy().copy()
+                frames = self._rollout.frames().cpu().numpy().copy()
                 for row, frame in self._known.items():
-                    self._frames[row] = frame
-        return self._frames
+                    frames[row] = frame
+            self._frames = frames
+        return frames
 
     def latents(self) -> np.ndarray:
         """Newest normalised latents (B, h, w, D) float32, a copy."""

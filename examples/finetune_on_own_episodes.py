@@ -9,8 +9,8 @@ after.
     python examples/finetune_on_own_episodes.py                       # about 15 minutes on a laptop
     python examples/finetune_on_own_episodes.py --data my_robot/train --held-out my_robot/test
 
-Your own data may be episodes of `wm-gym collect`, a LeRobot folder or mp4 + npz files; their actions
-must be in the units of the model's card.
+Your own data may be episodes of `wm-gym collect`, a LeRobot folder or mp4 + npz files; their
+actions must be in the units of the model's card.
 """
 
 from __future__ import annotations
@@ -198,9 +198,7 @@ def print_gain(before: dict[str, Any], after: dict[str, Any]) -> None:
             old["changed_psnr_copy_first"], old["changed_psnr"], new["changed_psnr"],
             new["changed_psnr_reconstruction"],
         )  # fmt: skip
-        copied, was, now, best = (
-            "-" if cell is None else f"{cell:.2f}" for cell in cells
-        )
+        copied, was, now, best = ("-" if cell is None else f"{cell:.2f}" for cell in cells)
         steps = horizon.removeprefix("horizon_")
         print(f"{steps:>8} {copied:>11} {was:>8} {now:>8} {best:>15}")
 

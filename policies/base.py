@@ -147,7 +147,7 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
         )
     module, _, name = POLICY_KINDS[kind].partition(":")
     try:
-        action = {
+        action: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in described["action_spec"].items()
         }

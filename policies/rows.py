@@ -118,7 +118,7 @@ class VectorRows:
             for name in names
         }
         options["reset_mask"] = np.isin(np.arange(self.count), list(begun))
-        return self.env.reset(seed=seeds, options=options)
+        return self.env.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]
 
     def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
         """Steps all rows; see `EpisodeRows.step`."""
@@ -210,8 +210,10 @@ def as_rows(env: EpisodeRows | VectorEnv | gymnasium.Env | Sequence[gymnasium.En
     if isinstance(env, VectorEnv):
         return VectorRows(env)
     if isinstance(env, gymnasium.Env):
-        card = getattr(env.unwrapped, "card", None)
-        return SimulatorRows([env], getattr(card, "action", None), getattr(card, "frame", None))
+        simulator: gymnasium.Env = env
+        card = getattr(simulator.unwrapped, "card", None)
+        action, frame = getattr(card, "action", None), getattr(card, "frame", None)
+        return SimulatorRows([simulator], action, frame)
     if isinstance(env, Sequence):
         return SimulatorRows(env)
     return env

@@ -250,6 +250,7 @@ class _Block:
         size = self.policy.action_spec.size
         errors = {}
         for k, row in enumerate(asking):
+            chunk: np.ndarray
             try:
                 chunk = np.asarray(chunks[k], np.float64)
             except (IndexError, TypeError, ValueError):

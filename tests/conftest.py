@@ -68,7 +68,15 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
     }  # fmt: skip
     judge = SuccessClassifierConfig(
-        (4, 4), 4, tuple(TASK_TEMPLATES), OBJECTS, dim=16, depth=1
+        (4, 4),
+        4,
+        tuple(TASK_TEMPLATES),
+        OBJECTS,
+        dim=16,
+        depth=1,
+        trunk_dim=16,
+        trunk_depth=1,
+        trunk_heads=2,
     )
     network = {"channels": 4, "dim": 32, "depth": 2, "heads": 2, "action_width": 3, "band": 4}
     spec = WorldModelSpec(

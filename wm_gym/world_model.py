@@ -120,7 +120,7 @@ class LatentWorldModel:
             seeds: one noise seed per row.
             cache: "auto", "off", "exact" or "rolling".
         """
-        return Rollout(self, frames, actions, seeds=seeds, cache=cache)
+        return Rollout(self, frames, actions, seeds=seeds, cache=cache)  # pyright: ignore[reportArgumentType]
 
 
 def load_world_model(

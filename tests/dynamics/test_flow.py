@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wm_gym.dynamics.diffusion import DDPMSampler
+from wm_gym.dynamics.diffusion import DDPMSampler, velocity
 from wm_gym.dynamics.diffusion import add_noise as ddpm_add_noise
-from wm_gym.dynamics.diffusion import velocity
 from wm_gym.dynamics.flow import (
     FlowSampler,
     add_noise,

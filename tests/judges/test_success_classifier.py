@@ -17,7 +17,15 @@ from wm_gym.judges.success_classifier import (
 )
 
 CONFIG = SuccessClassifierConfig(
-    (3, 3), 4, ("reach", "push"), ("red moon", "blue cube"), dim=16, depth=1
+    (3, 3),
+    4,
+    ("reach", "push"),
+    ("red moon", "blue cube"),
+    dim=16,
+    depth=1,
+    trunk_dim=16,
+    trunk_depth=1,
+    trunk_heads=2,
 )
 
 

@@ -19,7 +19,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -204,6 +203,7 @@ class EpisodeDataset:
                     "`wm-gym collect` again, which makes what is missing or damaged"
                 )
         self._entries = [EpisodeEntry(**entry) for entry in index["episodes"]]
+        self._lengths = np.asarray([entry.shape[0] - 1 for entry in self._entries])
         self._open: dict[str, tuple[int, Any, np.ndarray]] = {}
 
     def _shard(self, name: str) -> tuple[Any, np.ndarray]:
@@ -228,10 +228,10 @@ class EpisodeDataset:
         """The episodes in order."""
         return (self[i] for i in range(len(self)))
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Number of actions T of each episode, (E,)."""
-        return np.asarray([entry.shape[0] - 1 for entry in self._entries])
+        return self._lengths
 
     @property
     def behaviours(self) -> list[str]:

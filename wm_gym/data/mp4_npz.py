@@ -3,7 +3,7 @@
 ```
 <dataset>/<split>/000000000.mp4          the frames of one episode, or, with several cameras,
                   000000000_view0.mp4    one video per view
-                  000000000.npz          actions (N, A); success (), language_instruction () if known
+                  000000000.npz          actions (N, A); also success (), language_instruction ()
 ```
 
 The folder to open is that of a split. Frame i of a video and row i of `actions` belong together:
@@ -78,7 +78,7 @@ class Mp4NpzDataset(VideoEpisodes):
         path = self._arrays[index]
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return arrays[name] if name in arrays else None
+                return arrays.get(name)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise EpisodeError(
                 f"{path} cannot be read ({error}); copy or download it again"

@@ -65,9 +65,13 @@ class VideoEpisodes(ABC):
         return np.asarray(self._count_rows())
 
     @cached_property
+    def _instructions(self) -> list[str]:
+        return self._read_instructions()
+
+    @property
     def instructions(self) -> list[str]:
         """Instruction of each episode; empty where none is recorded."""
-        return self._read_instructions()
+        return self._instructions
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -77,7 +81,7 @@ class VideoEpisodes(ABC):
         """The episodes in order."""
         return (self[i] for i in range(len(self)))
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Number of actions T = N - 1 of each episode, (E,)."""
         return self.rows - 1

@@ -267,6 +267,15 @@ class Block(nn.Module):
         return self.finish(x, heads, modulation)
 
 
+class BlockPair(nn.Module):
+    """A spatial and a temporal block; the depth of a network counts these."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.s_block = Block(dim, heads)
+        self.t_block = Block(dim, heads)
+
+
 class FinalLayer(nn.Module):
     """RMSNorm under shift and scale, then the projection to one patch of latents."""
 

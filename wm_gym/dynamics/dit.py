@@ -13,6 +13,7 @@ D width, N heads, E = D / N, L = P·N.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from wm_gym.dynamics.attention import (
     TIMESTEP_FEATURES,
     Block,
+    BlockPair,
     FinalLayer,
     Linear,
     Modulation,
@@ -65,12 +67,7 @@ class DiT(nn.Module):
             Linear(TIMESTEP_FEATURES, dim), nn.SiLU(), Linear(dim, dim)
         )
         self.action_embedder = Linear(config.action_width, dim)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {"s_block": Block(dim, config.heads), "t_block": Block(dim, config.heads)}
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(BlockPair(dim, config.heads) for _ in range(config.depth))
         out = patch * patch * config.channels
         if config.head == "wide":
             self.s_projector = Linear(dim, config.wide_dim)
@@ -97,6 +94,10 @@ class DiT(nn.Module):
             if isinstance(module, Linear):
                 module.compute_dtype = dtype
         return self
+
+    @property
+    def _pairs(self) -> list[BlockPair]:
+        return cast("list[BlockPair]", list(self.blocks))
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +160,8 @@ class DiT(nn.Module):
     def _modulations(self, condition: Tensor) -> list[tuple[Modulation, Modulation]]:
         """Modulation of every spatial and temporal block: condition (..., D)."""
         return [
-            (pair["s_block"].modulation(condition), pair["t_block"].modulation(condition))
-            for pair in self.blocks
+            (pair.s_block.modulation(condition), pair.t_block.modulation(condition))
+            for pair in self._pairs
         ]
 
     # ---- the three ways to run ---------------------------------------------------------------
@@ -197,10 +198,10 @@ class DiT(nn.Module):
         mask = None if plain else causal_mask(frames, self.config.band).to(x.device)
         stored: list[LayerKV] = []
         for index, (pair, (spatial, temporal)) in enumerate(
-            zip(self.blocks, modulations, strict=True)
+            zip(self._pairs, modulations, strict=True)
         ):
-            x = pair["s_block"].spatial(x, spatial, space)
-            block = pair["t_block"]
+            x = pair.s_block.spatial(x, spatial, space)
+            block = pair.t_block
             if self.config.temporal == "joint":
                 x = self._joint(block, x, temporal, grid)
                 continue
@@ -273,10 +274,10 @@ class DiT(nn.Module):
         space = self._spatial_rotation(grid)
         stored: list[LayerKV] = []
         for index, (pair, (spatial, temporal)) in enumerate(
-            zip(self.blocks, modulations, strict=True)
+            zip(self._pairs, modulations, strict=True)
         ):
-            x = pair["s_block"].spatial(x, spatial, space)
-            block = pair["t_block"]
+            x = pair.s_block.spatial(x, spatial, space)
+            block = pair.t_block
             query, key, value = block.temporal_project(x, temporal, rotations)
             if keep:
                 stored.append((key, value))

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 class Sampler(Protocol):
     """Turns noise into a frame in `steps` network passes."""
 
-    steps: int
+    @property
+    def steps(self) -> int:
+        """Network passes per frame."""
+        ...
 
     @property
     def context_timestep(self) -> float:

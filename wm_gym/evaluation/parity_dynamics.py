@@ -121,7 +121,8 @@ class _ReferenceModel:
     def __init__(self, case: ParityCase) -> None:
         self.network = load_dit(case)
         self.sampler = _sampler(case.config)
-        channels, grid = case.inputs["context"].shape[-1], case.inputs["context"].shape[2:4]
+        *_, height, width_cells, channels = case.inputs["context"].shape
+        grid = (height, width_cells)
         width = self.network.config.action_width
         self.spec = WorldModelSpec(
             name=case.name,
@@ -131,7 +132,7 @@ class _ReferenceModel:
             training_data="none: random weights",
             recipe={},
             twin=None,
-            frame=FrameSpec(*grid),
+            frame=FrameSpec(height, width_cells),
             action=ActionSpec(
                 names=tuple(f"a{i}" for i in range(width)),
                 units=("1",) * width,
@@ -142,7 +143,7 @@ class _ReferenceModel:
                 width=width,
                 control_hz=1.0,
             ),
-            latent=LatentSpec("none", tuple(grid), channels, (0.0,) * channels, (1.0,) * channels),
+            latent=LatentSpec("none", grid, channels, (0.0,) * channels, (1.0,) * channels),
             context=ContextSpec("window", case.config["max_frames"]),
             dynamics=DynamicsSpec(network={}),
             weights_sha256={},
@@ -217,12 +218,11 @@ def run_state_dict_shapes(path: Path) -> ParityResult:
             elif name.startswith("svae"):
                 network = SVAE(SVAEConfig(**entry["init"]))
             elif name.startswith("pixel_decoder"):
-                arguments = entry["config_for_create_pixel_decoder"]
-                network = PixelDecoder(
-                    PixelDecoderConfig(
-                        **{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-                    )
-                )
+                arguments: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in entry["config_for_create_pixel_decoder"].items()
+                }
+                network = PixelDecoder(PixelDecoderConfig(**arguments))
             else:
                 raise ValueError(f"{path}: no network is known for {name!r}")
         shapes = {key: list(value.shape) for key, value in network.state_dict().items()}

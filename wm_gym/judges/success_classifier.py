@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.instructions import Goal, InstructionError
+from wm_gym.latents.vae_mini import Block
 
 POSITION_SCALE_M = 0.1
 
@@ -31,6 +32,9 @@ class SuccessClassifierConfig:
         objects: object names, in the order of their embeddings.
         dim: width.
         depth: residual convolutions.
+        trunk_dim: width of the transformer that reads the latents first.
+        trunk_depth: its blocks.
+        trunk_heads: its attention heads.
     """
 
     grid: tuple[int, int]
@@ -39,22 +43,53 @@ class SuccessClassifierConfig:
     objects: tuple[str, ...]
     dim: int = 96
     depth: int = 2
+    trunk_dim: int = 128
+    trunk_depth: int = 3
+    trunk_heads: int = 4
+
+
+class LatentTrunk(nn.Module):
+    """A transformer over the cells of one frame, in the layout of vae-mini's decoder.
+
+    A latent says what is in a cell as economically as it can; the decoder has already learned to
+    read it, so its weights are where training starts.
+    """
+
+    def __init__(self, config: SuccessClassifierConfig) -> None:
+        super().__init__()
+        cells = config.grid[0] * config.grid[1]
+        self.grid = config.grid
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("std", torch.ones(config.channels))
+        self.from_latent = nn.Linear(config.channels, config.trunk_dim)
+        self.decoder_position = nn.Parameter(torch.randn(cells, config.trunk_dim) * 0.02)
+        self.decoder = nn.Sequential(
+            *(Block(config.trunk_dim, config.trunk_heads) for _ in range(config.trunk_depth))
+        )
+        self.norm = nn.LayerNorm(config.trunk_dim)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Features (B, h, w, trunk_dim) of normalised latents (B, h, w, D)."""
+        raw = latents * self.std + self.mean  # the decoder reads latents as they were encoded
+        tokens = self.from_latent(raw.flatten(1, 2)) + self.decoder_position
+        return self.norm(self.decoder(tokens)).unflatten(1, self.grid)
 
 
 class SuccessClassifier(nn.Module):
     """Latents of one frame and a goal to (logit of success, distance in metres).
 
-    Convolutions read the grid; for every object, and for the effector, a softmax over cells says
-    where it is and collects what it looks like there; those that the goal names are put together.
-    Their places are learned beside (`positions`), because "which block" is what is hard to learn
-    from success alone.
+    A transformer and a convolution read the grid; for every object, and for the effector, a softmax
+    over cells says where it is and collects what it looks like there; those that the goal names are
+    put together. Their places are learned beside (`positions`), because "which block" is what is
+    hard to learn from success alone.
     """
 
     def __init__(self, config: SuccessClassifierConfig) -> None:
         super().__init__()
         self.config = config
         things = len(config.objects) + 1  # the objects, then the effector
-        self.embed = nn.Conv2d(config.channels, config.dim, 3, padding=1)
+        self.trunk = LatentTrunk(config)
+        self.embed = nn.Conv2d(config.trunk_dim, config.dim, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Conv2d(config.dim, config.dim, 3, padding=1) for _ in range(config.depth)
         )
@@ -100,7 +135,7 @@ class SuccessClassifier(nn.Module):
             Features (B, K, dim) and positions in metres (B, K, 2) of the K - 1 objects, then the
             effector.
         """
-        cells = F.gelu(self.embed(latents.permute(0, 3, 1, 2)))
+        cells = F.gelu(self.embed(self.trunk(latents).permute(0, 3, 1, 2)))
         for block in self.blocks:
             cells = cells + F.gelu(block(cells))
         cells = cells.flatten(2).transpose(1, 2)  # (B, P, dim)

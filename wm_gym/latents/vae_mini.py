@@ -57,7 +57,7 @@ class VAEMiniConfig:
         return self.height // self.patch, self.width // self.patch
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Pre-norm transformer block over the patches of one frame."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -69,7 +69,8 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, P, dim)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend and transform tokens (B, P, dim)."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
         x = x + self.out(attended.transpose(1, 2).flatten(2))
@@ -80,6 +81,7 @@ class VAEMini(nn.Module):
     """Reconstruction autoencoder with a diagonal Gaussian bottleneck."""
 
     name = "vae-mini"
+    background: torch.Tensor
 
     def __init__(self, config: VAEMiniConfig) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class VAEMini(nn.Module):
         self.patchify = nn.Conv2d(3, config.dim, kernel, config.patch, config.overlap)
         self.encoder_position = nn.Parameter(torch.randn(rows * columns, config.dim) * 0.02)
         self.encoder = nn.Sequential(
-            *(_Block(config.dim, config.heads) for _ in range(config.encoder_depth))
+            *(Block(config.dim, config.heads) for _ in range(config.encoder_depth))
         )
         self.to_moments = nn.Sequential(
             nn.LayerNorm(config.dim), nn.Linear(config.dim, 2 * config.channels)
@@ -99,7 +101,7 @@ class VAEMini(nn.Module):
         self.from_latent = nn.Linear(config.channels, config.dim)
         self.decoder_position = nn.Parameter(torch.randn(rows * columns, config.dim) * 0.02)
         self.decoder = nn.Sequential(
-            *(_Block(config.dim, config.heads) for _ in range(config.decoder_depth))
+            *(Block(config.dim, config.heads) for _ in range(config.decoder_depth))
         )
         self.norm = nn.LayerNorm(config.dim)
         self.unpatchify = nn.ConvTranspose2d(config.dim, 3, kernel, config.patch, config.overlap)

@@ -69,7 +69,7 @@ def pearson(imagined: np.ndarray, true: np.ndarray) -> float:
         return float("nan")
     from scipy.stats import pearsonr
 
-    return float(pearsonr(imagined, true).statistic)
+    return float(np.asarray(pearsonr(imagined, true))[0])
 
 
 def spearman(imagined: np.ndarray, true: np.ndarray) -> float:
@@ -83,7 +83,7 @@ def spearman(imagined: np.ndarray, true: np.ndarray) -> float:
         return float("nan")
     from scipy.stats import spearmanr
 
-    return float(spearmanr(imagined, true).statistic)
+    return float(np.asarray(spearmanr(imagined, true))[0])
 
 
 def mmrv(imagined: np.ndarray, true: np.ndarray) -> float:

@@ -103,7 +103,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     training = np.arange(max(1, len(data) - config.held_out))
     model = VAEMini(config.network)
     empty = to_pixels(torch.from_numpy(median_frame(data))[None])[0]
-    model.background.copy_(empty)  # pyright: ignore[reportCallIssue]
+    model.background.copy_(empty)
     if config.init is not None:
         model.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
     elif config.decoder_only:
@@ -125,12 +125,12 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         )
         noise = generator(config.seed, step, stream=1)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            mean, log_variance = loop.bare.moments(pixels)
+            mean, log_variance = model.moments(pixels)
             eps = torch.randn(mean.shape, generator=noise).to(device)
             spread = (0.5 * log_variance).exp()
             if config.decoder_only:
                 spread = torch.full_like(mean, config.decoder_noise)
-            painted = loop.bare.paint(mean + eps * spread)
+            painted = model.paint(mean + eps * spread)
         objects = (pixels - model.background).abs().amax(1, keepdim=True).mul(2).clamp(max=1.0)
         weight = 1.0 + config.object_weight * objects
         error = (weight * (painted - pixels).pow(2)).mean()

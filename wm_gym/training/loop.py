@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ class TrainingLoop:
             if config.ema:
                 self._update_ema()
             self.seconds = before + time.monotonic() - started
-            values = {}
+            values: dict[str, Any] = {}
             if self.step % config.log_every == 0:
                 values = {"loss": loss, **logs}
                 values = {key: self._mean(value) for key, value in values.items()}

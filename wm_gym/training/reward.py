@@ -45,6 +45,8 @@ class RewardConfig:
     """Classifier width."""
     depth: int = 2
     """Classifier blocks."""
+    trunk: Path | None = None
+    """Autoencoder weights whose decoder the trunk starts from, and stays at."""
     bf16: bool = False
     """Linear layers in bfloat16."""
     seed: int = 0
@@ -223,6 +225,25 @@ def measure_classifier(
     return report
 
 
+def start_from_decoder(network: SuccessClassifier, weights: Path, data: LabelledLatents) -> None:
+    """Copy a vae-mini decoder into the trunk and freeze it.
+
+    Raises:
+        ValueError: if the autoencoder is of other sizes.
+    """
+    from safetensors.torch import load_file
+
+    stored = load_file(weights)
+    trunk = network.trunk.state_dict()
+    wanted = {key: stored[key].float() for key in trunk if key in stored}
+    wanted |= {"mean": data.mean, "std": data.std}
+    try:
+        network.trunk.load_state_dict(wanted)
+    except RuntimeError as error:
+        raise ValueError(f"--trunk {weights} does not fit the classifier: {error}") from error
+    network.trunk.requires_grad_(False)
+
+
 def train_reward(config: RewardConfig) -> Path:
     """Train, or resume, and write `reward.safetensors` and `reward.json`.
 
@@ -244,6 +265,8 @@ def train_reward(config: RewardConfig) -> Path:
             depth=config.depth,
         )
     )
+    if config.trunk is not None:
+        start_from_decoder(network, config.trunk, data)
     loop = TrainingLoop(
         config.out, network, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
     )
@@ -257,8 +280,8 @@ def train_reward(config: RewardConfig) -> Path:
         level = config.noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
         latents = latents + level * torch.randn(latents.shape, generator=noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            features, positions = loop.bare.things(latents.to(device))
-            logit, metres = loop.bare.decide(features, positions, goals.to(device))
+            features, positions = network.things(latents.to(device))
+            logit, metres = network.decide(features, positions, goals.to(device))
         judged = F.binary_cross_entropy_with_logits(logit.float(), success.to(device))
         # distances beyond 0.2 m matter little and must not drown the near ones
         far = F.smooth_l1_loss(
