@@ -26,6 +26,7 @@ from wm_gym.dynamics.snapshot import pack, unpack
 __all__ = ["CacheMode", "LatentHistory", "NoiseSource", "Rollout"]
 
 CacheMode = Literal["auto", "off", "exact", "rolling"]
+"""See `Rollout`; a plain string is checked when the rollout begins."""
 NoiseSource = Callable[[Sequence[int], Sequence[int], tuple[int, ...]], Tensor]
 """(row seeds, row steps, shape of one frame) -> (B, *shape)."""
 Predictor = Callable[[Tensor, int], Tensor]
@@ -64,7 +65,7 @@ class Rollout:
         actions: Tensor | None = None,
         *,
         seeds: Sequence[int],
-        cache: CacheMode = "auto",
+        cache: str = "auto",
         guidance: float = 1.0,
         micro_batch: int | None = None,
         noise: NoiseSource = row_noise,

@@ -222,7 +222,7 @@ def run_state_dict_shapes(path: Path) -> ParityResult:
                     key: tuple(value) if isinstance(value, list) else value
                     for key, value in entry["config_for_create_pixel_decoder"].items()
                 }
-                network = PixelDecoder(PixelDecoderConfig(**arguments))
+                network = PixelDecoder(PixelDecoderConfig.from_released(arguments))
             else:
                 raise ValueError(f"{path}: no network is known for {name!r}")
         shapes = {key: list(value.shape) for key, value in network.state_dict().items()}

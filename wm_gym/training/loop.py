@@ -3,6 +3,9 @@
 A recipe gives a function from the step number to a loss. Because batches and noise are functions of
 (seed, step), nothing but the step, the weights and the optimiser has to be stored to resume
 exactly.
+
+Under `accelerate launch` (or torchrun) every process calls the step function for its own rows of
+the global batch; gradients are averaged, so N processes take the same steps as one.
 """
 
 from __future__ import annotations
