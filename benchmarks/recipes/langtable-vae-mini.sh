@@ -14,7 +14,7 @@ wm-gym collect --out "$run/held-out" --episodes 240 --seed 6000 --held-out \
   --behaviours.expert 0.25 --behaviours.noisy-expert 0.25 --behaviours.random 0.25 \
   --behaviours.near-miss 0.25 --no-stop-on-success
 
-wm-gym train autoencoder --data "$run/episodes" --out "$run/autoencoder"
+wm-gym train autoencoder --data "$run/episodes" --out "$run/autoencoder" --loop.steps 1500
 wm-gym train latents --data "$run/episodes" --autoencoder "$run/autoencoder/autoencoder.safetensors" \
   --out "$run/latents"
 wm-gym train latents --data "$run/held-out" --autoencoder "$run/autoencoder/autoencoder.safetensors" \
@@ -22,16 +22,24 @@ wm-gym train latents --data "$run/held-out" --autoencoder "$run/autoencoder/auto
 
 wm-gym train latent-dynamics --latents "$run/latents" --out "$run/dynamics" \
   --dim 160 --depth 3 --heads 5 --band 10 --clip-length 12 --context clean --copies 2 \
-  --times uniform --shift 1.0 --change-weight 6 --change-threshold 0.15 --history-noise 0.2 \
-  --batch 6 --compile --loop.steps 3600 --loop.learning-rate 1e-3 \
-  --loop.final-learning-rate-fraction 0.05 --loop.warmup-steps 100 --loop.ema 0.995
+  --times uniform --shift 1.0 --change-weight 12 --change-threshold 0.15 --history-noise 0.2 \
+  --batch 6 --compile --loop.steps 2750 --loop.learning-rate 1e-3 \
+  --loop.final-learning-rate-fraction 0.05 --loop.warmup-steps 100 --loop.ema 0.995 --loop.save-every 100
 
 wm-gym label-goals --latents "$run/latents"
 wm-gym label-goals --latents "$run/latents-held-out"
-wm-gym train reward --latents "$run/latents" --held-out "$run/latents-held-out" --out "$run/reward"
+wm-gym train reward --latents "$run/latents" --held-out "$run/latents-held-out" --out "$run/reward" \
+  --trunk "$run/autoencoder/autoencoder.safetensors" --dim 96 --depth 1 --noise 0.1 --batch 64 --bf16 \
+  --loop.steps 3500 --loop.learning-rate 3e-3 --loop.final-learning-rate-fraction 0.01 \
+  --loop.betas 0.9 0.999 --loop.clip 10 --loop.ema 0.99 --loop.weight-decay 1e-2
+
+# the encoder is kept, so the dynamics stay valid; only the pictures get better
+wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder" --decoder-only \
+  --init "$run/autoencoder/autoencoder.safetensors" --object-weight 4 --kl-weight 0 \
+  --loop.steps 2000 --loop.ema 0.99
 
 wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" \
-  --autoencoder "$run/autoencoder" --latents "$run/latents" --dynamics "$run/dynamics" \
+  --autoencoder "$run/decoder" --latents "$run/latents" --dynamics "$run/dynamics" \
   --reward "$run/reward"
 wm-gym make-start-states --checkpoint "$run/checkpoint"
 wm-gym make-demo-clips --checkpoint "$run/checkpoint" --data "$run/held-out"

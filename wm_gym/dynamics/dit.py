@@ -396,10 +396,10 @@ class DiT(nn.Module):
         """
         copies, predicted = noisy.shape[1:3]
         frames = clean.shape[1]
-        if noisy_actions is None:
-            last = actions[:, None, frames - predicted :]
-            noisy_actions = last.expand(-1, copies, -1, -1)
-        grid = self._check(noisy, t_noisy, noisy_actions)
+        slots = noisy_actions
+        if slots is None:
+            slots = actions[:, None, frames - predicted :].expand(-1, copies, -1, -1)
+        grid = self._check(noisy, t_noisy, slots)
         parts: list[ContextPart] = []
         if frames > 1:
             past = frames - 1
@@ -412,7 +412,7 @@ class DiT(nn.Module):
                     torch.zeros_like(allowed, dtype=noisy.dtype).masked_fill(~allowed, -torch.inf),
                 )
             )
-        time, condition = self._conditions(t_noisy.flatten(0, 1), noisy_actions.flatten(0, 1))
+        time, condition = self._conditions(t_noisy.flatten(0, 1), slots.flatten(0, 1))
         rotations = self._temporal_rotation(frames - predicted, predicted)
         x = self._embed(noisy.flatten(0, 1))
         modulations = self._modulations(condition)

@@ -40,9 +40,9 @@ def standard_normal(
     shape: tuple[int, ...], generator: torch.Generator | np.random.Generator
 ) -> Tensor:
     """Standard normal float32 numbers from either kind of generator."""
-    if isinstance(generator, torch.Generator):
-        return torch.randn(shape, generator=generator, device=generator.device)
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+    if isinstance(generator, np.random.Generator):
+        return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def sample_times(

@@ -55,7 +55,7 @@ def start_history(
         actions: (B, n - 1, A) physical; `actions[:, i]` led from frame i to frame i + 1. Slots
             without a known action hold the null action.
     """
-    if isinstance(frames, LatentHistory):
+    if not isinstance(frames, Tensor):
         return frames
     spec = world_model.spec
     if frames.ndim == 4:
