@@ -68,6 +68,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
 
     Raises:
         CheckpointError: naming the ways to get a checkpoint.
+        ValueError: if the checkpoint is a model of another domain than the id's.
     """
     checkpoint, embedded = settings.checkpoint, EMBEDDED_MODELS[settings.env_id]
     if settings.scale is not None:
@@ -84,6 +85,12 @@ def load_model(settings: Settings) -> LatentWorldModel:
         denoising_steps=settings.denoising_steps,
         device=settings.device,
     )
+    domain, twin = settings.env_id.split("-")[1], model.spec.twin
+    if twin is not None and not twin.startswith(domain):
+        raise ValueError(
+            f"{settings.env_id} with checkpoint {checkpoint!r}: its card says it is a model of "
+            f"{twin}; make the id of that domain, or name a checkpoint of {domain}"
+        )
     model.network.set_linear_dtype(DTYPES[settings.dtype])
     if checkpoint == "embedded" and settings.env_id not in _announced:
         _announced.add(settings.env_id)

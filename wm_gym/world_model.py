@@ -143,7 +143,15 @@ def load_world_model(
 
     Raises:
         CheckpointError: if the checkpoint cannot be found, is damaged or does not fit its card.
+        ValueError: if `denoising_steps` is not a positive whole number.
     """
+    if denoising_steps is not None and (
+        not isinstance(denoising_steps, int) or denoising_steps < 1
+    ):
+        raise ValueError(
+            f"denoising_steps={denoising_steps!r}; expected a whole number of at least 1, or None "
+            "for the card's"
+        )
     opened = Checkpoint.open(resolve_checkpoint(str(checkpoint), embedded, env_id))
     spec = opened.spec
     dynamics = spec.dynamics

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import statistics
 import subprocess
 import sys
@@ -69,8 +70,12 @@ def test_an_id_without_checkpoint_names_the_ways_to_get_one(env_id):
         assert env_id in str(error.value)
 
 
-def test_a_bridge_id_runs_any_checkpoint(tiny_checkpoint):
-    env = gymnasium.make("WM-Bridge-VJEPA-v0", checkpoint=tiny_checkpoint, reward="none")
+def test_a_bridge_id_runs_a_checkpoint_without_a_simulator(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_checkpoint, folder)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"twin": None}))
+    env = gymnasium.make("WM-Bridge-VJEPA-v0", checkpoint=str(folder), reward="none")
     assert env.reset(seed=0)[0].shape == (32, 32, 3)
 
 
@@ -129,3 +134,14 @@ def test_check_env_embedded(embedded_checkpoint, env_id):
 def test_unknown_attributes_of_the_package_are_refused():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = wm_gym.nothing
+
+
+def test_a_checkpoint_of_another_domain_is_refused(tiny_checkpoint: str):
+    with pytest.raises(ValueError, match="a model of LangTable-v0; make the id of that domain"):
+        gymnasium.make("WM-Bridge-VJEPA-v0", checkpoint=tiny_checkpoint)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "4"])
+def test_denoising_steps_are_positive_whole_numbers(tiny_checkpoint: str, steps):
+    with pytest.raises(ValueError, match=r"denoising_steps=.*expected a whole number"):
+        gymnasium.make("WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, denoising_steps=steps)
