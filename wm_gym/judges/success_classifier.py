@@ -55,6 +55,9 @@ class LatentTrunk(nn.Module):
     read it, so its weights are where training starts.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: SuccessClassifierConfig) -> None:
         super().__init__()
         cells = config.grid[0] * config.grid[1]
