@@ -48,6 +48,19 @@ def test_nan_is_found_and_reported(tiny_model, monkeypatch):
         check_world_model(tiny_model)
 
 
+def test_memory_that_grows_for_ever_is_found(tiny_model, monkeypatch):
+    original, calls = Rollout.snapshot, []
+
+    def growing(self):
+        calls.append(0)
+        return original(self) + bytes(1000 * len(calls))
+
+    monkeypatch.setattr(Rollout, "snapshot", growing)
+    report = check_world_model(tiny_model, raise_on_failure=False)
+    (memory,) = (check for check in report.checks if check.name == "memory is bounded")
+    assert not memory.passed and "it grows" in memory.detail
+
+
 def test_a_crash_is_a_failed_check_with_its_message(tiny_model, monkeypatch):
     def broken(self):
         raise RuntimeError("no disk")
@@ -58,5 +71,6 @@ def test_a_crash_is_a_failed_check_with_its_message(tiny_model, monkeypatch):
     assert not report.passed
 
 
+@pytest.mark.slow
 def test_the_embedded_model_keeps_every_promise(embedded_checkpoint):
     assert check_world_model(wm_gym.load_world_model(embedded_checkpoint)).passed
