@@ -16,6 +16,7 @@ from gymnasium.error import ResetNeeded
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.dynamics.rollout import Rollout
+from wm_gym.envs.actions import read_actions
 from wm_gym.envs.engine_snapshot import EngineState, from_bytes, model_identity, to_bytes
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.observations import dict_observation, observation_space
@@ -200,7 +201,7 @@ class Engine:
             nothing = np.zeros(self.rows, bool)
             infos: list[dict[str, Any]] = [{} for _ in range(self.rows)]
             return Transition(np.zeros(self.rows), nothing, nothing.copy(), infos)
-        physical, errors = self._read_actions(actions, idle)
+        physical, errors = read_actions(actions, idle, self.spec.action)
         if strict and errors:
             raise ValueError(next(iter(errors.values())))
         bounded = np.clip(physical, self.action_space.low, self.action_space.high)
@@ -219,34 +220,6 @@ class Engine:
         for row in errors:
             self._freeze(row, *before)
         return self._score(idle, errors, surprise, (physical != bounded).any(1))
-
-    def _read_actions(
-        self, actions: Sequence[Any], idle: np.ndarray
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Actions (B, A) float32, zeros within bounds where useless, and the errors by row."""
-        spec = self.spec.action
-        low, high = self.action_space.low, self.action_space.high
-        physical = np.tile(np.clip(np.zeros(spec.size, np.float32), low, high), (self.rows, 1))
-        errors: dict[int, str] = {}
-        for row in np.flatnonzero(~idle).tolist():
-            try:
-                action = np.asarray(actions[row], np.float32)
-                found = f"shape {action.shape}"
-            except (TypeError, ValueError) as error:
-                action, found = np.empty(0), f"no shape ({error})"
-            if action.shape != (spec.size,):
-                errors[row] = (
-                    f"action has {found}, expected shape ({spec.size},): "
-                    f"{', '.join(spec.names)} in {', '.join(spec.units)}"
-                )
-            elif not np.isfinite(action).all():
-                errors[row] = (
-                    f"action is {action.tolist()}, expected finite numbers for "
-                    f"{', '.join(spec.names)}; look for a division by zero in the policy"
-                )
-            else:
-                physical[row] = action
-        return physical, errors
 
     def _freeze(
         self,

@@ -11,6 +11,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from wm_gym.envs.actions import check_batch
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.settings import Settings
 
@@ -24,8 +25,9 @@ class WorldModelVectorEnv(VectorEnv):
 
     Row i behaves like `WorldModelEnv` reset with row i's seed, whatever B is and whatever its
     neighbours do. It truncates at the horizon by itself, as `make_vec` adds no TimeLimit. An action
-    that is NaN or has a wrong shape ends (truncates) only its row, with `info["error"]`; the row's
-    last observation is the one before that action.
+    that is NaN, or in a list has a wrong shape, ends (truncates) only its row, with
+    `info["error"]`; the row's last observation is the one before that action. A batch in which no
+    row has the right shape raises.
 
     Example:
         >>> import gymnasium, wm_gym
@@ -156,12 +158,12 @@ class WorldModelVectorEnv(VectorEnv):
             Observations, rewards, terminations, truncations, infos.
 
         Raises:
-            ValueError: if there are not B actions.
+            ValueError: if there are not B actions, or none of them has the shape (A,); nothing
+                changed.
             ResetNeeded: if there was no reset; with autoreset "Disabled", if an ended row was not
                 reset.
         """
-        if len(actions) != self.num_envs:
-            raise ValueError(f"{len(actions)} actions, expected {self.num_envs}, one per row")
+        check_batch(actions, self.num_envs, self.card.action)
         ended = np.array([episode.ended for episode in self.engine.episodes])
         waits = self.autoreset_mode == AutoresetMode.NEXT_STEP
         if not self.engine.begun or (ended.any() and not waits):

@@ -209,6 +209,33 @@ def test_the_wrong_number_of_actions_raises_and_changes_nothing(tiny_model):
     np.testing.assert_array_equal(envs.engine.latents(), before)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (np.zeros((2, 3), np.float32), r"\(2, 3\)"),
+        (np.zeros((2, 1), np.float32), r"\(2, 1\)"),
+        (np.zeros(2, np.float32), r"\(2,\)"),
+        (np.zeros((2, 1, 2), np.float32), r"\(2, 1, 2\)"),
+        (torch.zeros(2, 7), r"\(2, 7\)"),
+        (["left", "right"], "could not convert"),
+        (0.0, "actions are 0.0"),
+        (None, "actions are None"),
+    ],
+)
+def test_a_batch_of_a_wrong_shape_raises_and_changes_nothing(tiny_model, wrong, found):
+    envs = make(tiny_model, 2, obs="latents", horizon=100)
+    envs.reset(seed=0)
+    expected = envs.step(actions_of(2)[0])[0]
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=found) as error:
+        envs.step(wrong)
+    assert "expected shape (2, 2)" in str(error.value) and "x, y in m, m" in str(error.value)
+    assert "reshape" in str(error.value) or "np.stack" in str(error.value)
+    observations, _, terminated, truncated, infos = envs.step(actions_of(2)[0])
+    np.testing.assert_array_equal(observations, expected)
+    assert not (terminated.any() or truncated.any() or "error" in infos)
+
+
 def test_success_ends_rows_one_by_one(tiny_model):
     envs = make(tiny_model, 3)
     envs.engine.reward = ScriptedReward(success_at=1, rows=[1])
