@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.spec import WorldModelSpec
@@ -137,13 +138,15 @@ class EpisodeStarts:
 
 
 def _read_starts(folder: Path | None, spec: WorldModelSpec) -> StartStates:
-    """Start states beside the card; none at all if there is no such file."""
+    """Start states beside the card; none at all if card and folder know of none."""
     size = (spec.frame.height, spec.frame.width)
-    if folder is None or not (folder / FILENAME).exists():
+    if folder is None or not (FILENAME in spec.data_sha256 or (folder / FILENAME).exists()):
         return StartStates((), (), np.zeros((0, *size, 3), np.uint8), ())
-    starts = StartStates.read(folder / FILENAME)
+    path = folder / FILENAME
+    remedy = "get the checkpoint again or write it anew with `wm-gym make-start-states`"
+    starts = StartStates.from_bytes(Checkpoint(folder, spec).read(FILENAME, remedy), path)
     if starts.frames.shape[1:3] != size:
         raise ValueError(
-            f"{folder / FILENAME} holds frames of {starts.frames.shape[1:3]}, its card says {size}"
+            f"{path} holds frames of {starts.frames.shape[1:3]}, its card says {size}; {remedy}"
         )
     return starts

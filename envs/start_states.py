@@ -82,8 +82,8 @@ class StartStates:
             )
         return self.names.index(name)
 
-    def write(self, path: Path) -> None:
-        """Write the file, atomically; the same content gives the same bytes."""
+    def to_bytes(self) -> bytes:
+        """Content of the file; the same start states give the same bytes."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -92,7 +92,11 @@ class StartStates:
             frames=self.frames,
             states=np.array([json.dumps(_plain(s)) for s in self.states], dtype=str),
         )
-        write_atomically(Path(path), buffer.getvalue())
+        return buffer.getvalue()
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically; `save_data_file` does so beside a card."""
+        write_atomically(Path(path), self.to_bytes())
 
     @classmethod
     def read(cls, path: Path) -> StartStates:
@@ -102,7 +106,20 @@ class StartStates:
             StartStateError: if it is missing, damaged or of another layout.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return cls.from_bytes(content, path)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, path: Path) -> StartStates:
+        """Inverse of `to_bytes`; `path` is named in errors.
+
+        Raises:
+            StartStateError: if the content is damaged or of another layout.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return cls(
                     tuple(str(name) for name in file["names"]),
                     tuple(str(text) for text in file["instructions"]),
@@ -110,10 +127,14 @@ class StartStates:
                     tuple(json.loads(str(state)) for state in file["states"]),
                 )
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise StartStateError(
-                f"{path} cannot be read as start states ({type(error).__name__}: {error}); get the "
-                "checkpoint again or write it anew with wm_gym.envs.start_states.make_start_states"
-            ) from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StartStateError:
+    return StartStateError(
+        f"{path} cannot be read as start states ({type(error).__name__}: {error}); get the "
+        "checkpoint again or write it anew with `wm-gym make-start-states`"
+    )
 
 
 def make_start_states(

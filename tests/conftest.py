@@ -118,6 +118,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
 
 def _write_tiny_starts(folder: Path, seed: int) -> None:
     """Start states with LangTable's states and noise for frames: no GL platform is needed."""
+    from wm_gym.checkpoints import save_data_file
     from wm_gym.envs.sims.langtable import LangTableEnv
     from wm_gym.envs.start_states import FILENAME, StartStates
 
@@ -133,4 +134,5 @@ def _write_tiny_starts(folder: Path, seed: int) -> None:
                 {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
             )
     frames = np.random.default_rng(seed).integers(0, 256, (len(names), 32, 32, 3), np.uint8)
-    StartStates(tuple(names), tuple(instructions), frames, tuple(states)).write(folder / FILENAME)
+    starts = StartStates(tuple(names), tuple(instructions), frames, tuple(states))
+    save_data_file(folder, FILENAME, starts.to_bytes())

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 
+from wm_gym.checkpoints import Checkpoint, save_data_file
 from wm_gym.cli import COMMANDS, main
 from wm_gym.evaluation.demo_clips import FILENAME
 
@@ -114,8 +115,8 @@ def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
         random.uniform(-0.03, 0.03, (2, 5, 2)).astype(np.float32),
         ("reach the red moon", "push the red moon to the green cube"),
     )
-    clips.write(checkpoint / FILENAME)
-    read = DemoClips.read(checkpoint / FILENAME)
+    save_data_file(checkpoint, FILENAME, clips.to_bytes())
+    read = DemoClips.read(Checkpoint.open(checkpoint))
     np.testing.assert_array_equal(read.frames, clips.frames)
     np.testing.assert_array_equal(read.actions, clips.actions)
     assert read.instructions == clips.instructions
@@ -135,9 +136,14 @@ def test_damaged_demo_clips_say_how_to_make_them(tiny_checkpoint, tmp_path, caps
 
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, checkpoint)
-    (checkpoint / FILENAME).write_bytes(b"PK\x03\x04 half a file")
+    save_data_file(checkpoint, FILENAME, b"PK\x03\x04 no archive")
     assert main(["demo", "--checkpoint", str(checkpoint)]) == 2
-    assert "wm-gym make-demo-clips" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "cannot be read as demo clips" in message and "wm-gym make-demo-clips" in message
+    (checkpoint / FILENAME).write_bytes(b"PK\x03\x04 cut off")
+    assert main(["demo", "--checkpoint", str(checkpoint)]) == 2
+    message = capsys.readouterr().err
+    assert "its card says" in message and "wm-gym make-demo-clips" in message
 
 
 def test_flops_of_a_cached_step_are_a_small_part_of_a_recomputed_one():

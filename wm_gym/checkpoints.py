@@ -80,9 +80,8 @@ def _download(checkpoint: str, match: re.Match[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = match["folder"]
-    patterns = (
-        [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["*.json", "*.safetensors"]
-    )
+    within = f"{folder}/" if folder else ""
+    patterns = [f"{within}*.{ending}" for ending in ("json", "safetensors", "npz")]
     try:
         root = Path(
             snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns)
@@ -128,10 +127,41 @@ class Checkpoint:
             ) from error
         return cls(folder, spec_from_dict(card, str(path)))
 
+    def read(self, filename: str, remedy: str = "get the checkpoint again") -> bytes:
+        """Read one file beside the card after checking its hash.
+
+        Args:
+            filename: name within the folder.
+            remedy: what the error says to do.
+
+        Raises:
+            CardError: if the card states no hash for it.
+            CheckpointError: if the file is missing or is not the one the card means.
+        """
+        path = self.folder / filename
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; {remedy}")
+        expected = (self.spec.weights_sha256 | self.spec.data_sha256).get(filename)
+        if expected is None:
+            raise CardError(
+                f"{self.folder / 'card.json'} states no SHA-256 of {filename}, so a damaged file "
+                f"would go unnoticed; `wm-gym hash-files {self.folder}` adds it if you trust the "
+                f"file, else {remedy}"
+            )
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{path} has SHA-256 {found[:12]}…, its card says {expected[:12]}…: the file is "
+                f"truncated, altered or of another version; {remedy}"
+            )
+        return content
+
     def load(self, filename: str) -> dict[str, torch.Tensor]:
         """Load one safetensors file as float32 tensors after checking its hash.
 
         Raises:
+            CardError: if the card states no hash for it.
             CheckpointError: if the file is missing, altered, truncated, or holds NaN or infinite
                 values.
         """
@@ -139,23 +169,8 @@ class Checkpoint:
         from safetensors.torch import load
 
         path = self.folder / filename
-        expected = self.spec.weights_sha256.get(filename)
-        if expected is None:
-            raise CardError(
-                f"{self.folder / 'card.json'}: weights_sha256 has no entry for {filename}"
-            )
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing; get the checkpoint again")
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != expected:
-            raise CheckpointError(
-                f"{path} has SHA-256 {found[:12]}…, its card says {expected[:12]}…: the file is "
-                f"truncated, altered or of "
-                "another version; get the checkpoint again"
-            )
         try:
-            tensors = load(content)
+            tensors = load(self.read(filename))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a whole safetensors file ({error})") from error
         return {key: _finite(key, tensor, path) for key, tensor in tensors.items()}
@@ -195,6 +210,24 @@ def save_card(folder: Path, spec: WorldModelSpec) -> None:
     write_atomically(folder / "card.json", (text + "\n").encode())
 
 
+def save_data_file(folder: Path, filename: str, content: bytes) -> Path:
+    """Write a file that is no weights, such as start states, and its hash into the card.
+
+    Args:
+        folder: checkpoint folder, which has a card.
+        filename: name within the folder.
+        content: bytes of the file.
+
+    Returns:
+        The file written.
+    """
+    spec = Checkpoint.open(folder).spec
+    write_atomically(folder / filename, content)
+    hashes = {**spec.data_sha256, filename: hashlib.sha256(content).hexdigest()}
+    save_card(folder, replace(spec, data_sha256=hashes))
+    return folder / filename
+
+
 def save_checkpoint(
     folder: Path,
     spec: WorldModelSpec,
@@ -205,12 +238,12 @@ def save_checkpoint(
     """Write weights and card; the card's hashes are filled in.
 
     The whole folder is prepared beside its place and moved into it, so a failure leaves the old
-    one untouched. Files of
-    an existing folder that are not among `weights` are kept.
+    one untouched. Files of an existing folder that are not among `weights` are kept, and of data
+    files that are there the hashes too.
 
     Args:
         folder: checkpoint folder, made if needed.
-        spec: the card; its `weights_sha256` is updated.
+        spec: the card; its `weights_sha256` and `data_sha256` are updated.
         weights: tensors by file name.
         dtype: floating-point type to store, e.g. `torch.bfloat16`; None keeps each tensor's own.
 
@@ -232,7 +265,12 @@ def save_checkpoint(
         }
         contents[filename] = save(stored)
         hashes[filename] = hashlib.sha256(contents[filename]).hexdigest()
-    written = replace(spec, weights_sha256=hashes)
+    data = {
+        filename: found
+        for filename, found in (spec.data_sha256 | _stored_data_hashes(folder)).items()
+        if (folder / filename).exists()
+    }
+    written = replace(spec, weights_sha256=hashes, data_sha256=data)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for filename, content in contents.items():
@@ -244,3 +282,10 @@ def save_checkpoint(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written
+
+
+def _stored_data_hashes(folder: Path) -> dict[str, str]:
+    try:
+        return Checkpoint.open(folder).spec.data_sha256
+    except (CheckpointError, CardError):  # no card yet, or one that is to be replaced anyway
+        return {}

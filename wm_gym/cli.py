@@ -94,6 +94,12 @@ COMMANDS: dict[str, Command] = {
         "make_demo_clips",
         "store held-out episodes beside a checkpoint for the demo",
     ),
+    "hash-files": Command(
+        "wm_gym.commands.hash_files",
+        "HashFilesConfig",
+        "hash_files",
+        "verify a checkpoint folder, and add hashes its card lacks",
+    ),
     "label-goals": Command(
         "wm_gym.envs.goal_labels",
         "GoalLabelsConfig",

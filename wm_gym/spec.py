@@ -7,8 +7,8 @@ quality.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import gymnasium
     import torch
 
-CARD_VERSION = 1
+CARD_VERSION = 2
+"""Layout 1 had no `data_sha256`; it is still read."""
 
 
 class CardError(ValueError):
@@ -236,6 +237,7 @@ class WorldModelSpec:
         horizon: steps after which an episode ends by default.
         metrics: measured quality, each entry with the command that made it.
         weights_sha256: hash of every safetensors file beside the card.
+        data_sha256: hash of every other file beside the card: start states, demo clips.
         card_version: layout of this file.
     """
 
@@ -252,6 +254,7 @@ class WorldModelSpec:
     context: ContextSpec
     dynamics: DynamicsSpec
     weights_sha256: dict[str, str]
+    data_sha256: dict[str, str] = field(default_factory=dict)
     distilled: DynamicsSpec | None = None
     reward: RewardSpec | None = None
     tasks: dict[str, str] = field(default_factory=dict)
@@ -261,6 +264,11 @@ class WorldModelSpec:
     kind: Literal["latent"] = "latent"
     card_version: int = CARD_VERSION
 
+    @property
+    def num_views(self) -> int:
+        """Cameras that stand side by side in one frame."""
+        return int(self.dynamics.network.get("num_views", 1))
+
     def to_dict(self) -> dict[str, Any]:
         """The card as JSON-ready dictionaries."""
         return asdict(self)
@@ -268,6 +276,9 @@ class WorldModelSpec:
 
 def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldModelSpec:
     """Build and validate a spec from the content of a card.
+
+    A card states every field, also those that have a default in Python: what a model was trained
+    with must not be guessed by whatever version of wm_gym reads it.
 
     Args:
         card: parsed JSON.
@@ -279,11 +290,13 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     version = card.get("card_version") if isinstance(card, dict) else None
-    if version != CARD_VERSION:
+    if version not in (1, CARD_VERSION):
         raise CardError(
             f"{source}: card_version is {version!r}, this wm_gym reads {CARD_VERSION}; update "
             f"wm_gym or the checkpoint"
         )
+    if version == 1:
+        card = {"data_sha256": {}, **card, "card_version": CARD_VERSION}
     for cls in (
         ActionSpec,
         FrameSpec,
@@ -294,10 +307,36 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
         WorldModelSpec,
     ):
         setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
+    faults = [f"{name}: this field is missing" for name in _missing_fields(WorldModelSpec, card)]
+    spec = None
     try:
-        return TypeAdapter(WorldModelSpec).validate_python(card)
+        spec = TypeAdapter(WorldModelSpec).validate_python(card)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        faults += [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors()
+            if e["type"] != "missing"
+        ]
+    if faults or spec is None:
         raise CardError(
-            f"{source} is not a valid card: {faults}. Get the checkpoint again or correct the card"
-        ) from error
+            f"{source} is not a valid card: {'; '.join(faults)}. Get the checkpoint again or "
+            "correct the card"
+        )
+    return spec
+
+
+def _missing_fields(cls: type, card: Any, within: str = "") -> list[str]:
+    """Fields of a dataclass, and of the dataclasses in it, that a card does not state."""
+    if not isinstance(card, dict):
+        return []
+    missing: list[str] = []
+    types = get_type_hints(cls)
+    for entry in fields(cls):
+        name = f"{within}{entry.name}"
+        if entry.name not in card:
+            missing.append(name)
+            continue
+        for inner in (types[entry.name], *get_args(types[entry.name])):
+            if isinstance(inner, type) and is_dataclass(inner):
+                missing += _missing_fields(inner, card[entry.name], f"{name}.")
+    return missing

@@ -10,7 +10,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.evaluation.components import locate_peg
-from wm_gym.evaluation.demo_clips import FILENAME, DemoClips
+from wm_gym.evaluation.demo_clips import DemoClips
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.metrics.visual import changed_psnr
@@ -22,7 +22,7 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def rolled(embedded_checkpoint: str):
     """Recorded frames, and those dreamed under the recorded and under shuffled actions."""
-    clips = DemoClips.read(Path(embedded_checkpoint) / FILENAME)
+    clips = DemoClips.read(Checkpoint.open(Path(embedded_checkpoint)))
     model = load_world_model(embedded_checkpoint)
     frames = torch.from_numpy(clips.frames)
 

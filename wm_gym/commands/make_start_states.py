@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wm_gym.checkpoints import save_data_file
 from wm_gym.envs.start_states import FILENAME, make_start_states
 from wm_gym.evaluation.models import open_by_id
 
 
 @dataclass(frozen=True)
 class MakeStartStatesConfig:
-    """Reset the twin of a world model and store frames and full states beside its checkpoint."""
+    """Reset the twin of a world model and store frames and full states beside its checkpoint.
+
+    Their hash is written into the card.
+    """
 
     id: str = "WM-LangTable-VAE-v0"
     """World-model id; says what `embedded` means."""
@@ -49,15 +53,14 @@ def run(config: MakeStartStatesConfig) -> Path:
         raise ValueError(
             f"{spec.name} has no simulator (its card says twin: null): no start states"
         )
-    path = opened.folder / FILENAME
     starts = make_start_states(
         range(config.seed, config.seed + config.count),
         config.tasks or tuple(spec.tasks),
         simulator=spec.twin,
         frame_size=(spec.frame.height, spec.frame.width),
-        path=path,
         progress=tqdm,
         blocks=config.blocks,
     )
+    path = save_data_file(opened.folder, FILENAME, starts.to_bytes())
     print(f"wrote {len(starts)} start states to {path} ({path.stat().st_size // 1024} KiB)")
     return path

@@ -51,8 +51,9 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
     from imageio.v3 import imwrite
     from tqdm import trange
 
+    from wm_gym.checkpoints import Checkpoint
     from wm_gym.envs.video import write_mp4
-    from wm_gym.evaluation.demo_clips import FILENAME, DemoClips
+    from wm_gym.evaluation.demo_clips import DemoClips
     from wm_gym.evaluation.models import load_by_id
     from wm_gym.evaluation.strips import frame_strip, side_by_side
 
@@ -61,7 +62,7 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
         config.id, config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
     )
     assert model.folder is not None
-    clips = DemoClips.read(model.folder / FILENAME)
+    clips = DemoClips.read(Checkpoint(model.folder, model.spec))
     frames, actions = clips.frames[: config.clips], clips.actions[: config.clips]
     known = model.spec.context.history - 1
     steps = min(config.steps, actions.shape[1] - known)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_gym.checkpoints import CheckpointError, write_atomically
+from wm_gym.checkpoints import Checkpoint, CheckpointError, save_data_file
 
 FILENAME = "demo_clips.npz"
+REMEDY = "make them from held-out episodes with `wm-gym make-demo-clips --data FOLDER`"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class DemoClips:
                 "(N, T + 1, H, W, 3), (N, T, A) and N"
             )
 
-    def write(self, path: Path) -> None:
-        """Write the file atomically."""
+    def to_bytes(self) -> bytes:
+        """Content of the file."""
         coded = self.frames.copy()
         coded[:, 1:] -= self.frames[:, :-1]  # uint8 wraps around
         buffer = io.BytesIO()
@@ -59,24 +60,25 @@ class DemoClips:
             actions=self.actions.astype(np.float32),
             instructions=np.array(self.instructions, dtype=str),
         )
-        write_atomically(path, buffer.getvalue())
+        return buffer.getvalue()
 
     @classmethod
-    def read(cls, path: Path) -> DemoClips:
-        """Read the file; nothing is unpickled.
+    def read(cls, checkpoint: Checkpoint) -> DemoClips:
+        """Read the clips beside a card; nothing is unpickled.
 
         Raises:
-            CheckpointError: if it is missing, damaged or of another layout.
+            CheckpointError: if they are missing, damaged or of another layout.
         """
+        path = checkpoint.folder / FILENAME
+        content = checkpoint.read(FILENAME, REMEDY)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 coded = file["frames"]
                 frames = np.add.accumulate(coded, axis=1, dtype=np.uint8)
                 return cls(frames, file["actions"], tuple(str(t) for t in file["instructions"]))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(
-                f"{path} cannot be read as demo clips ({type(error).__name__}: {error}); make them "
-                "from held-out episodes with `wm-gym make-demo-clips --data FOLDER`"
+                f"{path} cannot be read as demo clips ({type(error).__name__}: {error}); {REMEDY}"
             ) from error
 
 
@@ -135,8 +137,7 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
             f"{config.data} has actions of {clips.actions.shape[-1]} components, the card of "
             f"{opened.spec.name} says {opened.spec.action.size}; use episodes of its domain"
         )
-    path = opened.folder / FILENAME
-    clips.write(path)
+    path = save_data_file(opened.folder, FILENAME, clips.to_bytes())
     size = path.stat().st_size // 1024
     print(f"wrote {len(chosen)} clips of {config.steps} steps to {path} ({size} KiB)")
     return path

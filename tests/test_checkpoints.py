@@ -1,0 +1,140 @@
+"""Checkpoint folders: a card that states everything, and files that are the ones it means."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from wm_gym.checkpoints import Checkpoint, CheckpointError, save_checkpoint, save_data_file
+from wm_gym.cli import main
+from wm_gym.envs.start_states import FILENAME
+from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
+
+NESTED = [
+    ("action", "alignment"),
+    ("action", "frame_skip"),
+    ("frame", "camera"),
+    ("latent", "config"),
+    ("context", "kind"),
+    ("context", "history"),
+    ("dynamics", "objective"),
+    ("dynamics", "denoising_steps"),
+    ("reward", "weights"),
+]
+
+
+@pytest.fixture
+def folder(tiny_checkpoint, tmp_path) -> Path:
+    """A copy of the tiny checkpoint to be damaged."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def card(tiny_checkpoint) -> dict:
+    return json.loads((Path(tiny_checkpoint) / "card.json").read_text())
+
+
+def make(folder: Path) -> gymnasium.Env:
+    return gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(folder), reward="none")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(WorldModelSpec)])
+def test_a_card_without_a_field_is_refused_by_its_name(card, name):
+    del card[name]
+    with pytest.raises(CardError, match=rf"\b{name}\b"):
+        spec_from_dict(card)
+
+
+@pytest.mark.parametrize(("part", "name"), NESTED)
+def test_a_card_without_a_nested_field_is_refused_by_its_name(card, part, name):
+    del card[part][name]
+    with pytest.raises(CardError, match=rf"{part}\.{name}: this field is missing"):
+        spec_from_dict(card)
+
+
+def test_every_fault_of_a_card_is_named_at_once(card):
+    del card["tasks"], card["context"]["kind"]
+    card["colour"] = "red"
+    card["action"]["width"] = "wide"
+    with pytest.raises(CardError) as error:
+        spec_from_dict(card, "here/card.json")
+    for expected in ("here/card.json", "tasks: this", "context.kind: this", "colour", "action.wid"):
+        assert expected in str(error.value)
+
+
+def test_a_card_of_the_first_layout_is_read(card):
+    spec = spec_from_dict(card)
+    del card["data_sha256"]
+    old = spec_from_dict(card | {"card_version": 1})
+    assert old == replace(spec, data_sha256={})
+
+
+@pytest.mark.parametrize("name", ["latent.safetensors", "dynamics.safetensors", FILENAME])
+def test_a_damaged_file_is_refused_by_its_name(folder, name):
+    flip_a_bit(folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name} has SHA-256 .*, its card says .*again"):
+        make(folder)
+
+
+def test_a_damaged_reward_model_is_refused_by_its_name(folder):
+    flip_a_bit(folder / "reward.safetensors")
+    with pytest.raises(CheckpointError, match=r"reward\.safetensors has SHA-256"):
+        gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(folder))
+
+
+def test_start_states_that_the_card_states_must_be_there(folder):
+    (folder / FILENAME).unlink()
+    with pytest.raises(CheckpointError, match=r"start_states\.npz is missing; .*make-start-states"):
+        make(folder)
+
+
+def test_hash_files_mends_an_old_card_and_refuses_a_damaged_file(folder, card, capsys):
+    stated = card["data_sha256"]
+    assert set(stated) == {FILENAME}
+    del card["data_sha256"]
+    (folder / "card.json").write_text(json.dumps(card | {"card_version": 1}))
+    with pytest.raises(CardError, match=rf"no SHA-256 of {FILENAME}.*wm-gym hash-files {folder}"):
+        make(folder)
+    assert main(["hash-files", str(folder)]) == 0
+    assert f"added {FILENAME} {stated[FILENAME]}" in capsys.readouterr().out
+    assert Checkpoint.open(folder).spec.data_sha256 == stated
+    make(folder).close()
+    before = (folder / "card.json").read_bytes()
+    flip_a_bit(folder / FILENAME)
+    assert main(["hash-files", str(folder)]) == 2
+    assert "its card says" in capsys.readouterr().err
+    assert (folder / "card.json").read_bytes() == before
+
+
+def test_writing_weights_keeps_the_hashes_of_data_that_is_there(folder):
+    opened = Checkpoint.open(folder)
+    name = "reward.safetensors"
+    bare = replace(opened.spec, data_sha256={"gone.npz": "0"})
+    written = save_checkpoint(folder, bare, {name: opened.load(name)})
+    assert written.data_sha256 == opened.spec.data_sha256
+    elsewhere = save_checkpoint(folder.parent / "new", opened.spec, {name: opened.load(name)})
+    assert elsewhere.data_sha256 == {}
+
+
+def test_a_data_file_is_written_with_its_hash(folder):
+    save_data_file(folder, "more.npz", b"content")
+    opened = Checkpoint.open(folder)
+    assert opened.read("more.npz") == b"content"
+    assert set(opened.spec.data_sha256) == {FILENAME, "more.npz"}
+
+
+def test_every_file_that_ships_is_the_one_its_card_means(embedded_checkpoint):
+    opened = Checkpoint.open(Path(embedded_checkpoint))
+    files = {path.name for path in opened.folder.iterdir()} - {"card.json"}
+    assert files == opened.spec.weights_sha256.keys() | opened.spec.data_sha256.keys()
+    for name in files:
+        assert opened.read(name)
