@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.training.test_recipes import latents, recipe  # noqa: F401
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.domains import LANGTABLE
-from wm_gym.training.dynamics_loss import DynamicsLoss
+from wm_gym.training.dynamics_loss import DynamicsLoss, TeacherForced
 from wm_gym.training.latent_dynamics import (
     LatentBatches,
     LatentDynamicsConfig,
@@ -121,6 +121,54 @@ def test_given_frames_carry_no_loss(latents: Path, context: str):  # noqa: F811
         noise = torch.where(where[:, None, :, None, None, None], 9.0, drawn.noisy)
         other = function(network, replace(drawn, noisy=noise), rows)[0]
         assert torch.allclose(loss, other) is same
+
+
+# ---- the network's own frames as context -----------------------------------------------------
+
+
+def test_own_frames_are_what_one_step_from_noise_gives(latents: Path):  # noqa: F811
+    config = recipe(latents, Path("unused"), own_context=1.0)
+    batches = LatentBatches(config, LANGTABLE.action)
+    network, shift = initial_network(config, batches)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    function = DynamicsLoss(config, shift, 0.01)
+    drawn = function.draw(batches.train(0), generator(0, 0))
+    assert drawn.blind is not None
+    labels = torch.full(drawn.context.shape[:2], 10.0)
+    seen = (drawn.context, labels, drawn.actions)
+    own = function.own_frames(TeacherForced(network), drawn.blind, drawn.given, seen)
+    assert torch.equal(own[:, : config.history], drawn.context[:, : config.history])
+    # the last frame, alone, as an inference step computes it
+    last = config.clip_length - 1
+    past = network.encode_context(
+        drawn.context[:, :last], labels[:, :last], drawn.actions[:, :last]
+    )
+    inside = torch.arange(last) > last - config.band
+    mask = torch.zeros(1, 1, 1, last).masked_fill(~inside, -torch.inf)
+    noise, full = drawn.blind[:, 0, -1], torch.full((config.batch,), 1000.0)
+    velocity = network.predict_frame(
+        noise, full, drawn.actions[:, last], [(past, mask)], position=last
+    )
+    torch.testing.assert_close(own[:, last], noise - velocity, atol=1e-4, rtol=1e-4)
+
+
+def test_own_frames_change_the_context_in_their_share_of_steps(latents: Path):  # noqa: F811
+    config = recipe(latents, Path("unused"), own_context=0.5)
+    batches = LatentBatches(config, LANGTABLE.action)
+    network, shift = initial_network(config, batches)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    function = DynamicsLoss(config, shift, 0.01)
+    draws = [function.draw(batches.train(0), generator(0, step)) for step in range(40)]
+    chosen = [drawn for drawn in draws if drawn.blind is not None]
+    assert 10 < len(chosen) < 30
+    rows, forced = slice(0, config.batch), TeacherForced(network)
+    own = function(forced, chosen[0], rows)[0]
+    recorded = function(forced, replace(chosen[0], blind=None), rows)[0]
+    assert not torch.allclose(own, recorded)
+    with pytest.raises(ValueError, match=r"own_context 0.5 needs context='clean'.*'noisy'"):
+        replace(config, context="noisy")
 
 
 def test_a_fixed_history_is_the_same_as_ever(latents: Path):  # noqa: F811

@@ -48,6 +48,8 @@ class NoisyBatch:
         actions: (B, T, width), with some clips' actions dropped.
         weight: (B, 1, M, h, w, 1), mean 1 over the batch, 0 where a frame is given.
         given: (B, M), frames among the M that are given and carry no loss.
+        blind: (B, 1, M, h, w, D), pure noise from which the network first predicts the frames that
+            take the place of the context; None where the context is the recorded one.
     """
 
     noisy: Tensor
@@ -57,6 +59,7 @@ class NoisyBatch:
     actions: Tensor
     weight: Tensor
     given: Tensor
+    blind: Tensor | None
 
 
 def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
@@ -84,7 +87,8 @@ class DynamicsLoss:
         if self.config.times == "logit-normal":
             return flow.sample_times(shape, self.shift, noise)
         copies = torch.arange(shape[1])[None, :, None]
-        return (copies + torch.rand(shape, generator=noise)) / shape[1]
+        t = (copies + torch.rand(shape, generator=noise)) / shape[1]
+        return flow.shift_time(t, self.shift)
 
     def histories(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Frames that are given, per clip (B,): fixed, or drawn from 1 to `history_max`.
@@ -116,6 +120,9 @@ class DynamicsLoss:
             batch.latents, config.change_threshold
         )
         weight = weight[:, None, first:, :, :, None] * ~given[:, None, :, None, None, None]
+        blind = None
+        if config.own_context and torch.rand((), generator=noise) < config.own_context:
+            blind = torch.randn(target_latents[:, :1].shape, generator=noise)
         return NoisyBatch(
             noisy=flow.add_noise(target_latents, eps, t),
             times=t * flow.TIMESTEP_SCALE,
@@ -124,7 +131,26 @@ class DynamicsLoss:
             actions=torch.where(dropped[:, None, None], null, batch.actions),
             weight=weight / weight.mean(),
             given=given,
+            blind=blind,
         )
+
+    @torch.no_grad()
+    def own_frames(
+        self, network: torch.nn.Module, blind: Tensor, given: Tensor, seen: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The context (B, T, h, w, D) with every frame after the given ones as the network has it.
+
+        One step from pure noise, from the recorded past: what a rollout shows the network after
+        its first step, mistakes included. The frames to predict stay the recorded ones, so the
+        network learns to mend its own mistakes (scheduled sampling, all frames at once).
+        """
+        context, labels, actions = seen
+        times = torch.full(blind.shape[:3], flow.TIMESTEP_SCALE, device=blind.device)
+        velocity = network(blind, times, context, labels, actions)
+        first = context.shape[1] - blind.shape[2]
+        own = (blind - velocity)[:, 0].to(context)
+        own = torch.where(given[..., None, None, None], context[:, first:], own)
+        return torch.cat([context[:, :first], own], dim=1)
 
     def __call__(
         self, network: torch.nn.Module, drawn: NoisyBatch, rows: slice
@@ -140,7 +166,11 @@ class DynamicsLoss:
         )  # fmt: skip
         if self.config.context == "clean":
             labels = torch.full(context.shape[:2], self.context_label * flow.TIMESTEP_SCALE)
-            velocity = network(noisy, times, context, labels.to(device), actions)
+            labels = labels.to(device)
+            if drawn.blind is not None:
+                blind = drawn.blind[rows].to(device)
+                context = self.own_frames(network, blind, given, (context, labels, actions))
+            velocity = network(noisy, times, context, labels, actions)
         else:
             first = context.shape[1] - noisy.shape[2]
             seen = torch.where(given[..., None, None, None], context[:, first:], noisy[:, 0])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +38,12 @@ from wm_gym.training.dynamics_loss import (
     TeacherForced,
     action_sensitivity,
 )
-from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, row_shares
 
 EPOCHS, MULTI_VIEW_EPOCHS = 100, 20
 NOT_LEARNED = ("loop", "out", "compile", "epochs", "accumulation", "in_memory")
 """Settings that a resumed run may change."""
-ADDED = ("history_max", "num_views")
+ADDED = ("history_max", "num_views", "own_context")
 """Settings that older runs do not know; they count as unchanged at their defaults."""
 
 
@@ -81,6 +81,9 @@ class LatentDynamicsConfig:
     """Noise-schedule shift; 0 takes sqrt(numbers per frame / 4096)."""
     history_noise: float = 0.3
     """Sigma of the noise level on context frames."""
+    own_context: float = 0.0
+    """Share of steps whose context frames are the network's own one-step predictions instead of the
+    recorded ones (context="clean"): what it will see in a rollout."""
     change_weight: float = 1.0
     """Weight of tokens that differ from the frame before, relative to the others."""
     change_threshold: float = 0.1
@@ -128,6 +131,11 @@ class LatentDynamicsConfig:
                 f"for a fixed history) and less than clip_length {self.clip_length}, so that a "
                 "frame is left to predict"
             )
+        if self.own_context and self.context != "clean":
+            raise ValueError(
+                f"own_context {self.own_context} needs context='clean', whose context is frames "
+                f"of their own; got context={self.context!r}"
+            )
         if self.accumulation < 1 or self.num_views < 1 or self.epochs < 0:
             raise ValueError(
                 f"accumulation {self.accumulation} and num_views {self.num_views} must be at least "
@@ -145,13 +153,9 @@ class LatentDynamicsConfig:
 
     def planned_loop(self, clips: int) -> LoopConfig:
         """The optimisation, with steps and warm-up counted from epochs of `clips` clips."""
-        if self.loop.steps:
-            return self.loop
         fine_tuning = self.num_views > 1 and self.init is not None
         epochs = self.epochs or (MULTI_VIEW_EPOCHS if fine_tuning else EPOCHS)
-        epoch = math.ceil(clips / self.batch)
-        warmup = self.loop.warmup_steps or epoch
-        return replace(self.loop, steps=epochs * epoch, warmup_steps=warmup)
+        return planned(self.loop, epochs, math.ceil(clips / self.batch))
 
 
 class LatentBatches:
@@ -272,15 +276,7 @@ def shares(config: LatentDynamicsConfig, process: int, processes: int) -> list[s
     Raises:
         ValueError: if the batch cannot be divided equally.
     """
-    parts = processes * config.accumulation
-    size = config.batch // parts
-    if size * parts != config.batch:
-        raise ValueError(
-            f"batch {config.batch} does not divide over {processes} processes with "
-            f"{config.accumulation} accumulated parts each; choose a multiple of {parts}"
-        )
-    first = process * config.accumulation
-    return [slice(n * size, (n + 1) * size) for n in range(first, first + config.accumulation)]
+    return row_shares(config.batch, config.accumulation, process, processes)
 
 
 def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
@@ -308,7 +304,7 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
         accelerator=accelerator,
     )
     if config.compile:
-        loop.module.compile()
+        loop.module.compile(dynamic=False)  # few shapes, each worth its own code
     label = 0.01 if config.context == "clean" else 0.0
     loss_function = DynamicsLoss(config, shift, label)
     probe = batches.probe()
@@ -344,6 +340,8 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
             "network": asdict(network_config),
             "objective": "flow",
             "shift": shift,
+            "clip_length": config.clip_length,
+            "history": config.history,
             "steps": loop.step,
             "hours": round(loop.seconds / 3600, 2),
         }
