@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ class Plan:
     instruction: str
     goal: Goal | None
     start: str | None
+
+
+def read_options(options: Any) -> dict[str, Any]:
+    """A copy of a reset's options; none at all gives an empty one.
+
+    Raises:
+        ValueError: if they are no dictionary.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f"options are {options!r}; expected a dict such as {{'start': 'push-6500'}}, with "
+            f"keys among {list(OPTIONS)}"
+        )
+    return dict(options)
 
 
 class EpisodeStarts:
@@ -72,9 +89,15 @@ class EpisodeStarts:
         Raises:
             ValueError: if an option is unknown or does not fit the card.
         """
-        unknown = set(options) - set(OPTIONS)
+        unknown = [key for key in options if key not in OPTIONS]
         if unknown:
-            raise ValueError(f"options {sorted(unknown)} are unknown; expected {list(OPTIONS)}")
+            raise ValueError(f"options {unknown} are unknown; expected {list(OPTIONS)}")
+        for key in ("start", "instruction"):
+            if not isinstance(text := options.get(key), str | None):
+                raise ValueError(
+                    f"options[{key!r}] is {text!r} of type {type(text).__name__}; expected "
+                    "text, or in a vector environment a list with one per row"
+                )
         if "frames" in options and "start" in options:
             raise ValueError("options has both 'frames' and 'start'; give one of them")
         if "actions" in options and "frames" not in options:
@@ -104,19 +127,40 @@ class EpisodeStarts:
         return self.pool[int(generator.integers(len(self.pool)))]
 
     def _history(self, frames: Any) -> np.ndarray:
-        frames = np.asarray(frames)
+        try:
+            frames = np.asarray(frames)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"options['frames'] cannot be read as an array ({error}); expected uint8 pixels of "
+                "one picture, or of a history whose frames have one size"
+            ) from error
         size = (self.spec.frame.height, self.spec.frame.width, 3)
         if frames.dtype != np.uint8 or frames.shape[-3:] != size or frames.ndim not in (3, 4):
+            advice = (
+                "multiply by 255 and use .astype(np.uint8)"
+                if frames.dtype.kind == "f" and frames.shape[-3:] == size
+                else "resize with wm_gym.data.frames.resize"
+            )
             raise ValueError(
                 f"options['frames'] has dtype {frames.dtype} and shape {frames.shape}, expected "
-                f"uint8 and {size}, or (n, {size[0]}, {size[1]}, 3) for a history; resize first"
+                f"uint8 and {size}, or (n, {size[0]}, {size[1]}, 3) for a history; {advice}"
+            )
+        if not frames.size:
+            raise ValueError(
+                f"options['frames'] has shape {frames.shape}; expected a frame or more"
             )
         return frames[None] if frames.ndim == 3 else frames
 
     def _history_actions(self, actions: Any, frames: int) -> np.ndarray | None:
         if actions is None:
             return None
-        actions = np.asarray(actions, np.float32)
+        try:
+            actions = np.asarray(actions, np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"options['actions'] cannot be read as numbers ({error}); expected shape "
+                f"{(frames - 1, self.spec.action.size)}"
+            ) from error
         if actions.shape != (frames - 1, self.spec.action.size) or not np.isfinite(actions).all():
             raise ValueError(
                 f"options['actions'] has shape {actions.shape}, expected "

@@ -11,7 +11,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
 from wm_gym.envs.engine import Engine
-from wm_gym.envs.settings import Settings
+from wm_gym.envs.episode_starts import read_options
+from wm_gym.envs.settings import Settings, check_render_mode
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -84,6 +85,7 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             env_id, checkpoint, scale, task, reward, obs, cache, denoising_steps, device, dtype,
             horizon,
         )  # fmt: skip
+        check_render_mode(render_mode)
         EzPickle.__init__(self, **asdict(settings), render_mode=render_mode, model=model)
         self.engine = Engine(1, settings, model)
         self.render_mode = render_mode
@@ -125,7 +127,7 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             ValueError: if an option is unknown or does not fit the card.
         """
         super().reset(seed=seed)
-        (info,) = self.engine.reset([0], [self.np_random], [dict(options or {})])
+        (info,) = self.engine.reset([0], [self.np_random], [read_options(options)])
         return self.engine.observation(0), info
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:

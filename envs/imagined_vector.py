@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from wm_gym.envs.actions import check_batch
 from wm_gym.envs.engine import Engine
-from wm_gym.envs.settings import Settings
+from wm_gym.envs.episode_starts import read_options
+from wm_gym.envs.settings import Settings, check_render_mode
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -45,11 +47,13 @@ class WorldModelVectorEnv(VectorEnv):
             `options={"reset_mask": mask}`).
         render_mode: "rgb_array".
         model: an already loaded model instead of `checkpoint`.
+        max_episode_steps: Gymnasium's word for `horizon`; give one of them.
         **settings: the other arguments of `WorldModelEnv`.
 
     Raises:
         CheckpointError: if the checkpoint is not there, naming the ways to get one.
-        ValueError: if an argument is unknown or does not fit the card.
+        TypeError: if there is no such argument.
+        ValueError: if an argument does not fit the card.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -65,13 +69,15 @@ class WorldModelVectorEnv(VectorEnv):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = "rgb_array",
         model: LatentWorldModel | None = None,
+        max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs!r}; expected at least 1")
-        self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.engine = Engine(num_envs, Settings(env_id, **settings), model)
+        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r}; expected a whole number of at least 1")
+        check_render_mode(render_mode)
+        self.num_envs = int(num_envs)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.engine = Engine(self.num_envs, _settings(env_id, max_episode_steps, settings), model)
         self.render_mode = render_mode
         self.single_observation_space = self.engine.observation_space
         self.single_action_space = self.engine.action_space
@@ -109,7 +115,7 @@ class WorldModelVectorEnv(VectorEnv):
         Raises:
             ValueError: if an option is unknown or does not fit.
         """
-        options = dict(options or {})
+        options = read_options(options)
         rows = self._masked_rows(options.pop("reset_mask", None))
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
@@ -276,3 +282,30 @@ class WorldModelVectorEnv(VectorEnv):
         """
         self.engine.restore(content, [generator for generator, _ in self._generators])
         return self._observations()
+
+
+def _settings(env_id: str, max_episode_steps: int | None, settings: dict[str, Any]) -> Settings:
+    known = [entry.name for entry in fields(Settings)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise TypeError(
+            f"{', '.join(unknown)}: no such argument; expected some of {', '.join(known)}, "
+            "num_envs, autoreset_mode, render_mode, model, max_episode_steps"
+        )
+    if max_episode_steps is not None:
+        horizon = settings.get("horizon")
+        if horizon not in (None, max_episode_steps):
+            raise ValueError(
+                f"horizon={horizon!r} and max_episode_steps={max_episode_steps!r} are two words "
+                "for one thing, the steps of an episode; give horizon= alone"
+            )
+        settings = {**settings, "horizon": max_episode_steps}
+    return Settings(env_id, **settings)
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(
+            f"autoreset_mode={mode!r}; expected one of {[one.value for one in AutoresetMode]}"
+        ) from None

@@ -123,6 +123,24 @@ class DistanceReward(ClassifierReward):
 REWARDS = ("classifier", "distance", "none")
 
 
+def check_reward_name(name: str) -> None:
+    """Refuse a reward that does not exist, before a model is loaded for it.
+
+    Raises:
+        ValueError: naming those that exist.
+    """
+    if name in REWARDS:
+        return
+    planned = (
+        ": judges and semantic tasks are not part of this version"
+        if name.startswith(("judge:", "semantic:"))
+        else ""
+    )
+    raise ValueError(
+        f"reward={name!r} does not exist{planned}; expected one of {', '.join(map(repr, REWARDS))}"
+    )
+
+
 def make_reward(name: str, checkpoint: Checkpoint | None, device: str = "cpu") -> Reward:
     """The reward of a name.
 
@@ -134,24 +152,16 @@ def make_reward(name: str, checkpoint: Checkpoint | None, device: str = "cpu") -
     Raises:
         ValueError: if the name is unknown, or the checkpoint has no classifier.
     """
+    check_reward_name(name)
     if name == "none":
         return NoReward()
-    if name in ("classifier", "distance"):
-        if checkpoint is None or checkpoint.spec.reward is None:
-            where = "this model" if checkpoint is None else str(checkpoint.folder)
-            raise ValueError(
-                f"reward={name!r} needs a reward model, and {where} has none beside its card; make "
-                "the environment with reward='none', or train one with `wm-gym train reward`"
-            )
-        from wm_gym.judges.success_classifier import RewardModel
+    if checkpoint is None or checkpoint.spec.reward is None:
+        where = "this model" if checkpoint is None else str(checkpoint.folder)
+        raise ValueError(
+            f"reward={name!r} needs a reward model, and {where} has none beside its card; make "
+            "the environment with reward='none', or train one with `wm-gym train reward`"
+        )
+    from wm_gym.judges.success_classifier import RewardModel
 
-        model = RewardModel.from_checkpoint(checkpoint, device)
-        return ClassifierReward(model) if name == "classifier" else DistanceReward(model)
-    planned = (
-        ": judges and semantic tasks are not part of this version"
-        if name.startswith(("judge:", "semantic:"))
-        else ""
-    )
-    raise ValueError(
-        f"reward={name!r} does not exist{planned}; expected one of {', '.join(map(repr, REWARDS))}"
-    )
+    model = RewardModel.from_checkpoint(checkpoint, device)
+    return ClassifierReward(model) if name == "classifier" else DistanceReward(model)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
+from wm_gym.devices import check_device
+from wm_gym.dynamics.rollout import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
+from wm_gym.envs.rewards import check_reward_name
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
 _announced: set[str] = set()
 
 
@@ -50,17 +57,51 @@ class Settings:
     horizon: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a card."""
-        if self.env_id not in EMBEDDED_MODELS:
+        """Check what can be checked without a card, before anything is loaded."""
+        for name in ("env_id", "task", "reward", "obs", "cache", "device", "dtype"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name}={value!r} has type {type(value).__name__}; expected text")
+        if not isinstance(self.checkpoint, str | os.PathLike):
             raise ValueError(
-                f"env_id={self.env_id!r} is unknown; expected one of {', '.join(EMBEDDED_MODELS)}"
+                f"checkpoint={self.checkpoint!r}; expected 'embedded', a folder or 'hf://org/repo'"
             )
-        if self.obs not in OBSERVATIONS:
-            raise ValueError(f"obs={self.obs!r} is unknown; expected one of {OBSERVATIONS}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is unknown; expected one of {tuple(DTYPES)}")
-        if self.horizon is not None and self.horizon < 1:
-            raise ValueError(f"horizon={self.horizon!r}; expected a number of steps of at least 1")
+        if self.scale is not None and not isinstance(self.scale, str):
+            raise ValueError(f"scale={self.scale!r}; expected text such as 'S', or None")
+        _check_choice("env_id", self.env_id, EMBEDDED_MODELS)
+        _check_choice("obs", self.obs, OBSERVATIONS)
+        _check_choice("cache", self.cache, CACHE_MODES)
+        _check_choice("dtype", self.dtype, DTYPES)
+        check_reward_name(self.reward)
+        _check_count("denoising_steps", self.denoising_steps)
+        _check_count("horizon", self.horizon)
+        check_device(self.device)
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}"
+        )
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(
+            f"{name}={value!r}; expected a whole number of at least 1, or None for the card's"
+        )
+
+
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse a render mode that imagined environments do not have.
+
+    Raises:
+        ValueError: naming those that they have.
+    """
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(
+            f"render_mode={render_mode!r}; expected 'rgb_array' or None: frames are arrays, "
+            "and `wm-gym record` or gymnasium.wrappers.RecordVideo makes videos of them"
+        )
 
 
 def load_model(settings: Settings) -> LatentWorldModel:

@@ -54,11 +54,13 @@ def load_by_id(
         device: torch device.
 
     Raises:
-        ValueError: if there is no such id.
+        ValueError: if there is no such id or device.
         CheckpointError: if the checkpoint cannot be found or is damaged.
     """
+    from wm_gym.devices import check_device
     from wm_gym.world_model import load_world_model
 
+    check_device(device)
     return load_world_model(
         checkpoint,
         embedded=embedded_folder(env_id),

@@ -1,0 +1,162 @@
+"""Arguments of `gym.make` and options of `reset`: refused early, in words that help."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.devices import check_device
+from wm_gym.envs import settings as settings_module
+from wm_gym.envs.imagined import WorldModelEnv
+from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.evaluation.models import load_by_id
+
+ID = "WM-LangTable-VAE-v0"
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("a model was loaded before its arguments were checked")
+
+    monkeypatch.setattr(settings_module, "load_world_model", load)
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"cache": "sometimes"},
+            r"cache='sometimes' is unknown.*'auto', 'off', 'exact', 'rolling'",
+        ),
+        ({"cache": None}, "cache=None has type NoneType; expected text"),
+        ({"obs": "sound"}, "obs='sound' is unknown.*'pixels', 'latents', 'dict'"),
+        ({"obs": ["pixels"]}, "obs=.*has type list; expected text"),
+        ({"reward": "dense"}, "reward='dense' does not exist; .*'classifier', 'distance', 'none'"),
+        ({"reward": None}, "reward=None has type NoneType"),
+        ({"dtype": "int8"}, "dtype='int8' is unknown.*'float32', 'bfloat16'"),
+        ({"denoising_steps": 0}, "denoising_steps=0; expected a whole number of at least 1"),
+        ({"denoising_steps": 2.5}, "denoising_steps=2.5; expected a whole number"),
+        ({"denoising_steps": True}, "denoising_steps=True; expected a whole number"),
+        ({"horizon": 0}, "horizon=0; expected a whole number of at least 1"),
+        ({"horizon": "10"}, "horizon='10'; expected a whole number"),
+        ({"task": 3}, "task=3 has type int; expected text"),
+        ({"checkpoint": 3}, "checkpoint=3; expected 'embedded', a folder or"),
+        ({"scale": 1}, "scale=1; expected text"),
+        ({"device": "tpu9"}, "device='tpu9' is no torch device; expected e.g. 'cpu', 'cuda'"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_refused_before_anything_is_loaded(
+    make, kwargs, message
+):
+    with pytest.raises(ValueError, match=message):
+        make(ID, **kwargs)
+
+
+def test_a_device_that_is_not_there_says_why_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    message = "device='cuda': this torch is a build without CUDA; install .*or use device='cpu'"
+    with pytest.raises(ValueError, match=message):
+        gymnasium.make(ID, device="cuda")
+    with pytest.raises(ValueError, match=message):
+        load_by_id(ID, device="cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(ValueError, match="finds no GPU or driver; see `nvidia-smi`, or use"):
+        check_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"there are 2 CUDA devices.*'cuda:0' to 'cuda:1'"):
+        check_device("cuda:2")
+    assert check_device("cuda:1") is None
+
+
+def test_an_unknown_render_mode_is_refused(tiny_model):
+    for env_class in (WorldModelEnv, WorldModelVectorEnv):
+        with pytest.raises(ValueError, match="render_mode='human'; expected 'rgb_array' or None"):
+            env_class(model=tiny_model, reward="none", render_mode="human")
+
+
+@pytest.mark.parametrize("num_envs", [0, 2.0, "2"])
+def test_the_number_of_rows_is_a_whole_number(tiny_model, num_envs):
+    with pytest.raises(ValueError, match=r"num_envs=.*expected a whole number of at least 1"):
+        WorldModelVectorEnv(num_envs, model=tiny_model, reward="none")
+
+
+def test_an_unknown_autoreset_mode_names_the_three(tiny_model):
+    with pytest.raises(
+        ValueError, match=r"autoreset_mode='Never'; .*'NextStep', 'SameStep', 'Disa"
+    ):
+        WorldModelVectorEnv(2, model=tiny_model, reward="none", autoreset_mode="Never")
+
+
+def test_max_episode_steps_means_the_same_in_make_and_make_vec(tiny_checkpoint):
+    kwargs = {"checkpoint": tiny_checkpoint, "reward": "none", "max_episode_steps": 2}
+    envs, env = gymnasium.make_vec(ID, 2, **kwargs), gymnasium.make(ID, **kwargs)
+    assert envs.unwrapped.engine.horizon == 2
+    envs.reset(seed=0)
+    env.reset(seed=0)
+    action = np.zeros((2, 2), np.float32)
+    for end in (False, True):
+        assert envs.step(action)[3].tolist() == [end, end]
+        assert env.step(action[0])[3] == end
+    with pytest.raises(
+        ValueError, match=r"horizon=3 and max_episode_steps=2 .*give horizon= alone"
+    ):
+        gymnasium.make_vec(ID, 2, horizon=3, **kwargs)
+
+
+def test_an_unknown_argument_names_those_that_exist(tiny_model):
+    with pytest.raises(TypeError, match=r"speed: no such argument; expected some of .*horizon"):
+        gymnasium.make_vec(ID, 2, model=tiny_model, speed=3)
+
+
+PICTURE = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("push-0", "options are 'push-0'; expected a dict"),
+        ({"state": 1, 7: 2}, r"options \['state', 7\] are unknown; expected \['actions', 'frames'"),
+        ({"start": 3}, r"options\['start'\] is 3 of type int; expected text"),
+        ({"instruction": 3}, r"options\['instruction'\] is 3 of type int; expected text"),
+        ({"instruction": ()}, r"options\['instruction'\] is \(\) of type tuple"),
+        ({"frames": "picture.png"}, "dtype <U11 and shape .*expected uint8"),
+        ({"frames": None}, "dtype object.*expected uint8"),
+        ({"frames": [PICTURE, PICTURE[:16]]}, "cannot be read as an array.*one size"),
+        ({"frames": PICTURE / 255}, r"dtype float64.*multiply by 255 and use \.astype"),
+        ({"frames": PICTURE[:16]}, r"shape \(16, 32, 3\), expected .*resize with"),
+        ({"frames": PICTURE[None][:0]}, r"shape \(0, 32, 32, 3\); expected a frame or more"),
+        ({"frames": np.stack([PICTURE] * 2), "actions": "left"}, "cannot be read as numbers"),
+    ],
+)
+def test_an_ill_typed_option_says_so_and_the_episode_goes_on(tiny_model, options, message):
+    env = WorldModelEnv(model=tiny_model, reward="none", obs="latents")
+    env.reset(seed=0)
+    expected = env.step(np.zeros(2, np.float32))[0]
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    np.testing.assert_array_equal(env.step(np.zeros(2, np.float32))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("push-0", "options are 'push-0'"),
+        ({"start": np.array(["push-0", "push-1"])}, "a list with one per row"),
+        ({"instruction": ["reach the red moon", 3]}, "is 3 of type int"),
+        ({"frames": [PICTURE, PICTURE / 255]}, "float64"),
+    ],
+)
+def test_the_vector_environment_refuses_the_same_options(tiny_model, options, message):
+    envs = WorldModelVectorEnv(2, model=tiny_model, reward="none", obs="latents")
+    envs.reset(seed=0)
+    before = envs.engine.latents()
+    with pytest.raises(ValueError, match=message):
+        envs.reset(options=options)
+    np.testing.assert_array_equal(envs.engine.latents(), before)
