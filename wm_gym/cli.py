@@ -118,6 +118,18 @@ COMMANDS: dict[str, Command] = {
         "encode_latents",
         "encode every frame of a dataset, once",
     ),
+    "train svae": Command(
+        "wm_gym.training.svae",
+        "TrainSVAEConfig",
+        "train_svae",
+        "train the adapter that compresses a wide semantic latent",
+    ),
+    "train pixel-decoder": Command(
+        "wm_gym.training.pixel_decoder",
+        "TrainPixelDecoderConfig",
+        "train_pixel_decoder",
+        "train a decoder from frozen latents to frames",
+    ),
     "train latent-dynamics": Command(
         "wm_gym.training.latent_dynamics",
         "LatentDynamicsConfig",

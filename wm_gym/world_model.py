@@ -17,6 +17,7 @@ from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.dynamics.samplers import make_sampler
 from wm_gym.latents.registry import load_latent_space
+from wm_gym.spec import CardError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,6 +155,7 @@ def load_world_model(
         )
     opened = Checkpoint.open(resolve_checkpoint(str(checkpoint), embedded, env_id))
     spec = opened.spec
+    _check_views(spec, opened.folder)
     dynamics = spec.dynamics
     if spec.distilled is not None and denoising_steps == spec.distilled.denoising_steps:
         dynamics = spec.distilled
@@ -174,3 +176,21 @@ def load_world_model(
         denoising_steps=denoising_steps,
         folder=opened.folder,
     )
+
+
+def _check_views(spec: WorldModelSpec, folder: Path) -> None:
+    """Refuse a card whose network and latent space disagree about the cameras.
+
+    Raises:
+        CardError: naming both numbers, or a width that they do not divide.
+    """
+    views = spec.num_views
+    encoded = spec.latent.config.get("num_views", 1)
+    widths = {"latent.grid": spec.latent.grid[1], "frame.width": spec.frame.width}
+    uneven = {name: width for name, width in widths.items() if width % views}
+    if encoded != views or uneven:
+        raise CardError(
+            f"{folder / 'card.json'}: the network reads {views} views, the latent space encodes "
+            f"{encoded}, and widths {uneven or widths} must be multiples of it; correct "
+            "latent.config.num_views, or dynamics.network.num_views"
+        )

@@ -157,7 +157,7 @@ def test_what_cannot_be_loaded_is_named(own: Path, tmp_path: Path):
 
     with pytest.raises(ValueError, match="needs --autoencoder"):
         encode_latents(settings("vae-mini"))
-    with pytest.raises(ValueError, match=r"VJEPA96 has an adapter.*card.json as --space"):
+    with pytest.raises(ValueError, match=r"VJEPA96 needs an adapter.*imported checkpoint"):
         encode_latents(settings("VJEPA96"))
     with pytest.raises(ValueError, match=r"'Foo' is unknown; expected one of .*VJEPA"):
         encode_latents(settings("Foo"))

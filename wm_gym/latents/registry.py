@@ -82,8 +82,8 @@ def load_latent_space(
     `latent.config` of a published space may hold the keyword arguments of its class's `load`
     (`local`, `revision`, `sha256`, `dtype` by name, ...), under `adapter` and `pixel_decoder` the
     sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
-    `weights`), and as `num_views` the number of cameras side by side.
-    That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`.
+    `weights`). That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`. Either may
+    hold `num_views`, the number of cameras side by side, which are encoded and decoded one by one.
 
     Args:
         latent: the card's latent entry.
@@ -96,10 +96,15 @@ def load_latent_space(
     """
     entry = find_space(latent.space)
     config = dict(latent.config)
+    views = config.pop("num_views", 1)
     if latent.space == "vae-mini":
         space: Any = _beside(entry.module, entry.cls, config, checkpoint, MINI_WEIGHTS).to(device)
     else:
         space = _load_published(latent.space, entry, config, checkpoint, device)
+    if views != 1:
+        from wm_gym.latents.adapted import SideBySideViews
+
+        space = SideBySideViews(space, views)
     if (tuple(space.grid), space.channels) != (tuple(latent.grid), latent.channels):
         raise CardError(
             f"the card states {latent.space} latents of grid {tuple(latent.grid)} with "
@@ -118,9 +123,8 @@ def _load_published(
 ) -> Any:
     import torch
 
-    from wm_gym.latents.adapted import AdaptedSpace, SideBySideViews
+    from wm_gym.latents.adapted import AdaptedSpace
 
-    views = config.pop("num_views", 1)
     adapter, decoder = config.pop("adapter", None), config.pop("pixel_decoder", None)
     if "dtype" in config:
         config["dtype"] = getattr(torch, config["dtype"])
@@ -145,7 +149,7 @@ def _load_published(
     if svae is not None or painter is not None:
         parts: list[Any] = [None if p is None else p.to(device) for p in (svae, painter)]
         space = AdaptedSpace(space, *parts, compressed=entry.compressed, name=name)
-    return space if views == 1 else SideBySideViews(space, views)
+    return space
 
 
 def _beside(

@@ -6,21 +6,34 @@ The card's `metrics` are filled afterwards by `wm-gym evaluate …`; nothing is 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
 from wm_gym.domains import DOMAINS
+from wm_gym.latents.registry import (
+    ADAPTER_WEIGHTS,
+    MINI_WEIGHTS,
+    PIXEL_DECODER_WEIGHTS,
+    find_space,
+)
 from wm_gym.latents.vae_mini import VAEMiniConfig
 from wm_gym.spec import (
+    ActionSpec,
     ContextSpec,
     DynamicsSpec,
+    FrameSpec,
     LatentSpec,
     RewardSpec,
     WorldModelSpec,
 )
+from wm_gym.training import pixel_decoder, svae
+
+WINDOW = 10
+"""Context of a window model whose record does not say how long its clips were."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +44,27 @@ class AssembleConfig:
     """Name of the model, e.g. langtable-vae-mini."""
     out: Path
     """Checkpoint folder to write; metrics of a card that is already there are dropped."""
-    autoencoder: Path
-    """Run folder of `wm-gym train autoencoder`."""
     latents: Path
-    """Folder of `wm-gym train latents` (normalisation)."""
+    """Folder of `wm-gym train latents`: says the latent space, normalisation and cameras."""
     dynamics: Path
     """Run folder of `wm-gym train latent-dynamics`."""
+    autoencoder: Path | None = None
+    """Run folder of `wm-gym train autoencoder`, for vae-mini latents."""
+    adapter: Path | None = None
+    """Run folder of `wm-gym train svae`: part of the spaces ending in 96; with a native semantic
+    space it serves the pixel decoder."""
+    pixel_decoder: Path | None = None
+    """Run folder of `wm-gym train pixel-decoder`."""
     distilled: Path | None = None
     """Run folder of `wm-gym train distil`."""
     reward: Path | None = None
     """Run folder of `wm-gym train reward`."""
-    domain: str = "langtable"
-    """Simulated domain."""
-    band: int = 10
-    """Frames of context, the new one included."""
+    domain: str = "auto"
+    """Simulated domain, e.g. langtable: its actions, tasks and twin; `data` takes the actions of
+    the latents and knows no tasks; `auto` is langtable for vae-mini latents, else data."""
+    band: int = 0
+    """Frames of context, the new one included; 0 takes the network's band, or the length of the
+    clips that a window model was trained on."""
     denoising_steps: int = 10
     """Default steps per frame."""
     sampling_shift: float = 0.0
@@ -55,6 +75,114 @@ class AssembleConfig:
     """Whether this is one of the small models that ship with wm_gym."""
     description: str = ""
     """One or two sentences for the card."""
+    licence: str = "Apache-2.0"
+    """SPDX identifier for the weights."""
+    training_data: str = ""
+    """What the model was trained on, for the card; the domain's by default."""
+    horizon: int = 0
+    """Steps of an episode; 0 takes the domain's, or 50."""
+
+
+@dataclass(frozen=True)
+class LatentParts:
+    """What a checkpoint holds of its latent space.
+
+    Attributes:
+        weights: tensors by file name.
+        config: `latent.config` of the card.
+        grid: (h, w) of one camera.
+        channels: D.
+        frame_size: (H, W) of one camera.
+    """
+
+    weights: dict[str, dict[str, torch.Tensor]]
+    config: dict[str, Any]
+    grid: tuple[int, int]
+    channels: int
+    frame_size: tuple[int, int]
+
+
+def mini_parts(config: AssembleConfig) -> LatentParts:
+    """The parts of vae-mini.
+
+    Raises:
+        ValueError: if there is no autoencoder, or there are parts of other spaces.
+    """
+    from safetensors.torch import load_file
+
+    if config.autoencoder is None or config.adapter or config.pixel_decoder:
+        raise ValueError(
+            f"{config.latents} holds vae-mini latents, which need --autoencoder and neither "
+            "--adapter nor --pixel-decoder; give the run folder of `wm-gym train autoencoder`"
+        )
+    network = config.autoencoder_network
+    return LatentParts(
+        {MINI_WEIGHTS: load_file(config.autoencoder / "autoencoder.safetensors")},
+        asdict(network),
+        network.grid,
+        network.channels,
+        (network.height, network.width),
+    )
+
+
+def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
+    """The parts of a published space that were trained here: adapter and pixel decoder.
+
+    Args:
+        config: names their run folders.
+        source: of the latents.
+
+    Raises:
+        ValueError: if an adapter is missing, or parts do not belong together.
+    """
+    from safetensors.torch import load_file
+
+    entry = find_space(source["space"])
+    if "card" in source:
+        raise ValueError(
+            f"{config.latents} was encoded with the checkpoint {source['card']!r}; a model that is "
+            "fine-tuned keeps that checkpoint's card, see examples/finetune_on_own_episodes.py"
+        )
+    if entry.compressed and config.adapter is None:
+        raise ValueError(f"{source['space']} latents need --adapter, which compressed them")
+    options = {"local": source["local"]} if source.get("local") else {}
+    weights, sizes = {}, dict(options)
+    channels = entry.channels or 0
+    narrow = channels
+    if config.adapter is not None:
+        record = json.loads((config.adapter / svae.RECORD).read_text())
+        sizes["adapter"] = record["adapter"]
+        weights[ADAPTER_WEIGHTS] = load_file(config.adapter / ADAPTER_WEIGHTS)
+        narrow = record["adapter"]["latent_dim"]
+        channels = narrow if entry.compressed else channels
+    if config.pixel_decoder is not None:
+        record = json.loads((config.pixel_decoder / pixel_decoder.RECORD).read_text())
+        sizes["pixel_decoder"] = record["pixel_decoder"]
+        weights[PIXEL_DECODER_WEIGHTS] = load_file(config.pixel_decoder / PIXEL_DECODER_WEIGHTS)
+        if record["pixel_decoder"]["latent_dim"] != narrow:
+            raise ValueError(
+                f"--pixel-decoder {config.pixel_decoder} reads latents of "
+                f"{record['pixel_decoder']['latent_dim']} channels, expected {narrow}; give the "
+                "one trained on these latents, with the same --adapter"
+            )
+    assert entry.grid is not None and entry.frame_size is not None
+    return LatentParts(weights, sizes, entry.grid, channels, entry.frame_size)
+
+
+def context_of(config: AssembleConfig, trained: dict[str, Any]) -> ContextSpec:
+    """The context a network was trained with.
+
+    Raises:
+        ValueError: if --band contradicts the network.
+    """
+    band = trained["network"].get("band")
+    if band and config.band not in (0, band):
+        raise ValueError(
+            f"--band {config.band} is not the band of {band} frames that {config.dynamics} was "
+            "trained with; leave it out"
+        )
+    length = config.band or band or trained.get("clip_length", WINDOW)
+    return ContextSpec("banded" if band else "window", length, trained.get("history", 2))
 
 
 def assemble(config: AssembleConfig) -> WorldModelSpec:
@@ -62,29 +190,25 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
 
     Returns:
         The card.
-    """
-    from dataclasses import asdict
 
+    Raises:
+        ValueError: if a part is missing or does not belong to the others.
+    """
     from safetensors.torch import load_file
 
-    domain = DOMAINS[config.domain]
     trained = json.loads((config.dynamics / "dynamics.json").read_text())
     scale = json.loads((config.latents / "normalisation.json").read_text())
-    weights = {
-        "latent.safetensors": load_file(config.autoencoder / "autoencoder.safetensors"),
-        "dynamics.safetensors": load_file(config.dynamics / "dynamics.safetensors"),
+    source = json.loads((config.latents / "source.json").read_text())
+    mini = source.get("space", "vae-mini") == "vae-mini"
+    parts = mini_parts(config) if mini else published_parts(config, source)
+    views = trained["network"].get("num_views", 1)
+    chosen = ("langtable" if mini else "data") if config.domain == "auto" else config.domain
+    domain = None if chosen == "data" else DOMAINS[chosen]
+    weights = parts.weights | {
+        "dynamics.safetensors": load_file(config.dynamics / "dynamics.safetensors")
     }
-    network = config.autoencoder_network
     recipe = {
-        "commands": [
-            "wm-gym collect",
-            "wm-gym train autoencoder",
-            "wm-gym train latents",
-            "wm-gym train latent-dynamics",
-            "wm-gym label-goals",
-            "wm-gym train reward",
-            "wm-gym train assemble",
-        ],
+        "commands": _commands(config, mini),
         "settings": "benchmarks/recipes",
         "dynamics_steps": trained["steps"],
         "dynamics_hours": trained["hours"],
@@ -106,37 +230,65 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
             weights="distilled.safetensors",
         )
         recipe["distilled_hours"] = record["hours"]
+    action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
+    height, width = parts.frame_size
+    camera = ", ".join(source.get("cameras", ())) or "default"
     spec = WorldModelSpec(
         name=config.name,
-        description=config.description
-        or f"A small latent world model of wm_gym's {domain.twin} simulator, trained on two CPU "
-        "cores by this repository's recipe. It is not one of the published models.",
+        description=config.description or _describe(domain.twin if domain else None, source),
         embedded=config.embedded,
-        licence="Apache-2.0",
-        training_data=domain.training_data,
+        licence=config.licence,
+        training_data=config.training_data
+        or (domain.training_data if domain else f"episodes of {source.get('dataset')}"),
         recipe=recipe,
-        twin=domain.twin,
-        frame=domain.frame,
-        action=domain.action,
+        twin=domain.twin if domain else None,
+        frame=domain.frame if domain and views == 1 else FrameSpec(height, width * views, camera),
+        action=domain.action if domain else action,
         latent=LatentSpec(
-            space="vae-mini",
-            grid=network.grid,
-            channels=network.channels,
+            space=source.get("space", "vae-mini"),
+            grid=(parts.grid[0], parts.grid[1] * views),
+            channels=parts.channels,
             mean=tuple(scale["mean"]),
             std=tuple(scale["std"]),
-            config=asdict(network),
+            config=parts.config | ({"num_views": views} if views > 1 else {}),
         ),
-        context=ContextSpec(kind="banded", length=config.band),
+        context=context_of(config, trained),
         dynamics=DynamicsSpec(
             network=trained["network"], shift=shift, denoising_steps=config.denoising_steps
         ),
         distilled=distilled,
         reward=reward,
-        tasks=domain.tasks,
-        objects=domain.objects,
-        horizon=domain.horizon,
+        tasks=domain.tasks if domain else {},
+        objects=domain.objects if domain else (),
+        horizon=config.horizon or (domain.horizon if domain else 50),
         weights_sha256={},
     )
     written = save_checkpoint(config.out, spec, weights, dtype=torch.bfloat16)
     Checkpoint.open(config.out)
     return written
+
+
+def _commands(config: AssembleConfig, mini: bool) -> list[str]:
+    """The commands behind the parts, in order."""
+    made = {
+        "wm-gym collect": mini,
+        "wm-gym train autoencoder": mini,
+        "wm-gym train latents": True,
+        "wm-gym train svae": config.adapter is not None,
+        "wm-gym train pixel-decoder": config.pixel_decoder is not None,
+        "wm-gym train latent-dynamics": True,
+        "wm-gym label-goals": config.reward is not None,
+        "wm-gym train reward": config.reward is not None,
+        "wm-gym train distil": config.distilled is not None,
+        "wm-gym train assemble": True,
+    }
+    return [command for command, used in made.items() if used]
+
+
+def _describe(twin: str | None, source: dict[str, Any]) -> str:
+    what = f"of wm_gym's {twin} simulator" if twin else f"over {source['space']} latents"
+    where = ", trained on two CPU cores" if twin else ", trained"
+    return (
+        f"A {'small ' if twin else ''}latent world model {what}{where} by this repository's "
+        "recipe. It is not one of the published models."
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint, write_atomically
 from wm_gym.data.episodes import EpisodeReader
-from wm_gym.data.frames import resize
+from wm_gym.data.frames import resize, split_views
 from wm_gym.data.latent_clips import precompute_latents
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.domains import DOMAINS
+from wm_gym.latents.adapted import AdaptedSpace
+from wm_gym.latents.fetch import file_sha256
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
     MINI_WEIGHTS,
@@ -31,8 +33,12 @@ from wm_gym.latents.registry import (
 )
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
 from wm_gym.spec import ActionSpec, LatentSpec
+from wm_gym.training.import_checkpoint import bridge_actions
+from wm_gym.training.svae import load_adapter
 
 NORMALISATION_FRAMES = 8192
+BRIDGE_ACTION_WIDTH = 10
+"""Width of the published code's action vector: seven components and three zeros."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,16 @@ class EncodeLatentsConfig:
     checkpoint (a folder or hf://…), whose card says the space, normalisation and actions."""
     autoencoder: Path | None = None
     """Weights of vae-mini, written by `wm-gym train autoencoder`."""
+    adapter: Path | None = None
+    """Run folder of `wm-gym train svae`, for the spaces ending in 96."""
     local: Path | None = None
     """Folder that holds the weights of a published space; None fetches them."""
     cameras: tuple[str, ...] = ()
     """Camera of the dataset; several are encoded one by one and stand side by side."""
     domain: str = "auto"
-    """Whose action spec is written: langtable, `card` (of a checkpoint), `data` (from the episodes'
-    own statistics); `auto` is card, else the simulator the episodes come from, else data."""
+    """Whose action spec is written: langtable, `bridge` (of the published models), `card` (of a
+    checkpoint), `data` (from the episodes' own statistics); `auto` is card, else the simulator the
+    episodes come from, else data."""
     network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
     """Sizes of vae-mini."""
     normalisation: Path | None = None
@@ -70,7 +79,7 @@ class FrozenSpace:
     """A latent space, ready to encode.
 
     Attributes:
-        encode: maps frames (B, H, W, 3) uint8 of `frame_size` to latents (B, h, w, D).
+        encode: maps one camera's frames (B, H, W, 3) uint8 of `frame_size` to latents (B, h, w, D).
         frame_size: (H, W) it takes.
         source: what its latents depend on, JSON-ready.
         card: the checkpoint it was taken from, if any.
@@ -95,11 +104,20 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     if "/" in config.space or (Path(config.space) / "card.json").exists():
         card = Checkpoint.open(resolve_checkpoint(config.space, None))
         spec = card.spec
-        space = load_latent_space(spec.latent, card, device=config.device)
+        if spec.num_views not in (1, max(1, len(config.cameras))):
+            raise ValueError(
+                f"--space {config.space} is a model of {spec.num_views} cameras side by side, got "
+                f"--cameras {list(config.cameras)}; name as many, in the order it was trained with"
+            )
+        height, width = spec.latent.grid
+        single = {k: v for k, v in spec.latent.config.items() if k != "num_views"}
+        latent = replace(spec.latent, grid=(height, width // spec.num_views), config=single)
+        space = load_latent_space(latent, card, device=config.device)
         own = {MINI_WEIGHTS, ADAPTER_WEIGHTS, spec.latent.config.get("weights")}
         weights = {k: v for k, v in spec.weights_sha256.items() if k in own}
         source = {"space": spec.latent.space, "card": spec.name, "sha256": weights}
-        return FrozenSpace(space.encode, (spec.frame.height, spec.frame.width), source, card)
+        size = (spec.frame.height, spec.frame.width // spec.num_views)
+        return FrozenSpace(space.encode, size, source, card)
     entry = find_space(config.space)
     if entry.frame_size is None:
         if config.autoencoder is None:
@@ -115,16 +133,24 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         source = {"space": mini.name, "network": asdict(config.network), "sha256": digest}
         size = (config.network.height, config.network.width)
         return FrozenSpace(mini.encode, size, source)
-    if entry.compressed or entry.grid is None or entry.channels is None:
+    if entry.compressed != (config.adapter is not None):
         raise ValueError(
-            f"--space {config.space} has an adapter, whose weights lie in a checkpoint; expected "
-            "a folder with a card.json as --space (`wm-gym import-checkpoint` makes one)"
+            f"--space {config.space} {'needs an' if entry.compressed else 'has no'} adapter, got "
+            f"--adapter {config.adapter}; the spaces ending in 96 take the run folder of `wm-gym "
+            "train svae`, or the folder of an imported checkpoint as --space"
         )
+    wide = find_space(config.space.removesuffix("96")) if entry.compressed else entry
+    assert wide.grid is not None and wide.channels is not None
     options = {"local": str(config.local)} if config.local else {}
-    zeros, ones = (0.0,) * entry.channels, (1.0,) * entry.channels
-    latent = LatentSpec(config.space, entry.grid, entry.channels, zeros, ones, options)
+    zeros, ones = (0.0,) * wide.channels, (1.0,) * wide.channels
+    name = config.space.removesuffix("96") if entry.compressed else config.space
+    latent = LatentSpec(name, wide.grid, wide.channels, zeros, ones, options)
     space = load_latent_space(latent, device=config.device)
-    source = {"space": config.space, "local": str(config.local or "")}
+    source: dict[str, Any] = {"space": config.space, "local": str(config.local or "")}
+    if config.adapter is not None:
+        adapter = load_adapter(config.adapter).to(config.device)
+        space = AdaptedSpace(space, adapter, name=config.space)
+        source["adapter_sha256"] = file_sha256(config.adapter / ADAPTER_WEIGHTS)
     return FrozenSpace(space.encode, entry.frame_size, source)
 
 
@@ -164,6 +190,8 @@ def choose_action_spec(
     recorded = json.loads(getattr(data, "metadata", {}).get("env_spec") or "{}")
     if config.domain in DOMAINS:
         action = DOMAINS[config.domain].action
+    elif config.domain == "bridge":
+        action = bridge_actions(BRIDGE_ACTION_WIDTH)
     elif card is not None and config.domain in ("auto", "card"):
         action = card.spec.action
     elif config.domain == "auto" and recorded.get("id") in simulators:
@@ -172,8 +200,8 @@ def choose_action_spec(
         action = action_spec_of_data(data)
     else:
         raise ValueError(
-            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, auto, data, or "
-            "card with a checkpoint as --space"
+            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, bridge, auto, "
+            "data, or card with a checkpoint as --space"
         )
     width = data.actions(0).shape[1]
     if width != action.size:
@@ -198,7 +226,7 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
     def encode(frames: np.ndarray) -> torch.Tensor:
         """Views (B, H, V·W, 3) one by one, latents (B, h, V·w, D) side by side."""
         latents = []
-        for view in np.split(frames, views, axis=2):
+        for view in split_views(frames, views):
             seen = np.array(resize(view, *space.frame_size))  # a copy: files are read-only views
             latents.append(space.encode(torch.from_numpy(seen).to(config.device)))
         return torch.cat(latents, dim=2)

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,9 @@ class LoopConfig:
     """Learning rate at the last step, as a fraction of the peak (cosine in between)."""
     warmup_steps: int = 500
     """Steps of linear warm-up."""
+    cosine_after_warmup: bool = False
+    """Begin the cosine where the warm-up ends, as published, instead of at step 0; recipes that
+    count their length in epochs do."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW moments."""
     weight_decay: float = 2e-3
@@ -67,12 +70,52 @@ def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then cosine from the peak to its final fraction."""
+    """Linear warm-up to the peak, and a cosine from the peak to its final fraction.
+
+    By default the cosine begins at step 0 and the warm-up scales its start; with
+    `cosine_after_warmup` the two follow each other and the peak is reached.
+    """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    progress = min(1.0, step / max(1, config.steps))
+    first = min(config.warmup_steps, config.steps - 1) if config.cosine_after_warmup else 0
+    progress = min(1.0, max(0, step - first) / max(1, config.steps - first))
     floor = config.final_learning_rate_fraction
     cosine = floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * progress))
     return float(config.learning_rate * warmup * cosine)
+
+
+def planned(config: LoopConfig, epochs: int, epoch_steps: int) -> LoopConfig:
+    """The published schedule where no number of steps is given.
+
+    Args:
+        config: returned as it is unless its `steps` are 0.
+        epochs: length.
+        epoch_steps: optimiser steps of one epoch, which is also the warm-up where that is 0.
+    """
+    if config.steps:
+        return config
+    return replace(
+        config,
+        steps=epochs * epoch_steps,
+        warmup_steps=config.warmup_steps or epoch_steps,
+        cosine_after_warmup=True,
+    )
+
+
+def row_shares(batch: int, accumulation: int, process: int, processes: int) -> list[slice]:
+    """Rows of the global batch that a process computes, one slice per accumulated part.
+
+    Raises:
+        ValueError: if the batch cannot be divided equally.
+    """
+    parts = processes * accumulation
+    size = batch // parts
+    if size * parts != batch or not size:
+        raise ValueError(
+            f"batch {batch} does not divide over {processes} processes with "
+            f"{accumulation} accumulated parts each; choose a multiple of {parts}"
+        )
+    first = process * accumulation
+    return [slice(n * size, (n + 1) * size) for n in range(first, first + accumulation)]
 
 
 def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:

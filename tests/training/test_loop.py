@@ -1,0 +1,56 @@
+"""The schedule of the learning rate, and how a batch is shared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from wm_gym.training.loop import LoopConfig, learning_rate, planned, row_shares
+
+CONFIG = LoopConfig(
+    steps=100, learning_rate=2.0, warmup_steps=20, final_learning_rate_fraction=0.7,
+    cosine_after_warmup=True,
+)  # fmt: skip
+
+
+def test_the_published_cosine_begins_where_the_warm_up_ends():
+    rates = [learning_rate(CONFIG, step) for step in range(101)]
+    assert rates[:20] == pytest.approx([2.0 * (step + 1) / 20 for step in range(20)])
+    assert rates[19] == rates[20] == 2.0  # the peak is reached
+    assert rates[60] == pytest.approx(2.0 * 0.85)  # half of the cosine
+    assert rates[100] == pytest.approx(2.0 * 0.7)
+    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+
+
+def test_the_schedule_of_earlier_runs_is_the_default_and_unchanged():
+    """A run that began before there was a choice goes on with the rates it began with."""
+    config = replace(CONFIG, cosine_after_warmup=False)
+    assert LoopConfig() == replace(LoopConfig(), cosine_after_warmup=False)
+    for step in (0, 7, 19, 20, 50, 100):
+        cosine = 0.7 + 0.3 * 0.5 * (1 + math.cos(math.pi * step / 100))
+        assert learning_rate(config, step) == pytest.approx(2.0 * min(1, (step + 1) / 20) * cosine)
+
+
+@pytest.mark.parametrize("warmup", [0, 100, 1000])
+def test_a_warm_up_of_any_length_stays_below_the_peak(warmup: int):
+    config = replace(CONFIG, warmup_steps=warmup)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert all(0 < rate <= 2.0 for rate in rates)
+
+
+def test_epochs_count_the_steps_and_ask_for_the_published_schedule():
+    free = LoopConfig(steps=0, warmup_steps=0)
+    plan = planned(free, epochs=100, epoch_steps=7)
+    assert (plan.steps, plan.warmup_steps, plan.cosine_after_warmup) == (700, 7, True)
+    assert planned(replace(free, warmup_steps=3), 100, 7).warmup_steps == 3
+    assert planned(CONFIG, 1, 1) is CONFIG
+    assert learning_rate(plan, 6) == plan.learning_rate
+    assert learning_rate(plan, 700) == pytest.approx(0.7 * plan.learning_rate)
+
+
+def test_a_batch_smaller_than_its_parts_is_refused():
+    assert row_shares(4, 2, 1, 2) == [slice(2, 3), slice(3, 4)]
+    with pytest.raises(ValueError, match="batch 3 does not divide over 4 processes"):
+        row_shares(3, 1, 0, 4)
