@@ -119,12 +119,33 @@ def test_an_interrupted_comparison_goes_on(worlds, config, monkeypatch):
     monkeypatch.setattr(module, "run_policy", counted)
     with pytest.raises(KeyboardInterrupt):
         compare_real(config)
-    before = {p.name: p.read_bytes() for p in (config.out / "true").iterdir()}
+    before = {p.name: p.read_bytes() for p in (config.out / "true").glob("*.jsonl")}
     assert len(before) == 5
     monkeypatch.setattr(module, "run_policy", real_run)
     report = compare_real(config)
     assert report["pearson"] == pytest.approx(1.0)
     assert all((config.out / "true" / name).read_bytes() == b for name, b in before.items())
+
+
+def test_true_episodes_serve_several_world_models(worlds, config, monkeypatch, tmp_path):
+    shared = tmp_path / "true"
+    first = compare_real(replace(config, true_records=shared))
+    ran = []
+    real_run = module.run_policy
+
+    def seen(*args, **kwargs):
+        if not kwargs["results"].exists():
+            ran.append(kwargs["description"])
+        return real_run(*args, **kwargs)
+
+    monkeypatch.setattr(module, "run_policy", seen)
+    other = replace(config, checkpoint="good", out=tmp_path / "other", true_records=shared)
+    second = compare_real(other)
+    assert len(ran) == 16 and all(text.startswith("imagined") for text in ran)
+    truths = [[p["true_success_rate"] for p in report["policies"]] for report in (first, second)]
+    assert truths[0] == truths[1]
+    with pytest.raises(ValueError, match=r"true holds a run with other settings.*max_steps: 15"):
+        compare_real(replace(other, out=tmp_path / "third", max_steps=9))
 
 
 def test_other_settings_are_refused_in_the_same_folder(worlds, config):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
+from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.statistics import (
     Interval,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 EMBEDDED_POLICIES = {"WM-LangTable-VAE-v0": "langtable-bc"}
 STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
-SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class CompareRealConfig:
     """Bootstrap resamples."""
     out: Path = Path("outputs/compare_real")
     """Folder for the episodes' records, the plot and the report; the same settings go on in it."""
+    true_records: Path | None = None
+    """Folder of the true episodes, to share them between world models; out/true by default."""
     json: Path | None = None
     """Another place for the report; out/imagined_vs_real_<domain>.json by default."""
 
@@ -129,12 +130,14 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     dream = open_dream(config, config.checkpoint)
     stored = dream.engine.starts.stored
     starts = choose_starts(config, stored, dream.engine.starts.instructions)
-    _claim(config, policies, dream)
-    clock = _Clock(config.out / "seconds.json")
+    claim_folder(config.out, _settings(config, dream), policies)
+    true_folder = config.true_records or config.out / "true"
+    claim_folder(true_folder, _true_settings(config, starts, stored), policies)
+    clock = Clock(config.out / "seconds.json")
     twins = [make_twin(dream) for _ in range(config.rows)]
     spec = dream.card
     true_rows = SimulatorRows(twins, spec.action, spec.frame)
-    true = run_cells(config, true_rows, policies, starts, "true", clock)
+    true = run_cells(config, true_rows, policies, starts, "true", clock, true_folder)
     true_rows.close()
     imagined = run_cells(config, VectorRows(dream), policies, starts, "imagined", clock)
     domain = spec.name.split("-")[0]
@@ -242,14 +245,15 @@ def run_cells(
     policies: Sequence[NamedPolicy],
     starts: Starts,
     world: str,
-    clock: _Clock,
+    clock: Clock,
+    folder: Path | None = None,
 ) -> list[list[list[EpisodeRecord]]]:
     """Episodes of one world, policies × tasks × starts, from files where they are there already."""
-    table = []
+    table, folder = [], folder or config.out / world
     for entry in policies:
         table.append([])
         for task, options in starts.by_task.items():
-            results = config.out / world / f"{entry.name.replace(' ', '_')}-{task}.jsonl"
+            results = folder / f"{entry.name.replace(' ', '_')}-{task}.jsonl"
             with clock:
                 records = run_policy(
                     rows,
@@ -329,53 +333,29 @@ def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def _claim(
-    config: CompareRealConfig, policies: Sequence[NamedPolicy], dream: WorldModelVectorEnv
-) -> None:
-    """Write what the records in `out` depend on, or compare it with what stands there."""
+def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str, Any]:
+    """What imagined episodes depend on, policies apart."""
     settings = json.loads(json.dumps(asdict(config), default=str))
-    for name in ("out", "json", "resamples", "device", "policies", "noise"):
+    for name in ("out", "json", "resamples", "device", "policies", "noise", "true_records"):
         del settings[name]
-    settings["weights_sha256"] = dream.card.weights_sha256
-    settings["policy_files"] = {
-        entry.folder: hashlib.sha256((Path(entry.folder) / POLICY_FILE).read_bytes()).hexdigest()
-        for entry in policies
+    return settings | {"weights_sha256": dream.card.weights_sha256}
+
+
+def _true_settings(
+    config: CompareRealConfig, starts: Starts, stored: StartStates | None
+) -> dict[str, Any]:
+    """What true episodes depend on, policies apart: no world model."""
+    assert stored is not None  # choose_starts found starts in it
+    names = [options["start"] for of_task in starts.by_task.values() for options in of_task]
+    chosen = [(name, stored.states[stored.index(name)]) for name in names]
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+    return {
+        "tasks": list(config.tasks),
+        "starts": config.starts,
+        "max_steps": config.max_steps,
+        "seed": config.seed,
+        "start_states_sha256": digest,
     }
-    path = config.out / SETTINGS_FILE
-    if path.exists():
-        stored = json.loads(path.read_text())
-        # policies may be added to a run; those it has must be the same
-        kept = stored.get("policy_files", {})
-        settings["policy_files"] = kept | settings["policy_files"]
-        different = [
-            f"{key}: {value!r}, now {settings.get(key)!r}"
-            for key, value in stored.items()
-            if key != "policy_files" and settings.get(key) != value
-        ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
-        if different:
-            raise ValueError(
-                f"{config.out} holds a run with other settings ({'; '.join(different)}); choose "
-                "another --out, or remove that folder"
-            )
-    write_json(path, settings)
-
-
-class _Clock:
-    """Seconds spent on episodes, kept in a file so that a resumed run reports its whole time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self._before += time.monotonic() - self._began
-        write_json(self._path, {"seconds": self._before})
-
-    def total(self) -> float:
-        return self._before
 
 
 def _tell(report: dict[str, Any], path: Path, plot: Path) -> None:

@@ -1,0 +1,62 @@
+"""The folder of episodes of a comparison: what its records depend on, and the time they took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_gym.evaluation.report import write_json
+from wm_gym.policies.base import POLICY_FILE
+
+if TYPE_CHECKING:
+    from wm_gym.evaluation.compare_real import NamedPolicy
+
+SETTINGS_FILE = "settings.json"
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy]) -> None:
+    """Write what the records in a folder depend on, or compare it with what stands there."""
+    settings["policy_files"] = {
+        entry.folder: hashlib.sha256((Path(entry.folder) / POLICY_FILE).read_bytes()).hexdigest()
+        for entry in policies
+    }
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        stored = json.loads(path.read_text())
+        # policies may be added to a run; those it has must be the same
+        kept = stored.get("policy_files", {})
+        settings["policy_files"] = kept | settings["policy_files"]
+        different = [
+            f"{key}: {value!r}, now {settings.get(key)!r}"
+            for key, value in stored.items()
+            if key != "policy_files" and settings.get(key) != value
+        ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
+        if different:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(different)}); choose "
+                "another folder, or remove that one"
+            )
+    write_json(path, settings)
+
+
+class Clock:
+    """Seconds spent on episodes, kept in a file so that a resumed run reports its whole time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._before += time.monotonic() - self._began
+        write_json(self._path, {"seconds": self._before})
+
+    def total(self) -> float:
+        """Seconds so far, earlier runs included."""
+        return self._before
