@@ -262,9 +262,10 @@ class Engine:
             info = infos[row] = {
                 "instruction": episode.instruction,
                 "is_success": bool(success),
-                "surprise": float(surprise[row]),
                 "action_clipped": bool(clipped[row]),
             }
+            if not np.isnan(surprise[row]):  # at one denoising step there is nothing to compare
+                info["surprise"] = float(surprise[row])
             if np.isfinite(distance_m):
                 info["distance"] = float(distance_m)
             if self.reward.name != "none" and row in verdicts:

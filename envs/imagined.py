@@ -27,8 +27,9 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
     terminates on success and truncates at its horizon; one that is judged at its horizon
     terminates there.
 
-    `info` carries `instruction`, `is_success`, `surprise` (how undecided the model was about the
-    step, see `Rollout`), `action_clipped`, `success_probability`, with `reward="distance"` also
+    `info` carries `instruction`, `is_success`, `action_clipped`, `surprise` (how undecided the
+    model was about the step, see `Rollout`; it compares denoising steps, so there is none with
+    `denoising_steps=1`), `success_probability`, with `reward="distance"` also
     `distance` in metres, after a reset `start` (name of the stored start), and in the last step
     `judge`: a dict of `score`, `rationale` and `name`. With `reward="none"` nobody judges, and
     `is_success` is always False. `env.unwrapped.card` says what the model is and promises.

@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 
 from wm_gym.devices import check_device
-from wm_gym.dynamics.rollout import CacheMode
+from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
 from wm_gym.envs.rewards import check_reward_name

@@ -62,6 +62,16 @@ def test_exact_caches_equal_recomputation(toy, kind, cache, alignment, options):
     assert reference.abs().max() > 0.5
 
 
+@pytest.mark.parametrize(("kind", "cache"), [("window", "exact"), ("banded", "rolling")])
+def test_caches_are_exact_for_several_cameras_too(toy, kind, cache):
+    """Two cameras of 4 x 2 cells stand side by side; only the network knows that they are two."""
+    model = toy(kind, LENGTH, views=2)
+    reference = eventful(model, "off")
+    torch.testing.assert_close(eventful(model, cache), reference, atol=1e-4, rtol=0)
+    one_wide_camera = eventful(toy(kind, LENGTH), "off")
+    assert (one_wide_camera - reference).abs().max() > 0.05
+
+
 def test_rolling_a_window_model_is_exact_until_the_window_slides_and_only_then_differs(toy):
     model = toy("window", LENGTH)
     rolling, off = (Rollout(model, images(2), seeds=[1, 2], cache=c) for c in ("rolling", "off"))
@@ -236,3 +246,12 @@ def test_surprise_is_zero_before_the_first_step_and_then_per_row(toy):
     rollout.step(actions(1, 2)[0])
     assert rollout.surprise.shape == (2,)
     assert (rollout.surprise > 0).all()
+
+
+@pytest.mark.parametrize("cache", ["off", "rolling"])
+def test_surprise_is_not_a_number_at_one_denoising_step(toy, cache):
+    """One step's first guess is its last: a difference of 0 would pass for certainty."""
+    rollout = Rollout(toy("banded", LENGTH, steps=1), images(2), seeds=[4, 5], cache=cache)
+    latents = rollout.step(actions(1, 2)[0])
+    assert rollout.surprise.isnan().all() and latents.isfinite().all()
+    assert Rollout.restore(rollout.world_model, rollout.snapshot()).surprise.isnan().all()

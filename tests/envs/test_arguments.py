@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 from wm_gym.devices import check_device
 from wm_gym.envs import settings as settings_module
@@ -160,3 +161,17 @@ def test_the_vector_environment_refuses_the_same_options(tiny_model, options, me
     with pytest.raises(ValueError, match=message):
         envs.reset(options=options)
     np.testing.assert_array_equal(envs.engine.latents(), before)
+
+
+def test_one_denoising_step_has_no_surprise_to_report(tiny_checkpoint):
+    kwargs = {"checkpoint": tiny_checkpoint, "reward": "none"}
+    for steps in (1, 2):
+        env = gymnasium.make(ID, denoising_steps=steps, **kwargs)
+        envs = gymnasium.make_vec(ID, 2, denoising_steps=steps, **kwargs)
+        env.reset(seed=0)
+        envs.reset(seed=0)
+        info = env.step(np.zeros(2, np.float32))[4]
+        infos = envs.step(np.zeros((2, 2), np.float32))[4]
+        assert ("surprise" in info, "surprise" in infos) == (steps > 1, steps > 1)
+        check_env(env.unwrapped)
+    assert info["surprise"] > 0 and (infos["surprise"] > 0).all()

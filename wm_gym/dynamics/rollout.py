@@ -12,12 +12,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wm_gym.dynamics.cache_modes import CacheMode, resolve_cache_mode
 from wm_gym.dynamics.history import LatentHistory, Stepped, start_history
 from wm_gym.dynamics.kv_cache import KVCache, Rows, row_batches
 from wm_gym.dynamics.noise import row_noise
@@ -25,8 +25,6 @@ from wm_gym.dynamics.snapshot import pack, unpack
 
 __all__ = ["CacheMode", "LatentHistory", "NoiseSource", "Rollout"]
 
-CacheMode = Literal["auto", "off", "exact", "rolling"]
-"""See `Rollout`; a plain string is checked when the rollout begins."""
 NoiseSource = Callable[[Sequence[int], Sequence[int], tuple[int, ...]], Tensor]
 """(row seeds, row steps, shape of one frame) -> (B, *shape)."""
 Predictor = Callable[[Tensor, int], Tensor]
@@ -54,7 +52,8 @@ class Rollout:
     Attributes:
         surprise: (B,) distance, in units of the latents' standard deviation, between the clean
             frame guessed at the first denoising step and the frame that came out: how undecided
-            the model was. It costs nothing; 0 before the first step and at one denoising step.
+            the model was. It costs nothing. 0 before the first step, NaN at one denoising step,
+            where the first guess is the frame itself and nothing can be said.
         frame_passes: frames passed through the network so far, summed over rows.
     """
 
@@ -72,7 +71,9 @@ class Rollout:
     ) -> None:
         self.world_model, self.guidance, self.micro_batch = world_model, guidance, micro_batch
         self.noise = noise
-        self.cache_mode = self._resolve(cache)
+        self.cache_mode = resolve_cache_mode(
+            cache, world_model.spec.context, world_model.network.config
+        )
         history = start_history(self.world_model, frames, actions)
         rows = len(history.latents)
         self.latent_history, self.slots = history.latents[:, :0], history.slots[:, :0]
@@ -85,21 +86,6 @@ class Rollout:
         self.frame_passes = 0
         self._frames: Tensor | None = None
         self._place(np.arange(rows), history, seeds)
-
-    def _resolve(self, cache: str) -> str:
-        context, config = self.world_model.spec.context, self.world_model.network.config
-        if self.banded and config.band != context.length:
-            raise ValueError(
-                f"the card's banded context of {context.length} frames needs a network with the "
-                f"same band, got band={config.band}; correct the card's dynamics.network"
-            )
-        if cache not in ("auto", "off", "exact", "rolling"):
-            raise ValueError(f"cache must be 'auto', 'off', 'exact' or 'rolling', got {cache!r}")
-        if cache == "auto":
-            if config.temporal == "joint":
-                return "off"
-            return "rolling" if self.banded else "exact"
-        return cache
 
     @property
     def length(self) -> int:
@@ -255,7 +241,8 @@ class Rollout:
             if step == 0:
                 guess = sampler.clean_estimate(noisy, prediction, step)
             noisy = sampler.advance(noisy, prediction, step)
-        return noisy, (noisy - guess).square().mean((1, 2, 3)).sqrt()
+        surprise = (noisy - guess).square().mean((1, 2, 3)).sqrt()
+        return noisy, surprise if sampler.steps > 1 else torch.full_like(surprise, torch.nan)
 
     def _stored(self, rows: Rows, branch: int, slot: Tensor) -> Predictor:
         """Prediction of the next frame against stored keys and values."""
