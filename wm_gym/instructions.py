@@ -47,7 +47,13 @@ class InstructionSet:
             pattern = pattern.format(first=r"(?P<first>.+)", second=r"(?P<second>.+)")
             match = re.fullmatch(pattern, text)
             if match and all(word in self.objects for word in match.groupdict().values()):
-                return Goal(task, tuple(match.groupdict().values()))
+                named = tuple(match.groupdict().values())
+                if len(set(named)) < len(named):
+                    raise InstructionError(
+                        f"instruction {instruction!r} names the {named[0]} twice; expected "
+                        f"different objects, from {list(self.objects)}"
+                    )
+                return Goal(task, named)
         raise InstructionError(
             f"instruction {instruction!r} is not understood; expected one of "
             f"{list(self.templates.values())} with objects "
