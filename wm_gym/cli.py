@@ -196,7 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_refusal(error):
             raise
-        print(f"wm-gym: {' '.join(str(error).split())}", file=sys.stderr)
+        from wm_gym.flags import in_flags
+
+        command = COMMANDS[name]
+        said = in_flags(str(error), getattr(import_module(command.module), command.config))
+        print(f"wm-gym: {' '.join(said.split())}", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0
 
@@ -211,9 +215,13 @@ def _command_name(words: Sequence[str]) -> str | None:
 
 
 def _run(command: Command, name: str, words: Sequence[str]) -> Any:
+    from wm_gym.flags import plain_warnings
+
     module = import_module(command.module)
-    config = _parse(getattr(module, command.config), name, words)
-    return getattr(module, command.function)(config)
+    config_class = getattr(module, command.config)
+    config = _parse(config_class, name, words)
+    with plain_warnings(config_class):
+        return getattr(module, command.function)(config)
 
 
 def _parse(config_class: type, name: str, words: Sequence[str]) -> Any:

@@ -164,6 +164,11 @@ def test_too_few_starts_and_missing_policies_name_the_remedy(worlds, config):
         compare_real(replace(config, policies=("nowhere",)))
 
 
+def test_an_unknown_task_lists_the_tasks(worlds, config):
+    with pytest.raises(ValueError, match=r"task 'sort' is unknown .* some of reach, leave"):
+        compare_real(replace(config, tasks=("reach", "sort")))
+
+
 def test_reports_are_json_that_any_reader_accepts(tmp_path):
     content = {**measurement_header(seeds=range(3)), "value": np.float32(0.5), "none": np.nan}
     path = write_json(tmp_path / "a" / "report.json", content)

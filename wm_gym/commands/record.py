@@ -13,6 +13,8 @@ import tyro
 
 from wm_gym.envs.registration import EMBEDDED_MODELS
 
+WORLD_MODEL_OPTIONS = ("checkpoint", "denoising_steps", "device", "reward")
+
 
 @dataclass(frozen=True)
 class RecordConfig:
@@ -22,6 +24,12 @@ class RecordConfig:
     """Environment id; `wm-gym list` shows them."""
     checkpoint: str | None = None
     """For a world model: embedded, a folder, or hf://org/repo@revision."""
+    denoising_steps: int | None = None
+    """For a world model: denoising steps per frame; the card's by default."""
+    device: str | None = None
+    """For a world model: torch device; the CPU by default."""
+    reward: str | None = None
+    """For a world model: classifier, distance or none; what decides that an episode ends."""
     task: str | None = None
     """Task; the environment's default if not given."""
     policy: Path | None = None
@@ -52,10 +60,12 @@ def record(config: RecordConfig) -> Path:
     from wm_gym.envs.video import write_mp4
 
     arguments: dict[str, Any] = {} if config.task is None else {"task": config.task}
-    if config.checkpoint is not None:
+    for name in WORLD_MODEL_OPTIONS:
+        if (value := getattr(config, name)) is None:
+            continue
         if config.id not in EMBEDDED_MODELS:
-            raise ValueError(f"{config.id} is no world model and takes no --checkpoint")
-        arguments["checkpoint"] = config.checkpoint
+            raise ValueError(f"{config.id} is no world model: it takes no {name}={value!r}")
+        arguments[name] = value
     env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
     try:
         frames = list(tqdm(_play(env, config), total=config.steps + 1, unit="frame"))

@@ -218,10 +218,15 @@ def choose_starts(
     """The first `config.starts` stored starts of every task.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if there is no such task, or there are not so many.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for task in config.tasks:
+        if task not in instructions.templates:
+            raise ValueError(
+                f"task {task!r} is unknown to {config.id}; --tasks takes some of "
+                f"{', '.join(instructions.templates)}"
+            )
         names = [] if stored is None else stored.names
         texts = [] if stored is None else stored.instructions
         of_task = [
