@@ -22,12 +22,15 @@ GRID, CHANNELS, ACTIONS, WIDTH = (4, 4), 3, 2, 3
 class ToyWorldModel:
     """Latents are 4 x 4 pixels as they are; `decodes` counts calls of the decoder."""
 
-    def __init__(self, kind: str, length: int, alignment: str = "target", steps: int = 2) -> None:
+    def __init__(
+        self, kind: str, length: int, alignment: str = "target", steps: int = 2, views: int = 1
+    ) -> None:
         torch.manual_seed(0)
         band = length if kind == "banded" else None
         config = DiTConfig(
-            channels=CHANNELS, dim=32, depth=2, heads=2, action_width=WIDTH, band=band
-        )
+            channels=CHANNELS, dim=32, depth=2, heads=2, action_width=WIDTH, band=band,
+            num_views=views,
+        )  # fmt: skip
         self.network = DiT(config).eval()
         for parameter in self.network.parameters():
             torch.nn.init.normal_(parameter, std=0.15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_the_published_cosine_begins_where_the_warm_up_ends():
     assert rates[19] == rates[20] == 2.0  # the peak is reached
     assert rates[60] == pytest.approx(2.0 * 0.85)  # half of the cosine
     assert rates[100] == pytest.approx(2.0 * 0.7)
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[20:]))
 
 
 def test_the_schedule_of_earlier_runs_is_the_default_and_unchanged():

@@ -18,10 +18,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.rollout import LatentHistory
-from wm_gym.evaluation.open_loop import OpenLoopClips, sample_clips
+from wm_gym.evaluation.open_loop import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.report import measurement_header, write_json
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ class DiagnoseConfig:
     checkpoint: Annotated[str, tyro.conf.Positional]
     """Checkpoint folder, or hf://org/repo@revision."""
     data: Path
-    """Folder of episodes of the model's robot, made by `wm-gym collect` or a converter."""
+    """Folder of episodes of the model's robot: of `wm-gym collect`, LeRobot v2.1 or v3.0, or
+    mp4 + npz files."""
     clips: int = 16
     """Clips, at most one per episode."""
     steps: int = 4
@@ -50,6 +50,8 @@ class DiagnoseConfig:
     """Seed of the choice of clips and of the noise."""
     device: str = "cpu"
     """Torch device."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the dataset, as many as the model has views, in its order."""
     json: Path | None = None
     """File for the figures."""
 
@@ -212,7 +214,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     model = load_world_model(
         config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
     )
-    dataset = EpisodeDataset(config.data)
+    dataset = open_recorded(config.data, model.spec, config.cameras)
     clips = sample_clips(dataset, model.spec, config.clips, config.steps, config.seed)
     latents = encode_clips(model, clips)
     objective = diagnose_objective(model, latents[:, : clips.history + 1], seed=config.seed)

@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from wm_gym.data.episodes import EpisodeDataset, EpisodeReader
-from wm_gym.data.frames import resize
+from wm_gym.data.frames import resize_views
+from wm_gym.data.open_dataset import open_dataset
 from wm_gym.envs.collect import HELD_OUT_SEEDS
 from wm_gym.evaluation.components import BlockReference, locate_peg
 from wm_gym.evaluation.report import measurement_header, write_json
@@ -37,7 +38,8 @@ class OpenLoopConfig:
     """Measure rollouts under recorded actions against the recorded frames."""
 
     data: Path
-    """Folder of held-out episodes, made by `wm-gym collect --held-out --seed 6000`."""
+    """Folder of held-out episodes: of `wm-gym collect --held-out --seed 6000`, LeRobot v2.1 or
+    v3.0, or mp4 + npz files."""
     id: str = "WM-LangTable-VAE-v0"
     """World-model id; says what `embedded` means."""
     checkpoint: str = "embedded"
@@ -56,6 +58,8 @@ class OpenLoopConfig:
     """Seed of the choice of clips and of the noise."""
     device: str = "cpu"
     """Torch device."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the dataset, as many as the model has views, in its order."""
     out: Path = Path("outputs/open_loop")
     """Folder for the figure and the strips."""
     json: Path | None = None
@@ -99,6 +103,27 @@ class OpenLoopClips:
         return self.frames[:, self.history :]
 
 
+def open_recorded(
+    folder: Path, spec: WorldModelSpec, cameras: tuple[str, ...] = ()
+) -> EpisodeReader:
+    """Open episodes that a model is compared with.
+
+    Args:
+        folder: any layout of `wm_gym.data.open_dataset`.
+        spec: card of the model.
+        cameras: of the dataset.
+
+    Raises:
+        ValueError: if there are not as many cameras as the model has views.
+    """
+    if max(1, len(cameras)) != spec.num_views:
+        raise ValueError(
+            f"{spec.name} sees {spec.num_views} camera(s) side by side, got --cameras "
+            f"{list(cameras)}; name as many, in the order the model was trained with"
+        )
+    return open_dataset(folder, cameras or None)
+
+
 def sample_clips(
     dataset: EpisodeReader, spec: WorldModelSpec, clips: int, steps: int, seed: int
 ) -> OpenLoopClips:
@@ -128,7 +153,8 @@ def sample_clips(
         start = rng.integers(max(0, lengths[episode] - (history - 1 + steps)) + 1)
         available = int(min(steps, lengths[episode] - start - (history - 1)))
         states = (start + np.arange(history + steps).clip(max=history - 1 + available)) * skip
-        seen = resize(dataset.frames(int(episode), states), spec.frame.height, spec.frame.width)
+        shown = dataset.frames(int(episode), states)
+        seen = resize_views(shown, spec.frame.height, spec.frame.width, spec.num_views)
         taken = np.zeros((history - 1 + steps, spec.action.size), np.float32)
         whole = dataset.actions(int(episode))[start * skip :: skip][: history - 1 + available]
         if whole.shape[1] != spec.action.size:
@@ -325,10 +351,12 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
     model = load_by_id(
         config.id, config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
     )
-    dataset = EpisodeDataset(config.data)
+    dataset = open_recorded(config.data, model.spec, config.cameras)
     clips = sample_clips(dataset, model.spec, config.clips, max(config.horizons), config.seed)
     scores, versions = measure_open_loop(model, clips, config)
-    scores["held_out"] = all(seed in HELD_OUT_SEEDS for seed in dataset.seeds)
+    scores["held_out"] = None  # nobody knows whether recordings were trained on
+    if isinstance(dataset, EpisodeDataset):
+        scores["held_out"] = all(seed in HELD_OUT_SEEDS for seed in dataset.seeds)
     header = measurement_header(seeds=config.seed)
     report = {
         **header,

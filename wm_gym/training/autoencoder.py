@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.camera_frames import CameraFrames
+from wm_gym.data.episodes import EpisodeReader
+from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_pixels
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
@@ -24,7 +27,8 @@ class AutoencoderConfig:
     """Train vae-mini."""
 
     data: Path
-    """Folder of episodes, written by `wm-gym collect`."""
+    """Folder of episodes: written by `wm-gym collect`, LeRobot v2.1 or v3.0, or mp4 + npz files;
+    frames of another size than the network's are resized."""
     out: Path
     """Run folder: resumable state, logs, pictures and at the end `autoencoder.safetensors`."""
     network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
@@ -60,9 +64,18 @@ class AutoencoderConfig:
     """Seed of initialisation, batches and noise."""
     pictures_every: int = 250
     """Steps between pictures."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the dataset; the frames of several all count, each on its own."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that a resumed run must share; older runs do not know cameras."""
+        stored = asdict(self) | {"loop": None, "out": None}
+        if not self.cameras:
+            del stored["cameras"]
+        return stored
 
 
-def median_frame(data: EpisodeDataset, count: int = 200, seed: int = 0) -> np.ndarray:
+def median_frame(data: CameraFrames | EpisodeReader, count: int = 200, seed: int = 0) -> np.ndarray:
     """The empty scene: the per-pixel median over random frames, (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     lengths = data.lengths
@@ -74,7 +87,7 @@ def median_frame(data: EpisodeDataset, count: int = 200, seed: int = 0) -> np.nd
 
 
 def sample_frames(
-    data: EpisodeDataset, episodes: np.ndarray, batch: int, seed: int, step: int
+    data: CameraFrames | EpisodeReader, episodes: np.ndarray, batch: int, seed: int, step: int
 ) -> torch.Tensor:
     """Random frames (B, H, W, 3) uint8, a function of (seed, step)."""
     rng = np.random.default_rng([seed, step])
@@ -99,7 +112,12 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     from safetensors.torch import load_file, save_file
 
     torch.manual_seed(config.seed)
-    data = EpisodeDataset(config.data)
+    data = CameraFrames(
+        open_dataset(config.data, config.cameras or None),
+        config.network.height,
+        config.network.width,
+        max(1, len(config.cameras)),
+    )
     training = np.arange(max(1, len(data) - config.held_out))
     model = VAEMini(config.network)
     empty = to_pixels(torch.from_numpy(median_frame(data))[None])[0]
@@ -112,9 +130,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         for part in (model.patchify, model.encoder, model.to_moments):
             part.requires_grad_(False)
         model.encoder_position.requires_grad_(False)
-    loop = TrainingLoop(
-        config.out, model, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
-    )
+    loop = TrainingLoop(config.out, model, config.loop, fingerprint=config.fingerprint())
     device = loop.accelerator.device
     held_out = sample_frames(data, np.arange(len(data) - config.held_out, len(data)), 32, 0, 0)
     held_out = to_pixels(held_out).to(device)
