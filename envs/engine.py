@@ -358,11 +358,12 @@ class Engine:
             ValueError: if the content is of something else; the engine is as it was.
         """
         state = from_bytes(content, model_identity(self.model), self.rows)
-        self._rollout = Rollout.restore(self.model, state.rollout)
-        self.episodes = [
+        episodes = [
             Episode(**episode, goal=self.starts.goal(episode["instruction"]))
             for episode in state.episodes
         ]
+        self._rollout = Rollout.restore(self.model, state.rollout)
+        self.episodes = episodes
         self._latents = torch.from_numpy(state.latents).to(self.model.device)
         self._frames, self._known = state.frames, state.known
         for generator, saved in zip(generators, state.generators, strict=True):

@@ -79,13 +79,21 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
     Raises:
         ValueError: if the content is damaged, or belongs to another model or number of rows.
     """
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ValueError(
+            f"a snapshot is bytes, got {content!r} of type {type(content).__name__}; pass what "
+            "snapshot() returned, from a file Path(…).read_bytes()"
+        )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
         layout = header["layout"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"this is not a snapshot of an imagined environment ({error})") from error
+        raise ValueError(
+            f"this is not a snapshot of an imagined environment, or it is cut off ({error}); pass "
+            "what env.unwrapped.snapshot() returned"
+        ) from error
     if layout != LAYOUT:
         raise ValueError(f"snapshot has layout {layout}, this wm_gym reads {LAYOUT}; take it anew")
     if header["model"] != model:
@@ -97,7 +105,8 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
         )
     if len(header["episodes"]) != rows:
         raise ValueError(
-            f"snapshot has {len(header['episodes'])} rows, this environment has {rows}"
+            f"snapshot has {len(header['episodes'])} rows, this environment has {rows}; restore it "
+            "in gym.make (one row) or gym.make_vec (num_envs rows) with as many"
         )
     known = dict(zip(header["known"], arrays.get("known", []), strict=True))
     return EngineState(

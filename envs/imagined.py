@@ -161,20 +161,40 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         return self.engine.frames()[0].copy()
 
     def snapshot(self) -> bytes:
-        """Save the episode: context, cache, noise, step counter, random generator."""
+        """Save the episode: context, cache, noise, step counter, random generator.
+
+        See `restore` for how to go on in another environment.
+        """
         return self.engine.snapshot([self.np_random])
 
     def restore(self, content: bytes) -> Any:
         """Resume from `snapshot`; the continuation is the same bit for bit.
 
+        Both belong to this class and not to the wrappers that `gymnasium.make` puts around it. A
+        fresh environment has to be reset once before its wrappers let it step; what that reset
+        began is forgotten:
+
+        Example:
+            >>> import gymnasium, wm_gym
+            >>> env = gymnasium.make("WM-LangTable-VAE-v0")
+            >>> _ = env.reset(seed=0)
+            >>> content = env.unwrapped.snapshot()
+            >>> other = gymnasium.make("WM-LangTable-VAE-v0")
+            >>> _ = other.reset()
+            >>> observation = other.unwrapped.restore(content)
+            >>> _ = other.step(other.action_space.sample())
+
         Args:
-            content: result of `snapshot` of an environment made with the same arguments.
+            content: result of `snapshot` of an environment with the same checkpoint and number of
+                denoising steps. It brings its cache mode along; `obs`, `reward` and `horizon` are
+                those of this environment.
 
         Returns:
             The observation at that moment.
 
         Raises:
-            ValueError: if the content belongs to another model; the episode is as it was.
+            ValueError: if the content is no snapshot, or one of another model or number of rows;
+                the episode is as it was.
         """
         self.engine.restore(content, [self.np_random])
         return self.engine.observation(0)

@@ -272,13 +272,15 @@ class WorldModelVectorEnv(VectorEnv):
         """Resume from `snapshot`; the continuation is the same bit for bit.
 
         Args:
-            content: result of `snapshot` of an environment made with the same arguments.
+            content: result of `snapshot` of an environment with as many rows, see
+                `WorldModelEnv.restore`.
 
         Returns:
             The observations at that moment.
 
         Raises:
-            ValueError: if the content belongs to another model or number of rows.
+            ValueError: if the content is no snapshot, or one of another model or number of rows;
+                the episodes are as they were.
         """
         self.engine.restore(content, [generator for generator, _ in self._generators])
         return self._observations()
