@@ -5,11 +5,12 @@ VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help setup demo test test-fast check format types clean
+.PHONY: help setup demo test test-fast gpu-smoke check format types clean
 
 help:
 	@echo "make demo       watch a robot push blocks inside a learned world model (writes ./outputs)"
 	@echo "make test       all tests; make test-fast leaves out those that take minutes"
+	@echo "make gpu-smoke  the checks that need a GPU: equality with the CPU, bf16, compile, memory"
 	@echo "make check      lint, formatting, types, layering, spelling, dependencies"
 	@echo "make format     format and fix what can be fixed"
 	@echo "make setup      only the virtual environment, $(VENV)"
@@ -27,6 +28,9 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(RUN) pytest -m "not slow"
+
+gpu-smoke: $(INSTALLED)
+	@$(VENV)/bin/python benchmarks/gpu_smoke.py --json outputs/gpu_smoke.json
 
 types: $(INSTALLED)
 	@$(VENV)/bin/python scripts/link_types.py
