@@ -1,24 +1,15 @@
 """Trains the image behaviour-cloning policy of LangTable, and saves it at several stages.
 
-Episodes come from `wm-gym collect`; an expert whose hand trembles visits states that a clean one
-would not. The labels are clean: where a noisy expert acted, one without noise is asked again in
-every recorded state, at one fixed pace. The simulator's state serves as label only, also for an
-auxiliary loss that says where effector and objects are; the policy sees frames and words.
-
-    wm-gym collect --out data/langtable-bc --episodes 540 --seed 20000 --steps 70 \
-        --behaviours expert 0.3 noisy_expert 0.7 --tasks reach push push
-    python -m wm_gym.policies.train_behaviour_cloning --data data/langtable-bc \
-        --look data/langtable --out runs/bc
-
-Interrupted, the same command goes on where it was. About fifteen minutes on one CPU core.
+Episodes come from `wm-gym collect`, examples and labels from `cloning_examples`. The simulator's
+state serves as label only, also for an auxiliary loss that says where effector and objects are; the
+policy sees frames and words. `benchmarks/recipes/langtable-bc.sh` holds the commands, from nothing
+to the stages that ship. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,12 +18,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from wm_gym.checkpoints import write_atomically
-from wm_gym.data.episodes import Episode, EpisodeDataset
+from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.sims import langtable_tasks
-from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
-from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
 from wm_gym.policies.base import save_policy
 from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
@@ -41,11 +29,9 @@ from wm_gym.policies.behaviour_cloning import (
     cell_centres,
     encode_goals,
 )
+from wm_gym.policies.cloning_examples import CloningExamples, PlacedFrames
 from wm_gym.spec import FrameSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
-
-VIEW_HALF_M = VIEW_HEIGHT_M / 2
-FORESHORTENING = math.cos(math.radians(CAMERA_TILT_DEG))  # of y, as the camera looks at an angle
 
 
 @dataclass(frozen=True)
@@ -105,150 +91,6 @@ class TrainBehaviourCloningConfig:
         return {round(stage * self.loop.steps): k for k, stage in enumerate(sorted(self.stages), 1)}
 
 
-class CloningExamples:
-    """Frames with goals, clean labels and positions, N of them.
-
-    Args:
-        datasets: episodes with privileged states.
-        config: which tasks and behaviours to use, and the length of chunks. Labels are kept in
-            `config.out`, because asking the expert takes minutes.
-
-    Raises:
-        ValueError: if the datasets hold no such episodes.
-    """
-
-    def __init__(
-        self, datasets: Sequence[EpisodeDataset], config: TrainBehaviourCloningConfig
-    ) -> None:
-        self.datasets, self.chunk = datasets, config.chunk
-        self.where: list[tuple[int, int, int]] = []  # dataset, episode and state of each example
-        self.goals, self.labels, self.positions = {}, {}, {}
-        chosen = [
-            (number, index)
-            for number, dataset in enumerate(datasets)
-            for index, goal in enumerate(dataset.goals)
-            if goal.task in config.tasks and dataset.behaviours[index] in config.behaviours
-        ]
-        if not chosen:
-            raise ValueError(
-                f"{[str(folder) for folder in config.data]} hold no episodes of tasks "
-                f"{config.tasks} by {config.behaviours}: collect some"
-            )
-        cache = Path(config.out) / "expert_labels.npz"
-        known = dict(np.load(cache)) if cache.exists() else {}
-        for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
-            dataset = datasets[at[0]]
-            episode = dataset[at[1]]
-            key = f"{dataset.folder.name}-{episode.seed}"
-            if key not in known:
-                known[key] = expert_labels(episode)
-                if count % 200 == 0:
-                    _write_labels(cache, known)
-            self.goals[at], self.labels[at] = episode.goal, known[key]
-            self.positions[at] = positions_of(episode.privileged)
-            self.where += [(*at, int(state)) for state in np.flatnonzero(~episode.success[:-1])]
-        _write_labels(cache, known)
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.where)
-
-    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, list, torch.Tensor, torch.Tensor]:
-        """Some examples.
-
-        Returns:
-            Frames uint8 (B, H, W, 3), B goals, actions (B, n, 2) in units of half the range with
-            NaN past an episode's end, positions (B, 1 + objects, 2) of effector and objects.
-        """
-        frames, goals, actions, positions = [], [], [], []
-        for index in indices:
-            *at, state = self.where[int(index)]
-            at = tuple(at)
-            frames.append(self.datasets[at[0]].frames(at[1], slice(state, state + 1))[0])
-            goals.append(self.goals[at])
-            chunk = np.full((self.chunk, 2), np.nan, np.float32)
-            ahead = self.labels[at][state : state + self.chunk]
-            chunk[: len(ahead)] = ahead
-            actions.append(chunk)
-            positions.append(self.positions[at][state])
-        return (
-            torch.from_numpy(np.stack(frames)),
-            goals,
-            torch.from_numpy(np.stack(actions)),
-            torch.from_numpy(np.stack(positions)),
-        )
-
-
-class PlacedFrames:
-    """Frames with the positions of what is in them, from whole datasets.
-
-    Args:
-        datasets: episodes with privileged states.
-    """
-
-    def __init__(self, datasets: Sequence[EpisodeDataset]) -> None:
-        self.datasets = datasets
-        self.positions = [[positions_of(e.privileged) for e in dataset] for dataset in datasets]
-        lengths = [len(episode) for episodes in self.positions for episode in episodes]
-        self.ends = np.cumsum(lengths)
-        self.places = [
-            (k, i) for k, episodes in enumerate(self.positions) for i in range(len(episodes))
-        ]
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Some frames uint8 (B, H, W, 3) and their positions (B, 1 + objects, 2)."""
-        frames, positions = [], []
-        for index in indices:
-            place = int(np.searchsorted(self.ends, index, side="right"))
-            number, episode = self.places[place]
-            state = int(index - (self.ends[place - 1] if place else 0))
-            frames.append(self.datasets[number].frames(episode, slice(state, state + 1))[0])
-            positions.append(self.positions[number][episode][state])
-        return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(positions))
-
-
-class _Midway:
-    """Stands in for the generator that draws an expert's pace: always the middle of the range."""
-
-    def uniform(self, low: float, high: float) -> float:
-        return (low + high) / 2
-
-
-def _write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **labels)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
-
-
-def expert_labels(episode: Episode) -> np.ndarray:
-    """What a scripted expert without noise would do in every state of an episode.
-
-    Args:
-        episode: with privileged states; a clean expert's own actions are taken as they are.
-
-    Returns:
-        float32 (T, 2), units of half the action range.
-    """
-    if episode.behaviour == "expert":
-        return episode.actions / np.float32(ACTION_LIMIT_M)
-    expert = Expert()
-    goal = langtable_tasks.Goal(episode.goal.task, *episode.goal.objects)
-    expert.reset(goal, _Midway())  # pyright: ignore[reportArgumentType]
-    actions = [expert.act(state) for state in episode.privileged[:-1]]
-    return np.stack(actions) / np.float32(ACTION_LIMIT_M)
-
-
-def positions_of(privileged: np.ndarray) -> np.ndarray:
-    """Where peg and blocks are in the frame, float32 (T+1, 1 + objects, 2), within ±1, y up."""
-    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
-    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
-    return (positions * (1, FORESHORTENING) / VIEW_HALF_M).astype(np.float32)
-
-
 def augment(frames: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     """Brightness for all rows, blur for every other, noise for every fourth: float (B, H, W, 3).
 
@@ -298,7 +140,13 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
         Folders of the saved stages, in order.
     """
     torch.manual_seed(config.seed)
-    examples = CloningExamples([EpisodeDataset(folder) for folder in config.data], config)
+    examples = CloningExamples(
+        [EpisodeDataset(folder) for folder in config.data],
+        tasks=config.tasks,
+        behaviours=config.behaviours,
+        chunk=config.chunk,
+        cache=Path(config.out) / "expert_labels.npz",
+    )
     placed = PlacedFrames([EpisodeDataset(folder) for folder in config.look])
     network_config = BehaviourCloningConfig(
         {task: langtable_tasks.TASK_TEMPLATES[task] for task in config.tasks},

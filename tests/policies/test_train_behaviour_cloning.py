@@ -13,13 +13,11 @@ from wm_gym.envs.sims.langtable_tasks import Goal as SimulatorGoal
 from wm_gym.instructions import Goal
 from wm_gym.policies import train_behaviour_cloning as module
 from wm_gym.policies.base import load_policy
+from wm_gym.policies.cloning_examples import CloningExamples, expert_labels, positions_of
 from wm_gym.policies.train_behaviour_cloning import (
-    CloningExamples,
     TrainBehaviourCloningConfig,
     augment,
-    expert_labels,
     place_loss,
-    positions_of,
     train_behaviour_cloning,
 )
 from wm_gym.training.loop import LoopConfig
@@ -72,7 +70,13 @@ def config(data, out):
 
 
 def test_examples_never_slip_by_one(data, tmp_path):
-    examples = CloningExamples([EpisodeDataset(data)], config(data, tmp_path / "out"))
+    examples = CloningExamples(
+        [EpisodeDataset(data)],
+        tasks=("reach", "push"),
+        behaviours=("expert", "noisy_expert"),
+        chunk=4,
+        cache=tmp_path / "labels.npz",
+    )
     assert len(examples) == 6 * STEPS
     frames, goals, actions, positions = examples.batch(np.arange(len(examples)))
     for k, (number, index, state) in enumerate(examples.where):

@@ -1,0 +1,176 @@
+"""Examples to imitate, from episodes with privileged states: frames, goals, clean labels, places.
+
+An expert whose hand trembles visits states that a clean one would not. The labels are clean: where
+a noisy expert acted, one without noise is asked again in every recorded state, at one fixed pace.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wm_gym.checkpoints import write_atomically
+from wm_gym.data.episodes import Episode, EpisodeDataset
+from wm_gym.envs.sims import langtable_tasks
+from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
+from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
+
+VIEW_HALF_M = VIEW_HEIGHT_M / 2
+FORESHORTENING = math.cos(math.radians(CAMERA_TILT_DEG))  # of y, as the camera looks at an angle
+
+
+class CloningExamples:
+    """Frames with goals, clean labels and positions, N of them.
+
+    Args:
+        datasets: episodes with privileged states.
+        tasks: tasks to use.
+        behaviours: whose episodes to use.
+        chunk: actions of one example.
+        cache: file that keeps the labels, because asking the expert takes minutes.
+
+    Raises:
+        ValueError: if the datasets hold no such episodes.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[EpisodeDataset],
+        *,
+        tasks: Sequence[str],
+        behaviours: Sequence[str],
+        chunk: int,
+        cache: Path,
+    ) -> None:
+        self.datasets, self.chunk = datasets, chunk
+        self.where: list[tuple[int, int, int]] = []  # dataset, episode and state of each example
+        self.goals, self.labels, self.positions = {}, {}, {}
+        chosen = [
+            (number, index)
+            for number, dataset in enumerate(datasets)
+            for index, goal in enumerate(dataset.goals)
+            if goal.task in tasks and dataset.behaviours[index] in behaviours
+        ]
+        if not chosen:
+            raise ValueError(
+                f"{[str(dataset.folder) for dataset in datasets]} hold no episodes of tasks "
+                f"{tasks} by {behaviours}: collect some"
+            )
+        known = dict(np.load(cache)) if cache.exists() else {}
+        for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
+            dataset = datasets[at[0]]
+            episode = dataset[at[1]]
+            key = f"{dataset.folder.name}-{episode.seed}"
+            if key not in known:
+                known[key] = expert_labels(episode)
+                if count % 200 == 0:
+                    _write_labels(cache, known)
+            self.goals[at], self.labels[at] = episode.goal, known[key]
+            self.positions[at] = positions_of(episode.privileged)
+            self.where += [(*at, int(state)) for state in np.flatnonzero(~episode.success[:-1])]
+        _write_labels(cache, known)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.where)
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, list, torch.Tensor, torch.Tensor]:
+        """Some examples.
+
+        Returns:
+            Frames uint8 (B, H, W, 3), B goals, actions (B, n, 2) in units of half the range with
+            NaN past an episode's end, positions (B, 1 + objects, 2) of effector and objects.
+        """
+        frames, goals, actions, positions = [], [], [], []
+        for index in indices:
+            *at, state = self.where[int(index)]
+            at = tuple(at)
+            frames.append(self.datasets[at[0]].frames(at[1], slice(state, state + 1))[0])
+            goals.append(self.goals[at])
+            chunk = np.full((self.chunk, 2), np.nan, np.float32)
+            ahead = self.labels[at][state : state + self.chunk]
+            chunk[: len(ahead)] = ahead
+            actions.append(chunk)
+            positions.append(self.positions[at][state])
+        return (
+            torch.from_numpy(np.stack(frames)),
+            goals,
+            torch.from_numpy(np.stack(actions)),
+            torch.from_numpy(np.stack(positions)),
+        )
+
+
+class PlacedFrames:
+    """Frames with the positions of what is in them, from whole datasets.
+
+    Args:
+        datasets: episodes with privileged states.
+    """
+
+    def __init__(self, datasets: Sequence[EpisodeDataset]) -> None:
+        self.datasets = datasets
+        self.positions = [[positions_of(e.privileged) for e in dataset] for dataset in datasets]
+        lengths = [len(episode) for episodes in self.positions for episode in episodes]
+        self.ends = np.cumsum(lengths)
+        self.places = [
+            (k, i) for k, episodes in enumerate(self.positions) for i in range(len(episodes))
+        ]
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some frames uint8 (B, H, W, 3) and their positions (B, 1 + objects, 2)."""
+        frames, positions = [], []
+        for index in indices:
+            place = int(np.searchsorted(self.ends, index, side="right"))
+            number, episode = self.places[place]
+            state = int(index - (self.ends[place - 1] if place else 0))
+            frames.append(self.datasets[number].frames(episode, slice(state, state + 1))[0])
+            positions.append(self.positions[number][episode][state])
+        return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(positions))
+
+
+class _Midway:
+    """Stands in for the generator that draws an expert's pace: always the middle of the range."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+
+def _write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **labels)  # pyright: ignore[reportArgumentType]
+    write_atomically(path, buffer.getvalue())
+
+
+def expert_labels(episode: Episode) -> np.ndarray:
+    """What a scripted expert without noise would do in every state of an episode.
+
+    Args:
+        episode: with privileged states; a clean expert's own actions are taken as they are.
+
+    Returns:
+        float32 (T, 2), units of half the action range.
+    """
+    if episode.behaviour == "expert":
+        return episode.actions / np.float32(ACTION_LIMIT_M)
+    expert = Expert()
+    goal = langtable_tasks.Goal(episode.goal.task, *episode.goal.objects)
+    expert.reset(goal, _Midway())  # pyright: ignore[reportArgumentType]
+    actions = [expert.act(state) for state in episode.privileged[:-1]]
+    return np.stack(actions) / np.float32(ACTION_LIMIT_M)
+
+
+def positions_of(privileged: np.ndarray) -> np.ndarray:
+    """Where peg and blocks are in the frame, float32 (T+1, 1 + objects, 2), within ±1, y up."""
+    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
+    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
+    return (positions * (1, FORESHORTENING) / VIEW_HALF_M).astype(np.float32)
