@@ -49,20 +49,27 @@ Factory = Callable[[], tuple[gym.Env, Behaviours]]
 """Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
 
 
-def langtable_behaviours() -> Behaviours:
-    """Who acts in LangTable; a noisy expert's noise differs from episode to episode."""
+def langtable_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
+    """Who acts in LangTable; a noisy expert's noise differs from episode to episode.
+
+    Args:
+        noise: range of its standard deviation in metres, 3 to 20 mm by default.
+    """
     from wm_gym.envs.sims.langtable_expert import Expert, NoisyExpert
     from wm_gym.envs.sims.langtable_play import NearMiss, RandomPlay
 
+    low_m, high_m = noise or (0.003, 0.02)
     return {
         "expert": lambda rng: Expert(),
-        "noisy_expert": lambda rng: NoisyExpert(noise_m=rng.uniform(0.003, 0.02)),
+        "noisy_expert": lambda rng: NoisyExpert(noise_m=rng.uniform(low_m, high_m)),
         "random": lambda rng: RandomPlay(),
         "near_miss": lambda rng: NearMiss(),
     }
 
 
-_BEHAVIOURS: dict[str, Callable[[], Behaviours]] = {"LangTable-v0": langtable_behaviours}
+_BEHAVIOURS: dict[str, Callable[[tuple[float, float] | None], Behaviours]] = {
+    "LangTable-v0": langtable_behaviours
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class SimulatorFactory:
     env_id: str
     frame_size: str
     horizon: int
+    noise: tuple[float, float] | None = None
 
     def __call__(self) -> tuple[gym.Env, Behaviours]:
         """The simulator and its behaviours.
@@ -93,7 +101,7 @@ class SimulatorFactory:
             terminate_on_success=False,
             disable_env_checker=True,
         )
-        return env, _BEHAVIOURS[self.env_id]()
+        return env, _BEHAVIOURS[self.env_id](self.noise)
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,11 @@ class CollectConfig:
         }
     )
     """Who acts, with weights; shares of the dataset follow them closely."""
+    noise: tuple[float, float] | None = None
+    """Least and largest noise of a noisy expert, drawn for each episode; in LangTable the standard
+    deviation in metres, e.g. 0.012 0.012. The simulator's own range by default."""
     tasks: tuple[str, ...] = ("reach", "separate", "push")
-    """Tasks, drawn with equal chances."""
+    """Tasks, drawn with equal chances; one that is named twice is drawn twice as often."""
     seed: int = 0
     """Seed of the first episode; episode i has seed + i."""
     held_out: bool = False
@@ -152,6 +163,11 @@ class CollectConfig:
                 "one above 0, "
                 "e.g. {'expert': 0.5, 'random': 0.5}"
             )
+        if self.noise is not None and not 0 <= self.noise[0] <= self.noise[1]:
+            raise ValueError(
+                f"noise={self.noise}, expected a least and a largest one of 0 or more, e.g. "
+                "noise=(0.003, 0.02)"
+            )
         if not self.tasks:
             raise ValueError("tasks is empty, expected at least one, e.g. ('reach', 'push')")
         if self.image_format not in ("exact", "jpeg"):
@@ -174,6 +190,8 @@ class CollectConfig:
         settings = asdict(self)
         for name in ("out", "workers", "episodes", "held_out"):
             del settings[name]
+        if self.noise is None:  # collections from before there was a choice go on
+            del settings["noise"]
         return json.loads(json.dumps(settings))
 
 
@@ -196,7 +214,9 @@ def collect(
     from tqdm import tqdm
 
     out = Path(config.out).expanduser()
-    factory = factory or SimulatorFactory(config.env_id, config.frame_size, config.steps)
+    factory = factory or SimulatorFactory(
+        config.env_id, config.frame_size, config.steps, config.noise
+    )
     env, behaviours = factory()
     unknown = set(config.behaviours) - set(behaviours)
     if unknown:
@@ -326,7 +346,8 @@ def _claim(out: Path, config: CollectConfig) -> None:
     path = out / _SETTINGS
     if path.exists():
         stored = json.loads(path.read_text())
-        different = sorted(k for k, v in config.identity().items() if stored.get(k) != v)
+        wanted = config.identity()
+        different = sorted(k for k in wanted | stored if stored.get(k) != wanted.get(k))
         if different:
             raise ValueError(
                 f"{out} holds a collection with other {', '.join(different)} "

@@ -13,7 +13,7 @@ import pytest
 
 from tests.data.counter_env import CounterFactory
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
-from wm_gym.envs.collect import CollectConfig, behaviour_of, collect
+from wm_gym.envs.collect import CollectConfig, SimulatorFactory, behaviour_of, collect
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,3 +174,27 @@ def test_unknown_behaviours_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"\['wizard'\] are unknown"):
         collect(config(tmp_path / "d", behaviours={"wizard": 1.0}), CounterFactory())
     assert not (tmp_path / "d").exists()
+
+
+def test_the_noise_of_a_noisy_expert_can_be_chosen(tmp_path):
+    def drawn(noise, seed):
+        env, behaviours = SimulatorFactory("LangTable-v0", "32x32", 5, noise=noise)()
+        env.close()
+        return behaviours["noisy_expert"](np.random.default_rng(seed))._noise_m
+
+    assert [drawn((0.012, 0.012), seed) for seed in range(2)] == [0.012] * 2
+    assert drawn(None, 0) == np.random.default_rng(0).uniform(0.003, 0.02)
+    with pytest.raises(ValueError, match=r"noise=\(0\.02, 0\.01\), expected a least and a largest"):
+        config(tmp_path, noise=(0.02, 0.01))
+
+
+def test_a_collection_knows_its_noise_and_old_ones_go_on(tmp_path):
+    out = tmp_path / "data"
+    assert "noise" not in config(out).identity()
+    collect(config(out, episodes=5), CounterFactory(), progress=False)
+    collect(config(out, episodes=6), CounterFactory(), progress=False)
+    noisy = config(tmp_path / "noisy", episodes=5, noise=(0.1, 0.2))
+    collect(noisy, CounterFactory(), progress=False)
+    for other in (None, (0.1, 0.3)):
+        with pytest.raises(ValueError, match="other noise"):
+            collect(dataclasses.replace(noisy, noise=other), CounterFactory(), progress=False)
