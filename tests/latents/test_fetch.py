@@ -1,6 +1,8 @@
 import logging
 import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from wm_gym.latents import fetch
 from wm_gym.latents.cosmos import COSMOS, CosmosSpace
 from wm_gym.latents.fetch import PublishedModel, fetch_model, file_sha256, load_pickle
 from wm_gym.latents.sd3_vae import SD3_VAE, SD3VAESpace
-from wm_gym.latents.siglip2 import SigLIP2Space
+from wm_gym.latents.siglip2 import SIGLIP2, SigLIP2Space
 from wm_gym.latents.va_vae import VA_VAE, select_vae_weights
 from wm_gym.latents.vjepa21 import VJEPA21, VJEPA21Config, VJEPA21Encoder, select_encoder_weights
 from wm_gym.latents.web_dino import WEB_DINO, WebDINOSpace
@@ -206,3 +208,71 @@ def test_strict_loading_names_what_does_not_fit():
         weights = {k: v for k, v in {**good, **change}.items() if v is not None}
         with pytest.raises(CheckpointError, match=message):
             fetch.load_strictly(net, weights, "file")
+
+
+# ---- pins: what is known about the files, and what a user can pin ------------------------------
+
+PUBLISHED = (SD3_VAE, VA_VAE, COSMOS, WEB_DINO, SIGLIP2, VJEPA21)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_entries_do_not_claim_what_was_not_seen(model):
+    """No hub was reachable when the entries were written: a pin needs files that were looked at."""
+    if model.revision is None:
+        assert "revision not verified" in model.provenance
+    assert ("no checksum known" in model.provenance) == bool(set(model.files) - set(model.sha256))
+    assert model.licence
+    assert model.page in model.provenance
+    assert model.provenance in fetch.ways_to_get(model)
+
+
+def test_a_pinned_entry_says_so():
+    pinned = replace(MODEL, revision="abc", sha256={"sub/a.bin": "0" * 64})
+    assert pinned.provenance == "Toy from https://x.org/toy: revision abc, checksums known"
+
+
+def test_a_checksum_of_a_file_that_is_never_loaded_is_refused(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match=r"sha256 names \['a.bin'\].*files are \['sub/a.bin'"):
+        fetch_model(MODEL, local=tmp_path, sha256={"a.bin": "0" * 64})
+
+
+def test_the_revision_asked_for_is_the_one_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo, name, revision):
+        asked.append((repo, name, revision))
+        return str(tmp_path / "a.bin")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    fetch_model(replace(MODEL, revision="pinned"))
+    fetch_model(replace(MODEL, revision="pinned"), revision="mine")
+    assert [revision for _, _, revision in asked] == ["pinned", "mine"]
+
+
+def test_what_is_not_on_the_hub_has_no_revision_and_logs_its_checksum(
+    tmp_path, monkeypatch, caplog
+):
+    model = replace(MODEL, url="https://x.org/files", files=("a.bin",))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        "torch.hub.download_url_to_file", lambda url, path: Path(path).write_bytes(b"weights")
+    )
+    with pytest.raises(CheckpointError, match=r"revision 'v1' cannot be chosen.*pass sha256"):
+        fetch_model(model, revision="v1")
+    with caplog.at_level(logging.WARNING):
+        (path,) = fetch_model(model)
+    assert file_sha256(path) in caplog.text
+    assert fetch_model(model, sha256={"a.bin": file_sha256(path)}) == [path]
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        fetch_model(model, sha256={"a.bin": "0" * 64})
+
+
+def test_the_docs_state_every_entry_s_licence_and_pins():
+    page = (Path(__file__).parents[2] / "docs" / "published-models.md").read_text()
+    for model in PUBLISHED:
+        (row,) = [line for line in page.splitlines() if f"({model.page})" in line]
+        assert model.licence in row
+        assert (model.revision or "not verified") in row
+        for name in model.files:
+            assert f"`{name}`" in row

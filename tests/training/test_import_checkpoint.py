@@ -250,3 +250,28 @@ def test_an_imported_checkpoint_is_a_world_model_that_steps(tmp_path, views):
     assert rollout.step(actions).shape == (1, 16, 16 * views, 16)
     assert rollout.frames().shape == frames.shape
     assert rollout.latents.isfinite().all()
+
+
+def test_the_command_takes_pins_and_refuses_another_file(released, tmp_path):
+    from wm_gym.cli import main
+    from wm_gym.latents.fetch import file_sha256
+
+    words = ["import-checkpoint", str(released), "--space", "Cosmos", "--to", str(tmp_path / "out")]
+    pins = ["--revision", "abc", "--space-sha256", "encoder.jit", "0" * 64]
+    assert main([*words, *pins, "--sha256", "1" * 64]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*words, *pins, "--sha256", file_sha256(released).upper()]) == 0
+    config = Checkpoint.open(tmp_path / "out").spec.latent.config
+    assert config == {"revision": "abc", "sha256": {"encoder.jit": "0" * 64}}
+
+
+def test_pins_of_the_card_hold_when_its_latent_space_is_loaded(released, tmp_path):
+    from wm_gym.world_model import load_world_model
+
+    (tmp_path / "encoder.jit").write_bytes(b"another file")
+    (tmp_path / "decoder.jit").write_bytes(b"another file")
+    pins = {"local": str(tmp_path), "sha256": {"encoder.jit": "0" * 64}}
+    options = ImportOptions(space_config=pins)
+    import_checkpoint(released, "Cosmos", tmp_path / "out", options=options)
+    with pytest.raises(CheckpointError, match=r"encoder.jit .* has SHA-256 .* expected 0000"):
+        load_world_model(tmp_path / "out")

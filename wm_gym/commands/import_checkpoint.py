@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from wm_gym.checkpoints import CheckpointError
+from wm_gym.latents.fetch import file_sha256
 from wm_gym.spec import WorldModelSpec
 from wm_gym.training.import_checkpoint import ImportOptions, import_checkpoint
 
@@ -48,6 +50,12 @@ class ImportCheckpointConfig:
     """Heads of the pixel decoder; 4, or 1 in the legacy layout, by default."""
     local: str | None = None
     """Folder or file of the latent space's own weights, where no hub is reachable."""
+    revision: str | None = None
+    """Commit of the latent space's own weights to download; none is pinned by wm_gym."""
+    space_sha256: dict[str, str] = field(default_factory=dict)
+    """Expected SHA-256 of the latent space's files, as pairs FILE HASH; checked at every load."""
+    sha256: str | None = None
+    """Expected SHA-256 of the transition model's file; any other file is refused."""
     space_config: dict[str, str] = field(default_factory=dict)
     """Further arguments of the latent space."""
     name: str | None = None
@@ -67,9 +75,16 @@ def run(config: ImportCheckpointConfig) -> WorldModelSpec:
         The card written.
 
     Raises:
-        CheckpointError: if the file is no transition model of that space; nothing is written then.
+        CheckpointError: if the file is no transition model of that space, or not the one expected;
+            nothing is written then.
     """
-    local = {} if config.local is None else {"local": config.local}
+    _check_sha256(config.file, config.sha256)
+    pins = {
+        "local": config.local,
+        "revision": config.revision,
+        "sha256": config.space_sha256 or None,
+    }
+    pins = {name: value for name, value in pins.items() if value is not None}
     options = ImportOptions(
         objective=config.objective,
         alignment=config.alignment,
@@ -79,7 +94,7 @@ def run(config: ImportCheckpointConfig) -> WorldModelSpec:
         denoising_steps=config.denoising_steps,
         adapter_heads=config.adapter_heads,
         pixel_decoder_heads=config.pixel_decoder_heads,
-        space_config={**config.space_config, **local},
+        space_config={**config.space_config, **pins},
         name=config.name,
         licence=config.licence,
         training_data=config.training_data,
@@ -96,3 +111,14 @@ def run(config: ImportCheckpointConfig) -> WorldModelSpec:
     print(f"wrote {config.to}: {spec.description}")
     print(f"use it with checkpoint={str(config.to)!r}; test it with `wm-gym diagnose`")
     return spec
+
+
+def _check_sha256(file: Path, expected: str | None) -> None:
+    if expected is None:
+        return
+    found = file_sha256(file)
+    if found != expected.lower():
+        raise CheckpointError(
+            f"{file} has SHA-256 {found}, expected {expected}: it is truncated, altered or of "
+            "another version; get it again, or correct --sha256"
+        )

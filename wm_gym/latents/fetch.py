@@ -31,12 +31,16 @@ MODELS_VARIABLE = "WM_GYM_MODELS"
 class PublishedModel:
     """Where a model is published.
 
+    Where an entry names no revision and no checksums, nobody of this project has seen the files:
+    the entry says where they are expected to be, `provenance` says so, and a download logs what it
+    got, so that it can be named the next time.
+
     Attributes:
         name: what people call it.
         repo_id: repository on the Hugging Face hub, or a name of the same form if `url` is given.
         files: paths of the needed files inside the repository.
         page: where to read, and if need be accept, its terms.
-        licence: of the weights.
+        licence: of the weights, as the page stated it when this entry was written.
         revision: pinned commit, or None where it is not known: then the fetched commit is logged.
         sha256: known checksums by file.
         url: folder the files are downloaded from where the model is not on the hub.
@@ -50,6 +54,15 @@ class PublishedModel:
     revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
+
+    @property
+    def provenance(self) -> str:
+        """What is known about the files, in one sentence."""
+        pinned = f"revision {self.revision}" if self.revision else "revision not verified"
+        missing = [name for name in self.files if name not in self.sha256]
+        hashes = f"no checksum known for {', '.join(missing)}" if missing else "checksums known"
+        remedy = "" if self.revision and not missing else "; pass revision and sha256 to pin them"
+        return f"{self.name} from {self.page}: {pinned}, {hashes}{remedy}"
 
 
 def fetch_model(
@@ -65,18 +78,29 @@ def fetch_model(
         model: which.
         local: folder that holds the files (or the one file); nothing is downloaded then. By default
             the folder $WM_GYM_MODELS/<repo_id>, if there is one.
-        revision: commit to download, instead of the pinned one.
-        sha256: expected checksums by file, in addition to the known ones.
+        revision: commit to download, instead of the pinned one; only for models on the hub.
+        sha256: expected checksums by file, in addition to the known ones, also of local files.
 
     Returns:
         One path per entry of `model.files`.
 
     Raises:
-        CheckpointError: if a file is not there, cannot be downloaded or has another checksum.
+        CheckpointError: if a file is not there, cannot be downloaded or has another checksum, if
+            `sha256` names a file that the model does not have, or a revision cannot be chosen.
     """
+    if strangers := sorted(set(sha256 or ()) - set(model.files)):
+        raise CheckpointError(
+            f"sha256 names {strangers}, which {model.name} does not load, so they would never be "
+            f"checked; its files are {list(model.files)}"
+        )
     if local is None and (shelf := os.environ.get(MODELS_VARIABLE)):
         candidate = Path(shelf).expanduser() / model.repo_id
         local = candidate if candidate.exists() else None
+    if local is None and model.url is not None and revision is not None:
+        raise CheckpointError(
+            f"revision {revision!r} cannot be chosen: {model.name} is not on the hub but at "
+            f"{model.url}; pass sha256={{{model.files[0]!r}: …}} to pin it"
+        )
     if local is not None:
         paths = [_find(model, Path(local).expanduser(), name) for name in model.files]
     else:
@@ -96,7 +120,7 @@ def ways_to_get(model: PublishedModel) -> str:
     return (
         f"Accept its terms at {model.page} (licence: {model.licence}) and log in with "
         f"`hf auth login`, or download {', '.join(model.files)} there and pass the folder as "
-        f"local='/path/to/folder' (or as ${MODELS_VARIABLE}/{model.repo_id})"
+        f"local='/path/to/folder' (or as ${MODELS_VARIABLE}/{model.repo_id}). {model.provenance}"
     )
 
 
@@ -253,7 +277,7 @@ def _find(model: PublishedModel, local: Path, name: str) -> Path:
 def _download(model: PublishedModel, name: str, revision: str | None) -> Path:
     try:
         if model.url is not None:
-            return _download_url(f"{model.url}/{name}", model.repo_id, name)
+            return _download_url(model, name)
         from huggingface_hub import hf_hub_download
 
         path = Path(hf_hub_download(model.repo_id, name, revision=revision))
@@ -273,11 +297,20 @@ def _download(model: PublishedModel, name: str, revision: str | None) -> Path:
     return path
 
 
-def _download_url(url: str, folder: str, name: str) -> Path:
-    path = Path(torch.hub.get_dir()) / "wm_gym" / folder / name
+def _download_url(model: PublishedModel, name: str) -> Path:
+    path = Path(torch.hub.get_dir()) / "wm_gym" / model.repo_id / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # writes beside, then moves into place
+        # writes beside, then moves into place
+        torch.hub.download_url_to_file(f"{model.url}/{name}", str(path))
+        if name not in model.sha256:
+            logger.warning(
+                "%s: no checksum is pinned for %s, fetched a file with SHA-256 %s; pass it as "
+                "sha256 to be sure of getting the same again",
+                model.name,
+                name,
+                file_sha256(path),
+            )
     return path
 
 

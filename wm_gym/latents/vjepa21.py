@@ -31,7 +31,7 @@ VJEPA21 = PublishedModel(
     repo_id="facebookresearch/vjepa2",
     files=("vjepa2_1_vitl_dist_vitG_384.pt",),
     page="https://github.com/facebookresearch/vjepa2",
-    licence="see its page",
+    licence="not verified: see its page",
     url="https://dl.fbaipublicfiles.com/vjepa2",
 )
 

@@ -145,7 +145,7 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
         )
     if entry.compressed and config.adapter is None:
         raise ValueError(f"{source['space']} latents need --adapter, which compressed them")
-    options = {"local": source["local"]} if source.get("local") else {}
+    options = {k: source[k] for k in ("local", "revision", "sha256") if source.get(k)}
     weights, sizes = {}, dict(options)
     channels = entry.channels or 0
     narrow = channels
@@ -263,9 +263,8 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         horizon=config.horizon or (domain.horizon if domain else 50),
         weights_sha256={},
     )
-    written = save_checkpoint(config.out, spec, weights, dtype=torch.bfloat16)
-    Checkpoint.open(config.out)
-    return written
+    save_checkpoint(config.out, spec, weights, dtype=torch.bfloat16)
+    return Checkpoint.open(config.out).spec
 
 
 def _commands(config: AssembleConfig, mini: bool) -> list[str]:

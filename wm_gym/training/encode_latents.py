@@ -58,12 +58,16 @@ class EncodeLatentsConfig:
     """Run folder of `wm-gym train svae`, for the spaces ending in 96."""
     local: Path | None = None
     """Folder that holds the weights of a published space; None fetches them."""
+    revision: str | None = None
+    """Commit of a published space's weights to download; none is pinned by wm_gym."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Expected SHA-256 of a published space's files, as pairs FILE HASH."""
     cameras: tuple[str, ...] = ()
     """Camera of the dataset; several are encoded one by one and stand side by side."""
     domain: str = "auto"
-    """Whose action spec is written: langtable, `bridge` (of the published models), `card` (of a
-    checkpoint), `data` (from the episodes' own statistics); `auto` is card, else the simulator the
-    episodes come from, else data."""
+    """Whose action spec is written: a simulator's, e.g. langtable, `bridge-published` (of the
+    published Bridge models), `card` (of a checkpoint), `data` (from the episodes' own statistics);
+    `auto` is card, else the simulator the episodes come from, else data."""
     network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
     """Sizes of vae-mini."""
     normalisation: Path | None = None
@@ -141,12 +145,17 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         )
     wide = find_space(config.space.removesuffix("96")) if entry.compressed else entry
     assert wide.grid is not None and wide.channels is not None
-    options = {"local": str(config.local)} if config.local else {}
+    options: dict[str, Any] = {
+        "local": None if config.local is None else str(config.local),
+        "revision": config.revision,
+        "sha256": config.sha256 or None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
     zeros, ones = (0.0,) * wide.channels, (1.0,) * wide.channels
     name = config.space.removesuffix("96") if entry.compressed else config.space
     latent = LatentSpec(name, wide.grid, wide.channels, zeros, ones, options)
     space = load_latent_space(latent, device=config.device)
-    source: dict[str, Any] = {"space": config.space, "local": str(config.local or "")}
+    source: dict[str, Any] = {"space": config.space, "local": "", **options}
     if config.adapter is not None:
         adapter = load_adapter(config.adapter).to(config.device)
         space = AdaptedSpace(space, adapter, name=config.space)
@@ -190,7 +199,7 @@ def choose_action_spec(
     recorded = json.loads(getattr(data, "metadata", {}).get("env_spec") or "{}")
     if config.domain in DOMAINS:
         action = DOMAINS[config.domain].action
-    elif config.domain == "bridge":
+    elif config.domain == "bridge-published":
         action = bridge_actions(BRIDGE_ACTION_WIDTH)
     elif card is not None and config.domain in ("auto", "card"):
         action = card.spec.action
@@ -200,8 +209,8 @@ def choose_action_spec(
         action = action_spec_of_data(data)
     else:
         raise ValueError(
-            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, bridge, auto, "
-            "data, or card with a checkpoint as --space"
+            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, "
+            "bridge-published, auto, data, or card with a checkpoint as --space"
         )
     width = data.actions(0).shape[1]
     if width != action.size:
