@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +21,8 @@ import numpy as np
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeDataset, ImageFormat
 from wm_gym.data.shards import write_index, write_shard
+from wm_gym.domains import domain_of
+from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
 from wm_gym.instructions import Goal
 
 HELD_OUT_SEEDS = range(6000, 7000)
@@ -30,46 +32,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 _SETTINGS = "collection.json"
 
 
-class Behaviour(Protocol):
-    """Somebody who acts in a simulator and may read its privileged state."""
-
-    def reset(self, goal: Any, rng: np.random.Generator, objects: tuple[str, ...]) -> None:
-        """Begin an episode with this goal of the simulator, among these objects."""
-        ...
-
-    def act(self, source: Any) -> np.ndarray:
-        """The action (A,) for the simulator's present state, physical units."""
-        ...
-
-
-Behaviours = dict[str, Callable[[np.random.Generator], Behaviour]]
-"""Makes a behaviour of an episode from its generator, by name."""
-
 Factory = Callable[[], tuple[gym.Env, Behaviours]]
 """Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
-
-
-def langtable_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
-    """Who acts in LangTable; a noisy expert's noise differs from episode to episode.
-
-    Args:
-        noise: range of its standard deviation in metres, 3 to 20 mm by default.
-    """
-    from wm_gym.envs.sims.langtable_expert import Expert, NoisyExpert
-    from wm_gym.envs.sims.langtable_play import NearMiss, RandomPlay
-
-    low_m, high_m = noise or (0.003, 0.02)
-    return {
-        "expert": lambda rng: Expert(),
-        "noisy_expert": lambda rng: NoisyExpert(noise_m=rng.uniform(low_m, high_m)),
-        "random": lambda rng: RandomPlay(),
-        "near_miss": lambda rng: NearMiss(),
-    }
-
-
-_BEHAVIOURS: dict[str, Callable[[tuple[float, float] | None], Behaviours]] = {
-    "LangTable-v0": langtable_behaviours
-}
 
 
 @dataclass(frozen=True)
@@ -89,10 +53,10 @@ class SimulatorFactory:
         """
         import wm_gym  # noqa: F401  registers the ids
 
-        if self.env_id not in _BEHAVIOURS:
+        if self.env_id not in BEHAVIOURS:
             raise ValueError(
                 f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
-                f"{sorted(_BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
+                f"{sorted(BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
             )
         env = gym.make(
             self.env_id,
@@ -101,12 +65,15 @@ class SimulatorFactory:
             terminate_on_success=False,
             disable_env_checker=True,
         )
-        return env, _BEHAVIOURS[self.env_id](self.noise)
+        return env, BEHAVIOURS[self.env_id](self.noise)
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to collect. Episodes depend on everything here but `out`, `workers` and `episodes`."""
+    """What to collect. Episodes depend on everything here but `out`, `workers` and `episodes`.
+
+    `tasks`, `frame_size` and `steps` are those of the simulator's domain unless they are given.
+    """
 
     out: Path
     """Folder of the dataset; a collection that was interrupted there is continued."""
@@ -125,17 +92,19 @@ class CollectConfig:
     """Who acts, with weights; shares of the dataset follow them closely."""
     noise: tuple[float, float] | None = None
     """Least and largest noise of a noisy expert, drawn for each episode; in LangTable the standard
-    deviation in metres, e.g. 0.012 0.012. The simulator's own range by default."""
-    tasks: tuple[str, ...] = ("reach", "separate", "push")
-    """Tasks, drawn with equal chances; one that is named twice is drawn twice as often."""
+    deviation in metres, e.g. 0.012 0.012, in BridgeSim the fraction of the largest action. The
+    simulator's own range by default."""
+    tasks: tuple[str, ...] = ()
+    """Tasks, drawn with equal chances; one that is named twice is drawn twice as often. All of the
+    domain by default."""
     seed: int = 0
     """Seed of the first episode; episode i has seed + i."""
     held_out: bool = False
     """Allow the seeds 6000 to 6999, which are kept for evaluation."""
-    frame_size: str = "96x96"
-    """Height and width of the frames, e.g. 180x320."""
-    steps: int = 60
-    """Actions per episode, at most."""
+    frame_size: str = ""
+    """Height and width of the frames, e.g. 180x320; by default what the domain's models see."""
+    steps: int = 0
+    """Actions per episode, at most; by default as many as the domain's episodes need."""
     stop_on_success: bool = True
     """End an episode of an expert after its success."""
     tail_steps: int = 8
@@ -150,7 +119,13 @@ class CollectConfig:
     """Processes."""
 
     def __post_init__(self) -> None:
-        """Check the settings once."""
+        """Fill in what the domain says, and check the settings once."""
+        domain = domain_of(self.env_id)
+        if domain is not None:
+            frame = f"{domain.frame.height}x{domain.frame.width}"
+            object.__setattr__(self, "tasks", self.tasks or tuple(domain.tasks))
+            object.__setattr__(self, "frame_size", self.frame_size or frame)
+            object.__setattr__(self, "steps", self.steps or domain.episode_steps)
         if self.episodes < 1 or self.steps < 1 or self.workers < 1 or self.shard_episodes < 1:
             raise ValueError(
                 f"episodes={self.episodes}, steps={self.steps}, workers={self.workers} and "
@@ -169,7 +144,10 @@ class CollectConfig:
                 "noise=(0.003, 0.02)"
             )
         if not self.tasks:
-            raise ValueError("tasks is empty, expected at least one, e.g. ('reach', 'push')")
+            raise ValueError(
+                f"tasks is empty and {self.env_id!r} has no domain to take them from, expected at "
+                "least one, e.g. ('reach', 'push')"
+            )
         if self.image_format not in ("exact", "jpeg"):
             raise ValueError(f"image_format is {self.image_format!r}, expected 'exact' or 'jpeg'")
         reserved = range(
@@ -280,7 +258,7 @@ def collect_episode(
 
     Args:
         env: simulator with pixel observations that offers `privileged_state()`, `get_state()`,
-            `goal` (with `task` and `blocks`) and `objects`.
+            `goal` (with `task` and `objects`) and `objects`.
         behaviours: makers of behaviours, by name.
         config: the settings.
         seed: the episode's seed.
@@ -316,7 +294,7 @@ def collect_episode(
         privileged=np.stack(privileged),
         success=np.asarray(success),
         instruction=info["instruction"],
-        goal=Goal(simulator.goal.task, tuple(simulator.goal.blocks)),
+        goal=Goal(simulator.goal.task, tuple(simulator.goal.objects)),
         seed=seed,
         behaviour=name,
         start_state=start_state,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium.utils import seeding
 
+from wm_gym.domains import domain_of
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import NOISE_SEEDS
 from wm_gym.envs.observations import dict_observation
@@ -110,11 +111,13 @@ def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) ->
     spec = engine.spec
     if spec.twin is None:
         raise ValueError(f"the card of {spec.name!r} names no simulator, so it has no twin")
+    domain = domain_of(spec.twin)
+    keyword = domain.objects_keyword if domain is not None else ""
     simulator = gymnasium.make(
         spec.twin,
         **{
             "task": engine.settings.task,
-            "blocks": ",".join(spec.objects),
+            **({keyword: ",".join(spec.objects)} if keyword else {}),
             "frame_size": (spec.frame.height, spec.frame.width),
             "horizon": engine.horizon,
             "render_mode": "rgb_array",

@@ -25,7 +25,8 @@ import tyro
 
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
 from wm_gym.data.open_dataset import open_dataset
-from wm_gym.envs.collect import Behaviours, CollectConfig, collect, langtable_behaviours
+from wm_gym.envs.collect import CollectConfig, collect
+from wm_gym.envs.sims.behaviours import Behaviours, langtable_behaviours
 from wm_gym.evaluation.models import checkpoint_folder
 from wm_gym.evaluation.open_loop import (
     OpenLoopConfig,

@@ -21,7 +21,10 @@ class Domain:
         tasks: instruction template by task.
         objects: words that fill the templates' slots.
         horizon: steps of an episode.
+        episode_steps: actions of an episode that is collected for training, at most.
         training_data: one sentence for the card.
+        objects_keyword: argument of the simulator that names what lies on the table; "" if the
+            task decides it.
     """
 
     twin: str
@@ -30,7 +33,9 @@ class Domain:
     tasks: dict[str, str]
     objects: tuple[str, ...]
     horizon: int
+    episode_steps: int
     training_data: str
+    objects_keyword: str = ""
 
 
 LANGTABLE = Domain(
@@ -63,10 +68,58 @@ LANGTABLE = Domain(
         "yellow pentagon",
     ),
     horizon=120,
+    episode_steps=60,
     training_data=(
         "Episodes of wm_gym's LangTable simulator: scripted expert, noisy expert, random play and "
         "near misses over reach, separate and push; no real robot, no published data."
     ),
+    objects_keyword="blocks",
 )
 
-DOMAINS: dict[str, Domain] = {"langtable": LANGTABLE}
+BRIDGE = Domain(
+    twin="BridgeSim-v0",
+    action=ActionSpec(
+        names=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
+        units=("m", "m", "m", "rad", "rad", "rad", "open fraction"),
+        low=(-0.05,) * 3 + (-0.25,) * 3 + (0.0,),
+        high=(0.05,) * 3 + (0.25,) * 3 + (1.0,),
+        # as the published models: the largest way becomes 1.75, the largest turn 1.4, an open
+        # gripper -1 and a closed one +1
+        gain=(35.0,) * 3 + (5.6,) * 3 + (-2.0,),
+        bias=(0.0,) * 6 + (1.0,),
+        width=10,
+        control_hz=5.0,
+    ),
+    frame=FrameSpec(height=64, width=64, camera="over-the-shoulder"),
+    tasks={
+        "carrot_on_plate": "put the {first=carrot} on the {second=plate}",
+        "spoon_on_towel": "put the {first=spoon} on the {second=towel}",
+        "green_block_on_yellow_block": (
+            "stack the {first=green block} on the {second=yellow block}"
+        ),
+        "eggplant_in_basket": "put the {first=eggplant} in the {second=basket}",
+    },
+    objects=(
+        "carrot",
+        "plate",
+        "spoon",
+        "towel",
+        "green block",
+        "yellow block",
+        "eggplant",
+        "basket",
+    ),
+    horizon=50,
+    episode_steps=50,
+    training_data=(
+        "Episodes of wm_gym's BridgeSim simulator: scripted expert, noisy expert, random play and "
+        "near misses over four tasks; no real robot, no published data."
+    ),
+)
+
+DOMAINS: dict[str, Domain] = {"langtable": LANGTABLE, "bridge": BRIDGE}
+
+
+def domain_of(simulator: str | None) -> Domain | None:
+    """The domain of a simulator id, or None if it belongs to none."""
+    return next((domain for domain in DOMAINS.values() if domain.twin == simulator), None)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+_SLOT = re.compile(r"\{(first|second)(?:=([^{}]+))?\}")
+
 
 class InstructionError(ValueError):
     """An instruction that no template matches."""
@@ -21,7 +23,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """Templates such as "push the {first} to the {second}" and the objects that may fill them."""
+    """Templates such as "push the {first} to the {second}" and the objects that may fill them.
+
+    A slot may name what fills it: "put the {first=carrot|spoon} on the {second=plate}". Two tasks
+    with the same sentence are told apart that way.
+    """
 
     templates: Mapping[str, str]
     objects: Sequence[str]
@@ -32,8 +38,8 @@ class InstructionSet:
             raise InstructionError(
                 f"task {goal.task!r} is unknown; expected one of {sorted(self.templates)}"
             )
-        slots = dict(zip(("first", "second"), goal.objects, strict=False))
-        return self.templates[goal.task].format(**slots)
+        slots: dict[str, str] = dict(zip(("first", "second"), goal.objects, strict=False))
+        return _SLOT.sub(lambda slot: slots[slot[1]], self.templates[goal.task])
 
     def parse(self, instruction: str) -> Goal:
         """The goal of an instruction.
@@ -43,9 +49,7 @@ class InstructionSet:
         """
         text = " ".join(instruction.lower().strip().rstrip(".").split())
         for task, template in self.templates.items():
-            pattern = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
-            pattern = pattern.format(first=r"(?P<first>.+)", second=r"(?P<second>.+)")
-            match = re.fullmatch(pattern, text)
+            match = re.fullmatch(_pattern(template), text)
             if match and all(word in self.objects for word in match.groupdict().values()):
                 named = tuple(match.groupdict().values())
                 if len(set(named)) < len(named):
@@ -59,3 +63,13 @@ class InstructionSet:
             f"{list(self.templates.values())} with objects "
             f"from {list(self.objects)}"
         )
+
+
+def _pattern(template: str) -> str:
+    """The regular expression of a template, with its slots as named groups."""
+    text, at = "", 0
+    for slot in _SLOT.finditer(template):
+        words = "|".join(map(re.escape, slot[2].split("|"))) if slot[2] else ".+"
+        text += re.escape(template[at : slot.start()]) + f"(?P<{slot[1]}>{words})"
+        at = slot.end()
+    return text + re.escape(template[at:])

@@ -7,16 +7,13 @@ environment.
 
 from __future__ import annotations
 
-import json
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
 
 from wm_gym.envs.sims.langtable_layout import sample_start
 from wm_gym.envs.sims.langtable_physics import LangTablePhysics
-from wm_gym.envs.sims.langtable_renderer import LangTableRenderer, parse_frame_size
 from wm_gym.envs.sims.langtable_shapes import parse_blocks
 from wm_gym.envs.sims.langtable_tasks import (
     CONTACT_GAP_M,
@@ -29,11 +26,13 @@ from wm_gym.envs.sims.langtable_tasks import (
     split_state,
     task_distance,
 )
+from wm_gym.envs.sims.renderer import parse_frame_size
+from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
 
 ACTION_LIMIT_M = 0.03
 
 
-class LangTableEnv(gym.Env, EzPickle):
+class LangTableEnv(SimulatorEnv, EzPickle):
     """Peg and blocks on a table; the action is the peg's way over the next tenth of a second.
 
     Action: float32 (2,), x (right in the picture) and y (up) in metres, within ±0.03; more is
@@ -65,8 +64,10 @@ class LangTableEnv(gym.Env, EzPickle):
         render_mode: None or `rgb_array`; `render` works with both.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
-    control_hz = 10
+    name: ClassVar[str] = "LangTable"
+    tasks: ClassVar[tuple[str, ...]] = TASKS
+    action_meaning: ClassVar[str] = f"the peg's way in x and y, metres within ±{ACTION_LIMIT_M}"
+    control_hz: ClassVar[int] = 10
 
     def __init__(
         self,
@@ -81,128 +82,22 @@ class LangTableEnv(gym.Env, EzPickle):
         EzPickle.__init__(
             self, task, blocks, frame_size, obs, horizon, terminate_on_success, render_mode
         )
-        _check_choice("task", task, (*TASKS, "any"))
-        _check_choice("obs", obs, ("pixels", "state"))
-        _check_choice("render_mode", render_mode, (None, "rgb_array"))
-        if horizon < 1:
-            raise ValueError(f"horizon={horizon!r}; expected a number of steps of at least 1.")
-        self.task = task
+        check_choice("task", task, (*TASKS, "any"))
         self.objects = parse_blocks(blocks)
-        self.frame_size = parse_frame_size(frame_size)
-        self.obs = obs
-        self.horizon = int(horizon)
-        self.terminate_on_success = bool(terminate_on_success)
-        self.render_mode = render_mode
         self.goal: Goal = goals(task, self.objects)[0]
-        self._steps = 0
-        self._physics = LangTablePhysics(self.objects, *self.frame_size)
-        self._renderer: LangTableRenderer | None = None
-        self.action_space = gym.spaces.Box(-ACTION_LIMIT_M, ACTION_LIMIT_M, (2,), np.float32)
-        if obs == "pixels":
-            self.observation_space = gym.spaces.Box(0, 255, (*self.frame_size, 3), np.uint8)
-        else:
-            size = 2 + 3 * len(self.objects)
-            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-
-    @property
-    def instruction(self) -> str:
-        """What is to be done, in words."""
-        return self.goal.instruction
-
-    @property
-    def task_description(self) -> str:
-        """The instruction, under the name that VLA interfaces use."""
-        return self.goal.instruction
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode.
-
-        Args:
-            seed: seeds the draws of goal and start.
-            options: `instruction`, a sentence by one of `TASK_TEMPLATES`; or `task`, as in the
-                constructor, for this episode; `state`, a result of `get_state` to start from (its
-                goal is kept unless `instruction` says otherwise, its step counter is not).
-
-        Returns:
-            Observation and info.
-
-        Raises:
-            ValueError: if an option or an instruction is unknown or the state does not fit.
-        """
-        super().reset(seed=seed)
-        options = dict(options or {})
-        unknown = set(options) - {"instruction", "task", "state"}
-        if unknown:
-            raise ValueError(
-                f"options {sorted(unknown)} are unknown; expected instruction, task or state."
-            )
-        task = options.get("task") or self.task
-        _check_choice("options['task']", task, (*TASKS, "any"))
-        instruction, state = options.get("instruction"), options.get("state")
-        if state is not None:
-            generator = self.np_random.bit_generator.state
-            self.set_state(state)
-            self.np_random.bit_generator.state = generator
-        if instruction is not None:
-            self.goal = parse_instruction(instruction, self.objects)
-        elif state is None:
-            choices = goals(task, self.objects)
-            self.goal = choices[int(self.np_random.integers(len(choices)))]
-        if state is None:
-            self._physics.place(sample_start(self.goal, self.objects, self.np_random))
-        self._steps = 0
-        return self._observation(), self._info(clipped=False)
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Moves the peg by an action.
-
-        Args:
-            action: (2,) metres.
-
-        Returns:
-            Observation, reward, terminated, truncated, info.
-
-        Raises:
-            ValueError: if the action has another shape or is not finite.
-        """
-        wanted = np.asarray(action, dtype=np.float64)
-        if wanted.shape != (2,):
-            raise ValueError(
-                f"action has shape {wanted.shape}; expected (2,): the peg's way in x and y, in "
-                "metres. Pass one action at a time, without a batch axis."
-            )
-        if not np.isfinite(wanted).all():
-            raise ValueError(
-                f"action is {wanted}; expected finite metres within ±{ACTION_LIMIT_M}. Check the "
-                "policy for a division by zero; np.zeros(2) keeps the peg where it is."
-            )
-        limit = float(np.float32(ACTION_LIMIT_M))
-        clipped = bool((np.abs(wanted) > limit).any())
-        self._physics.move(np.clip(wanted, -limit, limit))
-        self._steps += 1
-        info = self._info(clipped)
-        success = info["is_success"]
-        terminated = success and self.terminate_on_success
-        truncated = not terminated and self._steps >= self.horizon
-        return self._observation(), float(success), terminated, truncated, info
-
-    def render(self) -> np.ndarray:
-        """Returns the frame, (H, W, 3) uint8.
-
-        Raises:
-            RuntimeError: if there is no GL platform; the message says what to install.
-        """
-        if self._renderer is None:
-            self._renderer = LangTableRenderer(self._physics.model)
-        return self._renderer.render(self._physics.data)
-
-    def close(self) -> None:
-        """Frees the GL context; the environment renders again if asked to."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._physics = LangTablePhysics(self.objects, *parse_frame_size(frame_size))
+        super().__init__(
+            task=task,
+            frame_size=frame_size,
+            cameras=("top",),
+            obs=obs,
+            horizon=horizon,
+            terminate_on_success=terminate_on_success,
+            render_mode=render_mode,
+            action_low=[-ACTION_LIMIT_M] * 2,
+            action_high=[ACTION_LIMIT_M] * 2,
+            state_size=2 + 3 * len(self.objects),
+        )
 
     def privileged_state(self) -> np.ndarray:
         """Returns `[peg_x, peg_y, x_0, y_0, theta_0, ...]`, (2 + 3n,) float64, m and rad."""
@@ -218,30 +113,35 @@ class LangTableEnv(gym.Env, EzPickle):
             goal = parse_instruction(goal, self.objects)
         return task_distance(self.privileged_state(), goal or self.goal, self.objects)
 
-    def get_state(self) -> dict[str, np.ndarray | str]:
-        """Returns everything that the future depends on, as arrays and strings (npz, JSON)."""
+    def _is_success(self) -> bool:
+        return is_success(self.privileged_state(), self.goal, self.objects)
+
+    def _named_state(self) -> dict[str, np.ndarray]:
+        state = self.privileged_state()
+        peg, poses = split_state(state)
         return {
-            "positions": self.privileged_state(),
-            "steps": np.array(self._steps),
-            "instruction": self.instruction,
-            "blocks": ", ".join(self.objects),
-            "generator": json.dumps(self.np_random.bit_generator.state),
+            "peg_m": peg,
+            "blocks": poses,
+            "contacts": peg_gaps(state, self.objects) < CONTACT_GAP_M,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Resumes from a state: the continuation is the same bit for bit.
+    def _parse_instruction(self, instruction: str) -> Goal:
+        return parse_instruction(instruction, self.objects)
 
-        Args:
-            state: a result of `get_state`, or the same as lists and 0-d arrays of text.
+    def _draw_goal(self, task: str) -> Goal:
+        choices = goals(task, self.objects)
+        return choices[int(self.np_random.integers(len(choices)))]
 
-        Raises:
-            ValueError: if it belongs to other blocks or lacks an entry.
-        """
-        missing = {"positions", "steps", "instruction", "blocks", "generator"} - set(state)
-        if missing:
-            raise ValueError(
-                f"state lacks {', '.join(sorted(missing))}; expected a result of get_state()."
-            )
+    def _draw_start(self) -> None:
+        self._physics.place(sample_start(self.goal, self.objects, self.np_random))
+
+    def _move(self, action: np.ndarray) -> None:
+        self._physics.move(action)
+
+    def _physical_state(self) -> dict[str, np.ndarray | str]:
+        return {"positions": self.privileged_state(), "blocks": ", ".join(self.objects)}
+
+    def _goal_of_state(self, state: dict[str, Any]) -> Goal:
         blocks = parse_blocks(str(state["blocks"]))
         if blocks != self.objects:
             raise ValueError(
@@ -254,34 +154,10 @@ class LangTableEnv(gym.Env, EzPickle):
                 f"state['positions'] has shape {positions.shape} and must be "
                 f"{(2 + 3 * len(blocks),)} finite numbers; take it from get_state()."
             )
-        goal = parse_instruction(str(state["instruction"]), self.objects)
-        self.np_random.bit_generator.state = json.loads(str(state["generator"]))
-        self.goal = goal
-        self._physics.place(positions)
-        self._steps = int(state["steps"])
+        return parse_instruction(str(state["instruction"]), self.objects)
 
-    def _observation(self) -> np.ndarray:
-        return self.render() if self.obs == "pixels" else self.privileged_state()
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._physics.place(np.asarray(state["positions"], dtype=np.float64))
 
-    def _info(self, clipped: bool) -> dict[str, Any]:
-        state = self.privileged_state()
-        peg, poses = split_state(state)
-        return {
-            "instruction": self.instruction,
-            "task": self.goal.task,
-            "is_success": is_success(state, self.goal, self.objects),
-            "distance": task_distance(state, self.goal, self.objects),
-            "action_clipped": clipped,
-            "privileged": {
-                "peg_m": peg,
-                "blocks": poses,
-                "contacts": peg_gaps(state, self.objects) < CONTACT_GAP_M,
-            },
-        }
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}."
-        )
+    def _scene(self) -> tuple[Any, Any]:
+        return self._physics.model, self._physics.data

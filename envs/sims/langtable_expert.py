@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from wm_gym.envs.sims.langtable_path import next_waypoint
@@ -14,33 +12,13 @@ from wm_gym.envs.sims.langtable_shapes import (
     WORKSPACE_M,
 )
 from wm_gym.envs.sims.langtable_tasks import SEPARATE_DISTANCE_M, Goal, split_state
+from wm_gym.envs.sims.scripted import HasPrivilegedState, limit, noisy, read_state
 
 ACTION_LIMIT_M = 0.03
 TOUCH_M = BLOCK_RADIUS_M + PEG_RADIUS_M  # of the centres: never farther when peg and block touch
 _STANDOFF_M = TOUCH_M + 0.004  # the peg waits this far behind a block before it pushes
 _BLOCK_WITHIN_M = WORKSPACE_M - _STANDOFF_M  # the peg can get behind a block on every side here
 _BEND_RAD = np.deg2rad([0, 20, 40, 55, 70, 90, 110])
-
-
-class HasPrivilegedState(Protocol):
-    """A simulator that tells its privileged state."""
-
-    def privileged_state(self) -> np.ndarray:
-        """Returns the flat privileged state."""
-        ...
-
-
-def read_state(source: HasPrivilegedState | np.ndarray) -> np.ndarray:
-    """Returns the privileged state (2 + 3n,) of an environment, wrapped or not, or an array."""
-    if isinstance(source, np.ndarray):
-        return source
-    return getattr(source, "unwrapped", source).privileged_state()
-
-
-def limit(way: np.ndarray, length_m: float) -> np.ndarray:
-    """Shortens a way (2,) to a length."""
-    length = np.linalg.norm(way)
-    return way if length <= length_m else way * (length_m / length)
 
 
 class Expert:
@@ -200,5 +178,5 @@ class NoisyExpert(Expert):
 
     def act(self, source: HasPrivilegedState | np.ndarray) -> np.ndarray:
         """Returns the action, (2,) float32 metres, for an environment or a privileged state."""
-        noisy = super().act(source) + self.rng.normal(0.0, self._noise_m, 2)
-        return np.clip(noisy, -ACTION_LIMIT_M, ACTION_LIMIT_M).astype(np.float32)
+        action = super().act(source)
+        return noisy(action, self.rng, self._noise_m, -ACTION_LIMIT_M, ACTION_LIMIT_M)

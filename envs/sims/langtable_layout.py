@@ -26,7 +26,7 @@ def sample_start(goal: Goal, objects: tuple[str, ...], rng: np.random.Generator)
     Returns:
         Privileged state, (2 + 3n,) float64.
     """
-    indices = [objects.index(name) for name in goal.blocks]
+    indices = [objects.index(name) for name in goal.objects]
     rest = [k for k in range(len(objects)) if k not in indices]
     while True:
         centres = np.full((len(objects), 2), np.nan)

@@ -6,10 +6,6 @@ the whole physical state, and the same positions and action give the same next p
 
 from __future__ import annotations
 
-import os
-import sys
-from types import ModuleType
-
 import numpy as np
 
 from wm_gym.envs.sims.langtable_scene import (
@@ -20,21 +16,13 @@ from wm_gym.envs.sims.langtable_scene import (
     scene_xml,
 )
 from wm_gym.envs.sims.langtable_shapes import BLOCK_RADIUS_M, PEG_RADIUS_M, WORKSPACE_M
+from wm_gym.envs.sims.mujoco_import import import_mujoco
 
 STEP_S = 0.1
 _SUBSTEPS = round(STEP_S / TIMESTEP_S)
 _REST_SUBSTEPS = 12  # at the end of an action the peg stands, and what it pushed comes to rest
 _RAMP_SUBSTEPS = 16
 _FREE_M = BLOCK_RADIUS_M + PEG_RADIUS_M + 0.001
-
-
-def import_mujoco() -> ModuleType:
-    """Imports MuJoCo, with EGL as the renderer on Linux unless `MUJOCO_GL` says otherwise."""
-    if sys.platform.startswith("linux"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    import mujoco
-
-    return mujoco
 
 
 def _speed_profile() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wm_gym.envs.sims.langtable_expert import (
-    ACTION_LIMIT_M,
-    TOUCH_M,
-    Expert,
-    HasPrivilegedState,
-    limit,
-    read_state,
-)
+from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, TOUCH_M, Expert
 from wm_gym.envs.sims.langtable_shapes import OBJECTS, WORKSPACE_M
 from wm_gym.envs.sims.langtable_tasks import (
     PUSH_DISTANCE_M,
@@ -20,6 +13,7 @@ from wm_gym.envs.sims.langtable_tasks import (
     peg_gaps,
     split_state,
 )
+from wm_gym.envs.sims.scripted import HasPrivilegedState, limit, read_state
 
 _MODES = ("visit", "wander", "dash", "still")
 _MODE_ODDS = (0.55, 0.2, 0.15, 0.1)
@@ -166,7 +160,7 @@ class NearMiss:
     def _aftermath(self, state: np.ndarray) -> list[np.ndarray]:
         """What follows a miss: stay, or for reach slide by, then move off."""
         peg, poses = split_state(state)
-        named = poses[[self.objects.index(name) for name in self.goal.blocks], :2]
+        named = poses[[self.objects.index(name) for name in self.goal.objects], :2]
         away = peg - named[np.linalg.norm(named - peg, axis=1).argmin()]
         away /= max(float(np.linalg.norm(away)), 1e-9)
         still = [np.zeros(2)] * int(self.rng.integers(1, 8))

@@ -78,7 +78,7 @@ class Goal:
         return TASK_TEMPLATES[self.task].format(first=self.first, second=self.second)
 
     @property
-    def blocks(self) -> tuple[str, ...]:
+    def objects(self) -> tuple[str, ...]:
         """The blocks it names."""
         return (self.first,) if self.second is None else (self.first, self.second)
 

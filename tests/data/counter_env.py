@@ -17,11 +17,11 @@ class CounterEnv(gym.Env):
     def __init__(self):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
-        self.goal = SimpleNamespace(task="count", blocks=("block",))
+        self.goal = SimpleNamespace(task="count", objects=("block",))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.goal = SimpleNamespace(task=options["task"], blocks=("block",))
+        self.goal = SimpleNamespace(task=options["task"], objects=("block",))
         self.state = np.array([0.0, *self.np_random.integers(0, 50, 2)])
         return self._frame(), self._info()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wm_gym.checkpoints import save_data_file
+from wm_gym.domains import domain_of
 from wm_gym.envs.start_states import FILENAME, make_start_states
 from wm_gym.evaluation.models import open_by_id
 
@@ -28,7 +30,7 @@ class MakeStartStatesConfig:
     seed: int = 6500
     """Seed of the first; held-out data begin at 6000."""
     blocks: str = "standard"
-    """Blocks on the table."""
+    """Blocks on LangTable's table."""
 
     def __post_init__(self) -> None:
         """Check the number once."""
@@ -53,13 +55,16 @@ def run(config: MakeStartStatesConfig) -> Path:
         raise ValueError(
             f"{spec.name} has no simulator (its card says twin: null): no start states"
         )
+    domain = domain_of(spec.twin)
+    keyword = domain.objects_keyword if domain is not None else ""
+    table: dict[str, Any] = {keyword: config.blocks} if keyword else {}
     starts = make_start_states(
         range(config.seed, config.seed + config.count),
         config.tasks or tuple(spec.tasks),
         simulator=spec.twin,
         frame_size=(spec.frame.height, spec.frame.width),
         progress=tqdm,
-        blocks=config.blocks,
+        **table,
     )
     path = save_data_file(opened.folder, FILENAME, starts.to_bytes())
     print(f"wrote {len(starts)} start states to {path} ({path.stat().st_size // 1024} KiB)")

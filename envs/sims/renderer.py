@@ -1,4 +1,4 @@
-"""Frames of LangTable from one camera, nearly above the table."""
+"""Frames of a simulated scene: one renderer for every simulator."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from wm_gym.envs.sims.langtable_physics import import_mujoco
+from wm_gym.envs.sims.mujoco_import import import_mujoco
 
 _NO_GL = (
-    "LangTable cannot render because no OpenGL platform answers ({error}); install one with "
+    "{name} cannot render because no OpenGL platform answers ({error}); install one with "
     "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (Debian, Ubuntu) and leave MUJOCO_GL "
-    'unset or at egl, or do without pictures: LangTableEnv(obs="state").'
+    'unset or at egl, or do without pictures: {name}Env(obs="state").'
 )
 
 
@@ -37,31 +37,39 @@ def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]
     return height, width
 
 
-class LangTableRenderer:
-    """Renders the scene of a `LangTablePhysics`; owns the GL context.
+class SceneRenderer:
+    """Renders a scene; owns the GL context.
 
     Args:
         model: the MuJoCo model, whose framebuffer has the size of the frames.
+        cameras: names of the cameras; several views stand side by side, in this order.
+        name: of the simulator, for errors.
 
     Raises:
         RuntimeError: if there is no GL platform; the message says what to install.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, cameras: tuple[str, ...], name: str) -> None:
         mujoco = import_mujoco()
         height, width = int(model.vis.global_.offheight), int(model.vis.global_.offwidth)
         try:
             self._renderer = mujoco.Renderer(model, height=height, width=width, max_geom=200)
         except Exception as error:
-            raise RuntimeError(_NO_GL.format(error=error or type(error).__name__)) from error
+            raise RuntimeError(
+                _NO_GL.format(name=name, error=error or type(error).__name__)
+            ) from error
+        self._cameras = cameras
         flags = self._renderer.scene.flags
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
             flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
 
     def render(self, data: Any) -> np.ndarray:
-        """Returns the picture of MuJoCo's data, (H, W, 3) uint8."""
-        self._renderer.update_scene(data, camera="top")
-        return self._renderer.render()
+        """Returns the picture of MuJoCo's data, (H, W times the number of cameras, 3) uint8."""
+        views = []
+        for camera in self._cameras:
+            self._renderer.update_scene(data, camera=camera)
+            views.append(self._renderer.render())
+        return views[0] if len(views) == 1 else np.concatenate(views, axis=1)
 
     def close(self) -> None:
         """Frees the GL context."""
