@@ -22,7 +22,10 @@ EMBEDDED_MODELS: dict[str, str | None] = {
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
 
-SIMULATORS: dict[str, str] = {"LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv"}
+SIMULATORS: dict[str, str] = {
+    "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",
+    "BridgeSim-v0": "wm_gym.envs.sims.bridge:BridgeSimEnv",
+}
 """Simulator id -> entry point."""
 
 
