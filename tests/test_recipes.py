@@ -1,0 +1,81 @@
+"""The recipe scripts: every command they give exists with these options, and they fit together."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from wm_gym.cli import COMMANDS, _command_name, _parse, main
+from wm_gym.policies.base import load_policy
+
+RECIPES = Path(__file__).parents[1] / "benchmarks" / "recipes"
+RECORDER = """#!/usr/bin/env bash
+printf '%s\\0' "$@" >> "$COMMANDS_FILE"
+printf '\\n\\0' >> "$COMMANDS_FILE"
+"""
+
+
+def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list[list[str]]:
+    """The words after `wm-gym` of every command that a script calls, in order."""
+    folder.mkdir(exist_ok=True)
+    recorder = folder / "wm-gym"
+    recorder.write_text(RECORDER)
+    recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+    written = folder / "commands"
+    written.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "COMMANDS_FILE": str(written),
+        "TRIAL": "1" if trial else "",
+        "LOOK": "",
+    }
+    command = ["bash", str(RECIPES / recipe), *arguments]
+    # nothing is made, so a script that copies results in its last lines ends with an error
+    subprocess.run(command, env=environment, capture_output=True, check=False)
+    recorded = written.read_text().split("\n\0")[:-1]
+    return [words.split("\0")[:-1] for words in recorded]
+
+
+@pytest.mark.parametrize("trial", [False, True])
+@pytest.mark.parametrize(
+    ("recipe", "count"), [("langtable-vae-mini.sh", 15), ("langtable-bc.sh", 3)]
+)
+def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path):
+    commands = commands_of(recipe, tmp_path, str(tmp_path / "run"), trial=trial)
+    assert len(commands) == count
+    for words in commands:
+        name = _command_name(words)
+        assert name is not None, f"{words} is no command"
+        config_class = getattr(import_module(COMMANDS[name].module), COMMANDS[name].config)
+        config = _parse(config_class, name, words[len(name.split()) :])
+        assert isinstance(config, config_class)
+
+
+@pytest.mark.slow
+def test_the_world_model_recipe_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-vae-mini.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(run / "checkpoint"), horizon=2)
+    env.reset(seed=0, options={"start": "push-6501"})
+    env.step(env.action_space.sample())
+    card = env.unwrapped.card
+    assert set(card.data_sha256) == {"start_states.npz", "demo_clips.npz"}
+    assert set(card.metrics) >= {"open_loop_2_steps", "reward_model"}
+
+
+@pytest.mark.slow
+def test_the_behaviour_cloning_recipe_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-bc.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    stages = sorted(path.parent for path in (run / "policy").glob("stage_*/policy.json"))
+    assert [stage.name for stage in stages] == [f"stage_{k}" for k in (1, 2, 3, 4)]
+    assert all(load_policy(stage).kind == "behaviour-cloning" for stage in stages)
