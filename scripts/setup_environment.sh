@@ -21,5 +21,28 @@ fi
 
 echo "Setting up $folder with $("$python" --version) (about two minutes and 2 GB)…"
 "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"
+
+# Without an NVIDIA GPU torch for the CPU is enough: a fraction of the size, and no triton. Whoever has told pip
+# where to look (by variable or file) is not interfered with.
+if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
+  no_gpu=1
+  if ! "$folder/bin/python" -m pip config list 2>/dev/null | grep -Eq 'index-url|find-links|no-index'; then
+    cpu_wheels=https://download.pytorch.org/whl/cpu
+    if "$folder/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PROBE'
+import sys, urllib.request
+urllib.request.urlopen(sys.argv[1], timeout=5).close()
+PROBE
+    then
+      export PIP_EXTRA_INDEX_URL=$cpu_wheels
+    else
+      echo "$cpu_wheels cannot be reached: torch comes with CUDA, some gigabytes more. To avoid that, put a CPU" >&2
+      echo "wheel of torch into a folder and set PIP_FIND_LINKS to it." >&2
+    fi
+  fi
+fi
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+if [ -n "${no_gpu:-}" ] && "$folder/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
+  echo "note: this is torch built for CUDA, on a machine without an NVIDIA GPU. Everything runs on the CPU; should an" >&2
+  echo "import of triton fail, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu and repeat: make clean setup" >&2
+fi
 touch "$folder/.installed"
