@@ -42,8 +42,8 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
     Action: float32 (7,): the hand's way along the world's x (away from the robot), y (to its left)
     and z (up) within ±0.05 m, its turn about the same axes within ±0.25 rad, and the gripper, 0
     closed to 1 open. More is clipped and reported in `info["action_clipped"]`. Differential
-    inverse kinematics turns an action into joint angles, starting from the last command. The hand
-    stays over the table and within 0.8 rad of pointing straight down.
+    inverse kinematics turns an action into joint angles, starting from the last command. Commands
+    are cut so that the hand stays over the table and within 0.8 rad of pointing straight down.
     Observation: the frame, uint8 (H, W, 3), several cameras side by side, or with `obs="state"` the
     privileged state of `bridge_state`, float64, things as in `objects`.
     Reward: 1 on success, else 0: the thing rests in its place and the hand has let go of it. An
@@ -185,11 +185,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
         if isinstance(goal, str):
             goal = parse_instruction(goal, self._appearance.unseen_things)
         goal = goal or self.goal
-        if goal.task != self.goal.task:
-            raise ValueError(
-                f"goal {goal.instruction!r}: only {', '.join(self.objects)} are on the table; "
-                f"reset with options={{'task': {goal.task!r}}} first."
-            )
+        self._check_objects(goal)
         return task_distance(self.privileged_state(), goal)
 
     def _is_success(self) -> bool:
@@ -205,6 +201,13 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
             "things_rotation": np.stack([thing.rotation for thing in state.things]),
             "touched": np.array([thing.touched for thing in state.things]),
         }
+
+    def _check_objects(self, goal: BridgeGoal) -> None:
+        if goal.task != self.goal.task:
+            raise ValueError(
+                f"goal {goal.instruction!r}: only {', '.join(self.objects)} are on the table; "
+                f"reset with options={{'task': {goal.task!r}}} and without a state first."
+            )
 
     def _parse_instruction(self, instruction: str) -> BridgeGoal:
         return parse_instruction(instruction, self._appearance.unseen_things)

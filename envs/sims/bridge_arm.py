@@ -21,9 +21,10 @@ PINCH_M = 0.093575  # from the last joint to the point between the fingers
 FINGER_TRAVEL_M = 0.037  # of each finger from closed to open
 FINGER_BELOW_M = 0.012  # how far the finger tips reach beyond the point between them
 
-# position servos: stiff enough to lag by 15 ms, torques of the size of the real motors'
-_STIFFNESS = (900, 1200, 900, 300, 300, 120)
-_DAMPING = (36, 42, 36, 10, 10, 3.5)
+# position servos: stiff enough that the hand rests at the end of an action, 0.1 mm from its target;
+# torques of the size of the real motors'
+_STIFFNESS = (1500, 2200, 1500, 400, 400, 160)
+_DAMPING = (30, 38, 30, 8, 8, 3)
 _TORQUE_NM = (18, 24, 18, 8, 8, 5)
 _ARMATURE = (0.08, 0.08, 0.08, 0.02, 0.02, 0.008)
 GRIP_FORCE_N = 12.0

@@ -33,7 +33,7 @@ class ArmKinematics:
         self._model = mujoco.MjModel.from_xml_string(xml)
         self._configuration = mink.Configuration(self._model)
         self._site = self._model.site("pinch").id
-        self._task = mink.FrameTask("pinch", "site", position_cost=1.0, orientation_cost=0.2)
+        self._task = mink.FrameTask("pinch", "site", position_cost=1.0, orientation_cost=0.05)
         self._limits = [
             mink.ConfigurationLimit(self._model),
             mink.VelocityLimit(self._model, dict.fromkeys(JOINTS, _MAX_TURN_RAD)),

@@ -13,12 +13,13 @@ from wm_gym.envs.sims.bridge_expert import (
     MOVE_LIMIT_M,
     TURN_LIMIT_RAD,
     Expert,
+    hand_yaw,
 )
 from wm_gym.envs.sims.bridge_layout import TASK_AREA_M
 from wm_gym.envs.sims.bridge_objects import THINGS
 from wm_gym.envs.sims.bridge_state import BridgeState
 from wm_gym.envs.sims.bridge_tasks import BridgeGoal
-from wm_gym.envs.sims.rotations import DOWN
+from wm_gym.envs.sims.rotations import DOWN, wrapped
 from wm_gym.envs.sims.scripted import HasPrivilegedState, limit, read_state
 
 _MODES = ("visit", "grab", "wander", "dash", "still")
@@ -59,7 +60,10 @@ class RandomPlay:
         if height < LOWEST_M or height > _HIGHEST_M:
             way[2] = np.clip(height, LOWEST_M, _HIGHEST_M) - state.hand_m[2]
             self._drift[2] *= -1
-        turn = self._action[3:6] if self._mode == "dash" else self._spin
+        turn = self._action[3:6] if self._mode == "dash" else self._spin.copy()
+        if self._mode == "grab" and not self._grabbed:  # across the thing, or it slips away
+            wanted = state.things[self._thing].yaw_rad + np.pi / 2
+            turn[2] = 0.7 * wrapped(wanted - hand_yaw(state), np.pi)
         if self._mode == "still":
             way, turn = np.zeros(3), np.zeros(3)
         action = np.concatenate([way, turn, [self._opening]])
@@ -94,7 +98,7 @@ class RandomPlay:
             down = np.clip(self._height_m - state.hand_m[2], -MOVE_LIMIT_M, MOVE_LIMIT_M)
             return np.append(self._pace_m * self._ahead, down) + 0.3 * self._drift
         if self._grabbed:
-            return np.append(1.5 * self._drift[:2], 0.5 * self._pace_m)
+            return np.append(1.5 * self._drift[:2], 0.9 * self._pace_m)
         if aside > 0.02:
             to_thing[2] = max(to_thing[2] + 0.06, LOWEST_M - state.hand_m[2])
             return limit(to_thing, self._pace_m)

@@ -123,6 +123,9 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
     def _parse_instruction(self, instruction: str) -> Any:
         """The goal of an instruction; a ValueError says which ones are understood."""
 
+    def _check_objects(self, goal: Any) -> None:
+        """Raises a ValueError if a goal is about other objects than those that are there."""
+
     @abstractmethod
     def _draw_goal(self, task: str) -> Any:
         """A goal of a task or of `any`, drawn from `np_random`."""
@@ -193,7 +196,10 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
             self.set_state(state)
             self.np_random.bit_generator.state = generator
         if instruction is not None:
-            self.goal = self._parse_instruction(instruction)
+            goal = self._parse_instruction(instruction)
+            if state is not None:
+                self._check_objects(goal)
+            self.goal = goal
         elif state is None:
             self.goal = self._draw_goal(task)
         if state is None:
