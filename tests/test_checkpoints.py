@@ -10,7 +10,9 @@ import pytest
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError, save_checkpoint, save_data_file
 from wm_gym.cli import main
+from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.start_states import FILENAME
+from wm_gym.evaluation.demo_clips import DemoClips
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
 
 NESTED = [
@@ -138,3 +140,23 @@ def test_every_file_that_ships_is_the_one_its_card_means(embedded_checkpoint):
     assert files == opened.spec.weights_sha256.keys() | opened.spec.data_sha256.keys()
     for name in files:
         assert opened.read(name)
+
+
+def test_start_states_and_demo_clips_are_written_with_their_hashes(folder, tmp_path):
+    words = ["--checkpoint", str(folder), "--tasks", "reach", "--count", "1"]
+    assert main(["make-start-states", *words]) == 0
+    env = make(folder)
+    assert env.reset(seed=0)[1]["start"] == "reach-6500"
+    data = CollectConfig(
+        tmp_path / "data", episodes=1, steps=6, frame_size="32x32", workers=1,
+        behaviours={"random": 1.0}, tasks=("reach",),
+    )  # fmt: skip
+    recorded = collect(data, progress=False)[0]
+    words = ["--checkpoint", str(folder), "--data", str(data.out), "--clips", "1", "--steps", "6"]
+    assert main(["make-demo-clips", *words]) == 0
+    opened = Checkpoint.open(folder)
+    assert set(opened.spec.data_sha256) == {FILENAME, "demo_clips.npz"}
+    clips = DemoClips.read(opened)
+    assert (clips.frames[0] == recorded.frames).all() and (
+        clips.actions[0] == recorded.actions
+    ).all()
