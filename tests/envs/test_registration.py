@@ -35,9 +35,12 @@ def test_the_nine_bridge_ids_and_langtable_are_registered():
 
 
 def test_registering_again_changes_nothing():
+    before = dict(gymnasium.registry)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         register_environments()
+    assert gymnasium.registry.keys() == before.keys()
+    assert all(gymnasium.registry[env_id] is spec for env_id, spec in before.items())
 
 
 def test_import_loads_no_torch_and_no_simulator():
@@ -80,18 +83,21 @@ def test_a_bridge_id_runs_a_checkpoint_without_a_simulator(tiny_checkpoint, tmp_
 
 
 def test_unknown_ids_are_gymnasiums_error():
-    with pytest.raises(gymnasium.error.NameNotFound):
+    with pytest.raises(gymnasium.error.NameNotFound) as error:
         gymnasium.make("WM-Nowhere-VAE-v0")
+    assert "WM-Nowhere-VAE" in str(error.value)
 
 
 def test_an_embedded_model_is_announced_once(tiny_checkpoint, tiny_model, monkeypatch):
     monkeypatch.setattr(settings_module, "_announced", set())
     monkeypatch.setattr(settings_module, "load_world_model", lambda *_, **__: tiny_model)
-    with pytest.warns(EmbeddedModelWarning, match=r"tiny.*hf://"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EmbeddedModelWarning)
         gymnasium.make("WM-LangTable-VAE-v0", reward="none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EmbeddedModelWarning)
         gymnasium.make("WM-LangTable-VAE-v0", reward="none")
+    said = [str(w.message) for w in caught if issubclass(w.category, EmbeddedModelWarning)]
+    assert len(said) == 1
+    assert "'tiny'" in said[0] and "checkpoint='hf://" in said[0]
 
 
 def test_the_spec_is_json_and_makes_the_same_environment(tiny_checkpoint):
