@@ -76,6 +76,26 @@ def open_loop_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def denoising_table() -> list[str]:
+    """Rollouts of the same clips with different numbers of denoising steps."""
+    reports = list(filter(None, map(read, BY_STEPS)))
+    if not reports:
+        return []
+    by_steps = {one["open_loop"]["speed"]["denoising_steps"]: one["open_loop"] for one in reports}
+    horizons = [key for key in by_steps[min(by_steps)] if key.startswith("horizon_")]
+    shared = [key for key in horizons if all(key in one for one in by_steps.values())]
+    lines = [
+        "Gap closed by the number of denoising steps, on other clips, the same for all of them:",
+        "",
+        f"| steps | {' | '.join(key.replace('_', ' ') for key in shared)} |",
+        f"|---|{'---|' * len(shared)}",
+    ]
+    for steps, scores in sorted(by_steps.items()):
+        row = " | ".join(number(scores[key]["gap_closed"]) for key in shared)
+        lines.append(f"| {steps} | {row} |")
+    return lines
+
+
 def reward_table(report: dict[str, Any]) -> list[str]:
     """The success classifier."""
     reward = report["reward_model"]
@@ -141,8 +161,13 @@ def step_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+BY_STEPS = tuple(f"open_loop_langtable_{steps}" for steps in ("1_step", "2_steps", "10_steps"))
 TABLES = {
-    "open_loop_langtable": open_loop_table,
+    "open_loop_langtable": lambda report: [
+        *open_loop_table(report),
+        "",
+        *denoising_table(),
+    ],
     "reward_model_langtable": reward_table,
     "imagined_vs_real_langtable": truth_table,
     "rollout_step": step_table,

@@ -146,7 +146,10 @@ def _way_apart(peg: np.ndarray, centres: np.ndarray, pair: list[int]) -> tuple[i
             ahead = np.array([np.cos(angle), np.sin(angle)])
             gap = start - centres[other]
             along = gap @ ahead
-            length = -along + np.sqrt(along**2 + (SEPARATE_DISTANCE_M + 0.015) ** 2 - gap @ gap)
+            beyond = along**2 + (SEPARATE_DISTANCE_M + 0.015) ** 2 - gap @ gap
+            if beyond < 0.0:  # this way never crosses the distance: they are apart already
+                continue
+            length = -along + np.sqrt(beyond)
             end, wait = start + length * ahead, start - _STANDOFF_M * ahead
             way = np.linspace(0.0, 1.0, 8)[:, None] * (end - start) + start
             near = np.linalg.norm(way[:, None] - strangers, axis=-1).min(initial=1.0)

@@ -106,23 +106,6 @@ def test_a_bad_dream_is_reported_as_worse(worlds, config):
     assert written["bad_world_model"]["pearson"] is None
 
 
-def test_the_bad_model_may_come_first(worlds, config, monkeypatch):
-    order = []
-    real_run = module.run_policy
-
-    def seen(*args, **kwargs):
-        order.append(kwargs["description"].split(",")[0])
-        return real_run(*args, **kwargs)
-
-    monkeypatch.setattr(module, "run_policy", seen)
-    both = replace(config, bad_checkpoint="bad")
-    first = compare_real(replace(both, bad_first=True))
-    assert list(dict.fromkeys(order)) == ["true", "imagined_bad", "imagined"]
-    second = compare_real(both)  # the same settings: everything is there already
-    assert first["bad_world_model"]["policies"] == second["bad_world_model"]["policies"]
-    assert first["policies"] == second["policies"]
-
-
 def test_an_interrupted_comparison_goes_on(worlds, config, monkeypatch):
     calls = []
     real_run = module.run_policy

@@ -51,9 +51,6 @@ class CompareRealConfig:
     """embedded, a folder, or hf://org/repo@revision."""
     bad_checkpoint: str | None = None
     """A deliberately bad world model, e.g. an early checkpoint, to be measured beside it."""
-    bad_first: bool = False
-    """Run the bad model's episodes before the other's: two runs of the same settings and --out, one
-    of them with this, share the work on two machines or cores until they meet."""
     policies: tuple[str, ...] = ("embedded",)
     """Folders of saved policies; embedded stands for the stages that ship with wm_gym."""
     noise: tuple[float, ...] = (0.0, 0.6)
@@ -142,15 +139,7 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     true_rows = SimulatorRows(twins, spec.action, spec.frame)
     true = run_cells(config, true_rows, policies, starts, "true", clock, true_folder)
     true_rows.close()
-    bad = records = None
-    if config.bad_checkpoint is not None:
-        bad = open_dream(config, config.bad_checkpoint)
-        bad.engine.starts.stored = bad.engine.starts.stored or stored
-        if config.bad_first:
-            run_cells(config, VectorRows(bad), policies, starts, "imagined_bad", clock)
     imagined = run_cells(config, VectorRows(dream), policies, starts, "imagined", clock)
-    if bad is not None:
-        records = run_cells(config, VectorRows(bad), policies, starts, "imagined_bad", clock)
     domain = spec.name.split("-")[0]
     report: dict[str, Any] = {
         "domain": domain,
@@ -159,9 +148,12 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         "starts_per_task": config.starts,
         **summarise(config, policies, imagined, true),
     }
-    if bad is not None and records is not None:
+    if config.bad_checkpoint is not None:
+        bad = open_dream(config, config.bad_checkpoint)
+        bad.engine.starts.stored = bad.engine.starts.stored or stored
+        records = run_cells(config, VectorRows(bad), policies, starts, "imagined_bad", clock)
         report["bad_world_model"] = {
-            "world_model": _describe(bad, str(config.bad_checkpoint)),
+            "world_model": _describe(bad, config.bad_checkpoint),
             **summarise(config, policies, records, true),
         }
     header = measurement_header(seeds=starts.seeds, duration_s=clock.total())
@@ -349,16 +341,7 @@ def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
 def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str, Any]:
     """What imagined episodes depend on, policies apart."""
     settings = json.loads(json.dumps(asdict(config), default=str))
-    for name in (
-        "out",
-        "json",
-        "resamples",
-        "device",
-        "policies",
-        "noise",
-        "true_records",
-        "bad_first",
-    ):
+    for name in ("out", "json", "resamples", "device", "policies", "noise", "true_records"):
         del settings[name]
     return settings | {"weights_sha256": dream.card.weights_sha256}
 

@@ -19,6 +19,8 @@ from wm_gym.instructions import Goal, InstructionError
 from wm_gym.latents.vae_mini import Block
 
 POSITION_SCALE_M = 0.1
+SPREAD_M = (0.002, 0.3)
+"""Smallest and largest standard deviation that a cell may give its belief, in metres."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,34 @@ class LatentTrunk(nn.Module):
         return self.norm(self.decoder(tokens)).unflatten(1, self.grid)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a frame's cells say about K things, the objects and then the effector.
+
+    Attributes:
+        cells: (B, P, dim) features.
+        logits: (B, K, P), how likely each cell is the one that knows where a thing is.
+        places: (B, K, P, 2) metres, where each cell believes it to be.
+        spreads: (B, K, P) metres, how sure it is: one standard deviation.
+    """
+
+    cells: Tensor
+    logits: Tensor
+    places: Tensor
+    spreads: Tensor
+
+    def negative_log_likelihood(self, positions: Tensor) -> Tensor:
+        """Of positions (B, K, 2) in metres under the mixture of all cells' beliefs: (B, K).
+
+        A mixture, because a cell that cannot tell two objects apart is better described by two
+        sharp beliefs than by their mean, where there is nothing.
+        """
+        scale, spreads = POSITION_SCALE_M, self.spreads / POSITION_SCALE_M
+        squared = ((self.places - positions[:, :, None]) / scale).square().sum(-1)
+        log_density = -0.5 * squared / spreads.square() - 2.0 * spreads.log()
+        return -(self.logits.log_softmax(-1) + log_density).logsumexp(-1)
+
+
 class SuccessClassifier(nn.Module):
     """Latents of one frame and a goal to (logit of success, distance in metres).
 
@@ -98,10 +128,12 @@ class SuccessClassifier(nn.Module):
         )
         self.score = nn.Linear(config.dim, things)
         self.value = nn.Linear(config.dim, config.dim)
-        # where each cell lies on the table, learned from a regular grid, and an offset in the cell
-        axes = [torch.linspace(-1, 1, size) for size in config.grid]
-        self.cell_places = nn.Parameter(torch.cartesian_prod(*axes) * 2.0)
+        # where each cell lies on the table, an offset from there, and how sure the cell is
+        self.cell_places = nn.Parameter(torch.zeros(config.grid[0] * config.grid[1], 2))
         self.offset = nn.Linear(config.dim, 2 * things)
+        self.spread = nn.Linear(config.dim, things)
+        nn.init.normal_(self.offset.weight, std=0.02)
+        nn.init.constant_(self.spread.bias, -2.5)
         self.task = nn.Embedding(len(config.tasks), config.dim)
         self.nothing = nn.Parameter(torch.zeros(config.dim))
         self.answer = nn.Sequential(
@@ -111,6 +143,20 @@ class SuccessClassifier(nn.Module):
             nn.GELU(),
             nn.Linear(config.dim, 2),
         )
+
+    def place_cells(self, view: tuple[float, float, float, float]) -> None:
+        """Start from cells that tile a rectangle of the table.
+
+        Args:
+            view: what the frame shows, in metres: x at its left and right edge, y at its top and
+                bottom edge.
+        """
+        left, right, top, bottom = (edge / POSITION_SCALE_M for edge in view)
+        rows, columns = self.config.grid
+        y = top + (bottom - top) * (torch.arange(rows) + 0.5) / rows
+        x = left + (right - left) * (torch.arange(columns) + 0.5) / columns
+        places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+        self.cell_places.data.copy_(places.flatten(0, 1))
 
     def goal_numbers(self, goals: Sequence[Goal]) -> Tensor:
         """Task, first and second object of each goal as numbers, (B, 3) int64.
@@ -131,25 +177,35 @@ class SuccessClassifier(nn.Module):
             rows.append([config.tasks.index(goal.task), *slots])
         return torch.tensor(rows, dtype=torch.int64)
 
-    def things(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """What the queries collect from normalised latents (B, h, w, D).
+    def read(self, latents: Tensor) -> Reading:
+        """Read normalised latents (B, h, w, D)."""
+        cells = F.gelu(self.embed(self.trunk(latents).permute(0, 3, 1, 2)))
+        for block in self.blocks:
+            cells = cells + F.gelu(block(cells))
+        cells = cells.flatten(2).transpose(1, 2)  # (B, P, dim)
+        offsets = self.offset(cells).float().unflatten(-1, (-1, 2)).transpose(1, 2)  # (B, K, P, 2)
+        spreads = SPREAD_M[0] + (SPREAD_M[1] - SPREAD_M[0]) * self.spread(cells).float().sigmoid()
+        return Reading(
+            cells,
+            self.score(cells).float().transpose(1, 2),
+            (self.cell_places + offsets) * POSITION_SCALE_M,
+            spreads.transpose(1, 2),
+        )
+
+    def things(self, reading: Reading) -> tuple[Tensor, Tensor]:
+        """What the queries collect.
 
         Returns:
             Features (B, K, dim) and positions in metres (B, K, 2) of the K - 1 objects, then the
             effector.
         """
-        cells = F.gelu(self.embed(self.trunk(latents).permute(0, 3, 1, 2)))
-        for block in self.blocks:
-            cells = cells + F.gelu(block(cells))
-        cells = cells.flatten(2).transpose(1, 2)  # (B, P, dim)
-        looks = self.score(cells).softmax(1).transpose(1, 2)  # (B, K, P)
-        offsets = self.offset(cells).unflatten(-1, (-1, 2)).transpose(1, 2)  # (B, K, P, 2)
-        places = (looks[..., None] * (self.cell_places + offsets)).sum(2)
-        return looks @ self.value(cells), places * POSITION_SCALE_M
+        looks = reading.logits.softmax(-1)
+        positions = (looks[..., None] * reading.places).sum(2)
+        return looks @ self.value(reading.cells).float(), positions
 
     def positions(self, latents: Tensor) -> Tensor:
         """Positions in metres (B, K, 2) of the objects and the effector on the table."""
-        return self.things(latents)[1]
+        return self.things(self.read(latents))[1]
 
     def decide(self, features: Tensor, positions: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Logit (B,) and distance in metres (B,) from `things` and goal numbers (B, 3)."""
@@ -175,7 +231,7 @@ class SuccessClassifier(nn.Module):
         Returns:
             Logit of success (B,) and distance in metres (B,).
         """
-        return self.decide(*self.things(latents), goals)
+        return self.decide(*self.things(self.read(latents)), goals)
 
 
 class RewardModel:

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+FINE_PIXELS = 4
+"""Pixels of a fine cell per axis."""
+
 
 @dataclass(frozen=True)
 class VAEMiniConfig:
@@ -29,6 +32,8 @@ class VAEMiniConfig:
         encoder_depth: encoder blocks.
         decoder_depth: decoder blocks.
         heads: attention heads.
+        fine: channels of the decoder's convolutions on fine cells; 0 leaves them out, and a cell's
+            picture is a linear image of its token.
     """
 
     height: int = 96
@@ -40,6 +45,7 @@ class VAEMiniConfig:
     encoder_depth: int = 2
     decoder_depth: int = 3
     heads: int = 4
+    fine: int = 0
 
     def __post_init__(self) -> None:
         """Check that patches tile the frame and heads divide the width."""
@@ -47,6 +53,11 @@ class VAEMiniConfig:
             raise ValueError(
                 f"frame {self.height}x{self.width} is not a multiple of patch {self.patch}; "
                 "choose a patch that divides both"
+            )
+        if self.fine and self.patch % FINE_PIXELS:
+            raise ValueError(
+                f"patch {self.patch} is not a multiple of the {FINE_PIXELS} pixels of a fine cell; "
+                "choose such a patch or fine=0"
             )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
@@ -77,6 +88,31 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class FinePainter(nn.Module):
+    """Tokens to pixels through a grid of fine cells, and how far each pixel is background.
+
+    An edge at any place is no linear image of a token; left to a linear map alone, objects are
+    surrounded by coloured noise.
+    """
+
+    def __init__(self, config: VAEMiniConfig) -> None:
+        super().__init__()
+        fine, self.ratio = config.fine, config.patch // FINE_PIXELS
+        self.spread = nn.Linear(config.dim, fine * self.ratio**2)
+        self.shapes = nn.Conv2d(fine, fine, 3, padding=1)
+        self.edges = nn.Conv2d(fine, fine, 3, padding=1)
+        self.paint = nn.ConvTranspose2d(fine, 4, 2 * FINE_PIXELS, FINE_PIXELS, FINE_PIXELS // 2)
+
+    def forward(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """(B, P, dim) -> (B, 3, H, W), the difference to the background."""
+        cells = self.spread(tokens).transpose(1, 2).unflatten(2, grid)
+        cells = F.gelu(F.pixel_shuffle(cells, self.ratio))
+        cells = cells + F.gelu(self.shapes(cells))
+        cells = cells + F.gelu(self.edges(cells))
+        painted = self.paint(cells).float()
+        return painted[:, :3] * painted[:, 3:].sigmoid()
+
+
 class VAEMini(nn.Module):
     """Reconstruction autoencoder with a diagonal Gaussian bottleneck."""
 
@@ -104,7 +140,12 @@ class VAEMini(nn.Module):
             *(Block(config.dim, config.heads) for _ in range(config.decoder_depth))
         )
         self.norm = nn.LayerNorm(config.dim)
-        self.unpatchify = nn.ConvTranspose2d(config.dim, 3, kernel, config.patch, config.overlap)
+        if config.fine:
+            self.fine_painter = FinePainter(config)
+        else:
+            self.unpatchify = nn.ConvTranspose2d(
+                config.dim, 3, kernel, config.patch, config.overlap
+            )
         # the mean training frame; the network paints the difference to it
         self.register_buffer("background", torch.zeros(3, config.height, config.width))
 
@@ -119,8 +160,12 @@ class VAEMini(nn.Module):
     def paint(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W), about [-1, 1] and not clipped, of raw latents (B, h, w, D)."""
         tokens = self.from_latent(latents.flatten(1, 2)) + self.decoder_position
-        tokens = self.norm(self.decoder(tokens)).transpose(1, 2).unflatten(2, self.grid)
-        return self.unpatchify(tokens).float() + self.background
+        tokens = self.norm(self.decoder(tokens))
+        if self.config.fine:
+            painted = self.fine_painter(tokens, self.grid)
+        else:
+            painted = self.unpatchify(tokens.transpose(1, 2).unflatten(2, self.grid)).float()
+        return painted + self.background
 
     @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:

@@ -102,6 +102,25 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(10 * torch.log10(4.0 / (a - b).pow(2).mean().clamp_min(1e-12)))
 
 
+def start_from(model: VAEMini, weights: Path) -> None:
+    """Load the weights of an autoencoder; a fine painter may take the place of a linear one.
+
+    Raises:
+        ValueError: if they are of other sizes.
+    """
+    from safetensors.torch import load_file
+
+    stored = {key: value.float() for key, value in load_file(weights).items()}
+    own = model.state_dict()
+    if not any(key.startswith("fine_painter.") for key in stored) and model.config.fine:
+        stored = {k: v for k, v in stored.items() if not k.startswith("unpatchify.")}
+        stored |= {k: v for k, v in own.items() if k.startswith("fine_painter.")}
+    try:
+        model.load_state_dict(stored)
+    except RuntimeError as error:
+        raise ValueError(f"--init {weights} does not fit the autoencoder: {error}") from error
+
+
 def train_autoencoder(config: AutoencoderConfig) -> Path:
     """Train, or resume, and write `autoencoder.safetensors` with the averaged weights.
 
@@ -109,7 +128,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         The weights file.
     """
     from PIL import Image
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     data = CameraFrames(
@@ -123,7 +142,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     empty = to_pixels(torch.from_numpy(median_frame(data))[None])[0]
     model.background.copy_(empty)
     if config.init is not None:
-        model.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
+        start_from(model, config.init)
     elif config.decoder_only:
         raise ValueError("--decoder-only needs --init, the autoencoder whose encoder is kept")
     if config.decoder_only:

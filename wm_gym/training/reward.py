@@ -39,14 +39,19 @@ class RewardConfig:
     """Examples a step."""
     distance_weight: float = 1.0
     """Weight of the smooth L1 loss on the distance, which is in decimetres there."""
-    position_weight: float = 3.0
-    """Weight of the smooth L1 loss on the positions of objects and effector, in decimetres."""
+    position_weight: float = 0.3
+    """Weight of the negative log likelihood of the positions of objects and effector."""
     dim: int = 96
     """Classifier width."""
     depth: int = 2
     """Classifier blocks."""
     trunk: Path | None = None
-    """Autoencoder weights whose decoder the trunk starts from, and stays at."""
+    """Autoencoder weights whose decoder the trunk starts from."""
+    freeze_trunk: bool = False
+    """Keep the trunk at the decoder's weights: faster steps, less to learn with."""
+    view: tuple[float, float, float, float] = (-0.26, 0.26, 0.26, -0.26)
+    """What a frame shows of the table, in metres: x at the left and right edge, y at the top and
+    bottom edge. Where training starts; it need not be exact."""
     bf16: bool = False
     """Linear layers in bfloat16."""
     seed: int = 0
@@ -226,7 +231,7 @@ def measure_classifier(
 
 
 def start_from_decoder(network: SuccessClassifier, weights: Path, data: LabelledLatents) -> None:
-    """Copy a vae-mini decoder into the trunk and freeze it.
+    """Copy a vae-mini decoder into the trunk.
 
     Raises:
         ValueError: if the autoencoder is of other sizes.
@@ -241,7 +246,6 @@ def start_from_decoder(network: SuccessClassifier, weights: Path, data: Labelled
         network.trunk.load_state_dict(wanted)
     except RuntimeError as error:
         raise ValueError(f"--trunk {weights} does not fit the classifier: {error}") from error
-    network.trunk.requires_grad_(False)
 
 
 def train_reward(config: RewardConfig) -> Path:
@@ -265,8 +269,10 @@ def train_reward(config: RewardConfig) -> Path:
             depth=config.depth,
         )
     )
+    network.place_cells(config.view)
     if config.trunk is not None:
         start_from_decoder(network, config.trunk, data)
+        network.trunk.requires_grad_(not config.freeze_trunk)
     loop = TrainingLoop(
         config.out, network, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
     )
@@ -280,21 +286,22 @@ def train_reward(config: RewardConfig) -> Path:
         level = config.noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
         latents = latents + level * torch.randn(latents.shape, generator=noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            features, positions = network.things(latents.to(device))
+            reading = network.read(latents.to(device))
+            features, positions = network.things(reading)
             logit, metres = network.decide(features, positions, goals.to(device))
         judged = F.binary_cross_entropy_with_logits(logit.float(), success.to(device))
         # distances beyond 0.2 m matter little and must not drown the near ones
         far = F.smooth_l1_loss(
             metres.float().clamp(max=0.3) * 10, distance.clamp(max=0.3).to(device) * 10, beta=0.1
         )
-        located = F.smooth_l1_loss(positions.float() * 10, places * 10, beta=0.1)
+        located = reading.negative_log_likelihood(places).mean()
         loss = judged + config.distance_weight * far + config.position_weight * located
         right = ((logit > 0) == (success.to(device) > 0.5)).float().mean()
-        error_mm = (positions.detach() - places).norm(dim=-1).mean() * 1000
+        error_mm = (positions.detach() - places).norm(dim=-1).median() * 1000
         return loss, {
             "cross_entropy": judged.detach(),
             "accuracy": right,
-            "position_error_mm": error_mm,
+            "position_error_mm_median": error_mm,
         }
 
     def measure(step: int) -> dict[str, float]:
