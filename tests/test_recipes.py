@@ -8,8 +8,10 @@ import subprocess
 from importlib import import_module
 from pathlib import Path
 
+import gymnasium
 import pytest
 
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.cli import COMMANDS, _command_name, _parse, main
 from wm_gym.policies.base import load_policy
 
@@ -65,3 +67,18 @@ def test_the_behaviour_cloning_recipe_fits_together(tmp_path):
     stages = sorted(path.parent for path in (run / "policy").glob("stage_*/policy.json"))
     assert [stage.name for stage in stages] == [f"stage_{k}" for k in (1, 2, 3, 4)]
     assert all(load_policy(stage).kind == "behaviour-cloning" for stage in stages)
+
+
+@pytest.mark.slow
+def test_the_world_model_recipe_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-vae-mini.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    card = Checkpoint.open(run / "checkpoint").spec
+    assert card.dynamics.denoising_steps == 2
+    assert set(card.data_sha256) == {"start_states.npz", "demo_clips.npz"}
+    assert set(card.metrics) >= {"open_loop", "reward_model"}
+    env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(run / "checkpoint"), horizon=2)
+    frame, _ = env.reset(seed=0, options={"start": "push-6501"})
+    assert frame.shape == (96, 96, 3)
+    env.step(env.action_space.sample())

@@ -50,10 +50,10 @@ def draw_comparison(report: dict[str, Any], path: Path) -> Path:
         axis.set_xlim(-0.03, 1.03)
         axis.set_ylim(-0.03, 1.03)
         axis.set_aspect("equal")
-        axis.legend(loc="upper left", fontsize=8, title="task")
+        axis.legend(loc="lower right", fontsize=8, title="task")
     axes[0].set_ylabel("imagined success rate (world model)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     return path
 
 
