@@ -124,7 +124,12 @@ def truth_table(report: dict[str, Any]) -> list[str]:
     ]
     worlds = [("this model", report)]
     if report.get("bad_world_model"):
-        worlds.append(("a deliberately bad one (early checkpoint)", report["bad_world_model"]))
+        worlds.append(
+            (
+                "a deliberately bad one (dynamics after 400 steps, made for other latents)",
+                report["bad_world_model"],
+            )
+        )
     for name, rows in worlds:
         cells = []
         for statistic in ("pearson", "spearman", "mmrv"):
