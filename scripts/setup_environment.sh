@@ -26,7 +26,8 @@ echo "Setting up $folder with $("$python" --version) (about two minutes and 2 GB
 # where to look (by variable or file) is not interfered with.
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
   no_gpu=1
-  if ! "$folder/bin/python" -m pip config list 2>/dev/null | grep -Eq 'index-url|find-links|no-index'; then
+  configured=$("$folder/bin/python" -m pip config list 2>/dev/null || true)  # no pipe: grep -q would break it
+  if ! grep -Eq 'index-url|find-links|no-index' <<<"$configured"; then
     cpu_wheels=https://download.pytorch.org/whl/cpu
     if "$folder/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PROBE'
 import sys, urllib.request
