@@ -124,7 +124,7 @@ def truth_table(report: dict[str, Any]) -> list[str]:
     ]
     worlds = [("this model", report)]
     if report.get("bad_world_model"):
-        label = "a deliberately bad one (dynamics after 400 steps, made for other latents)"
+        label = "a deliberately bad one (stopped early, made for other latents)"
         worlds.append((label, report["bad_world_model"]))
     for name, rows in worlds:
         cells = []

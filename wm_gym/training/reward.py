@@ -47,8 +47,6 @@ class RewardConfig:
     """Classifier blocks."""
     trunk: Path | None = None
     """Autoencoder weights whose decoder the trunk starts from."""
-    freeze_trunk: bool = False
-    """Keep the trunk at the decoder's weights: faster steps, less to learn with."""
     view: tuple[float, float, float, float] = (-0.26, 0.26, 0.26, -0.26)
     """What a frame shows of the table, in metres: x at the left and right edge, y at the top and
     bottom edge. Where training starts; it need not be exact."""
@@ -272,7 +270,6 @@ def train_reward(config: RewardConfig) -> Path:
     network.place_cells(config.view)
     if config.trunk is not None:
         start_from_decoder(network, config.trunk, data)
-        network.trunk.requires_grad_(not config.freeze_trunk)
     loop = TrainingLoop(
         config.out, network, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
     )
