@@ -86,8 +86,8 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
     video = write_mp4(config.out / f"demo_{config.id}.mp4", list(np.concatenate(rows, 1)), fps)
     shown = np.linspace(0, steps, min(STRIP_COLUMNS, steps + 1)).round().astype(int)
     table = {}
-    for row in range(len(frames)):
-        table[f"recorded {row + 1}"] = truth[row, shown]
+    for row, text in enumerate(clips.instructions[: config.clips]):
+        table[f"recorded {row + 1}: {text}"] = truth[row, shown]
         table[f"dreamed {row + 1}"] = dreamed[row, shown]
     picture = config.out / f"demo_{config.id}.png"
     imwrite(picture, frame_strip(table, [f"step {index}" for index in shown]))

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from wm_gym.evaluation.captions import LINE_PX, draw_lines, text_width, wrap
 
 GAP_PX = 4
-_LABEL_PX = 18
+_INSET_PX = 2
+"""From the edge of a frame's column or row to its label."""
+_CAPTION_LINES = 3
+_MARGIN_PX = 120
+"""Room for the labels of rows, at most."""
 _MIN_SIDE_PX = 160
 
 
@@ -17,13 +23,19 @@ def enlargement(height: int) -> int:
     return max(1, -(-_MIN_SIDE_PX // height))
 
 
+def _captions(labels: Sequence[str], width: int) -> tuple[list[list[str]], int]:
+    """Lines of the captions over columns of that width, and the height of their band."""
+    lines = [wrap(label, width - 2 * _INSET_PX, _CAPTION_LINES) for label in labels]
+    return lines, _INSET_PX + LINE_PX * max([1, *(len(caption) for caption in lines)])
+
+
 def frame_strip(
     rows: dict[str, np.ndarray], columns: Sequence[str], scale: int | None = None
 ) -> np.ndarray:
     """Lay out frames as a labelled table.
 
     Args:
-        rows: by label, uint8 (N, H, W, 3), one row each.
+        rows: by label, uint8 (N, H, W, 3), one row each. Long labels are wrapped beside their row.
         columns: N labels.
         scale: enlargement; by default so that a frame is at least 160 pixels high.
 
@@ -41,16 +53,18 @@ def frame_strip(
     height, width = next(iter(rows.values())).shape[1:3]
     scale = scale or enlargement(height)
     height, width = height * scale, width * scale
-    font = ImageFont.load_default(size=13)
-    margin = 8 + max(int(font.getlength(label)) for label in rows)
-    size = (margin + len(columns) * (width + GAP_PX), _LABEL_PX + len(rows) * (height + GAP_PX))
+    captions, band = _captions(columns, width)
+    beside = [wrap(label, _MARGIN_PX, height // LINE_PX) for label in rows]
+    widest = max((text_width(line) for lines in beside for line in lines), default=0)
+    margin = 4 * _INSET_PX + widest
+    size = (margin + len(columns) * (width + GAP_PX), band + len(rows) * (height + GAP_PX))
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
-    for column, label in enumerate(columns):
-        draw.text((margin + column * (width + GAP_PX) + 2, 1), label, fill="black", font=font)
-    for row, (label, frames) in enumerate(rows.items()):
-        top = _LABEL_PX + row * (height + GAP_PX)
-        draw.text((4, top + height // 2 - 8), label, fill="black", font=font)
+    for column, lines in enumerate(captions):
+        draw_lines(draw, margin + column * (width + GAP_PX) + _INSET_PX, 1, lines)
+    for row, (frames, lines) in enumerate(zip(rows.values(), beside, strict=True)):
+        top = band + row * (height + GAP_PX)
+        draw_lines(draw, 2 * _INSET_PX, top + (height - LINE_PX * len(lines)) // 2, lines)
         for column, frame in enumerate(frames):
             tile = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
             image.paste(tile, (margin + column * (width + GAP_PX), top))
@@ -61,7 +75,7 @@ def side_by_side(videos: dict[str, np.ndarray], scale: int | None = None) -> np.
     """Put videos of one length beside each other under their labels.
 
     Args:
-        videos: by label, uint8 (T, H, W, 3).
+        videos: by label, uint8 (T, H, W, 3). A label is wrapped over its own video.
         scale: enlargement, as in `frame_strip`.
 
     Returns:
@@ -70,16 +84,16 @@ def side_by_side(videos: dict[str, np.ndarray], scale: int | None = None) -> np.
     length, height, width = next(iter(videos.values())).shape[:3]
     scale = scale or enlargement(height)
     height, width = height * scale, width * scale
+    captions, band = _captions(list(videos), width)
     full_width = len(videos) * (width + GAP_PX) - GAP_PX
-    canvas = Image.new(
-        "RGB", (full_width + full_width % 2, _LABEL_PX + height + height % 2), "white"
-    )
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    for column, label in enumerate(videos):
-        draw.text((column * (width + GAP_PX) + 2, 1), label, fill="black", font=font)
+    full_height = band + height
+    canvas = Image.new("RGB", (full_width + full_width % 2, full_height + full_height % 2), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, lines in enumerate(captions):
+        draw_lines(draw, column * (width + GAP_PX) + _INSET_PX, 1, lines)
     pages = np.repeat(np.asarray(canvas)[None], length, 0)
     for column, frames in enumerate(videos.values()):
         left = column * (width + GAP_PX)
         enlarged = frames.repeat(scale, 1).repeat(scale, 2)
-        pages[:, _LABEL_PX : _LABEL_PX + height, left : left + width] = enlarged
+        pages[:, band : band + height, left : left + width] = enlarged
     return pages
