@@ -1,0 +1,1 @@
+"""Semantic world models: questions about the future, the model that answers them, and tasks."""
