@@ -123,9 +123,8 @@ def truth_table(report: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
     ]
     worlds = [("this model", report)]
-    if report.get("bad_world_model"):
-        label = "a deliberately bad one (stopped early, made for other latents)"
-        worlds.append((label, report["bad_world_model"]))
+    if bad := report.get("bad_world_model"):
+        worlds.append(("a deliberately bad one (dynamics stopped early)", bad))
     for name, rows in worlds:
         cells = []
         for statistic in ("pearson", "spearman", "mmrv"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -46,7 +47,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
 
 @pytest.mark.parametrize("trial", [False, True])
 @pytest.mark.parametrize(
-    ("recipe", "count"), [("langtable-vae-mini.sh", 23), ("langtable-bc.sh", 3)]
+    ("recipe", "count"), [("langtable-vae-mini.sh", 26), ("langtable-bc.sh", 3)]
 )
 def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path):
     commands = commands_of(recipe, tmp_path, str(tmp_path / "run"), trial=trial)
@@ -78,6 +79,12 @@ def test_the_world_model_recipe_fits_together(tmp_path):
     assert card.dynamics.denoising_steps == 2
     assert set(card.data_sha256) == {"start_states.npz", "demo_clips.npz"}
     assert set(card.metrics) >= {"open_loop", "reward_model"}
+    report = json.loads((run / "comparison/imagined_vs_real_langtable.json").read_text())
+    bad = report["bad_world_model"]["world_model"]
+    assert bad["name"] == "langtable-vae-mini-early"
+    weights = [world["weights_sha256"] for world in (report["world_model"], bad)]
+    assert {k for k in weights[0] if weights[0][k] != weights[1][k]} == {"dynamics.safetensors"}
+    assert len(report["policies"]) == 4
     env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(run / "checkpoint"), horizon=2)
     frame, _ = env.reset(seed=0, options={"start": "push-6501"})
     assert frame.shape == (96, 96, 3)

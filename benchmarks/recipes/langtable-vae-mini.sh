@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything behind assets/langtable-vae-mini, from nothing: episodes, autoencoder, latents, dynamics,
-# reward, checkpoint, start states, and the figures in its card. Every step resumes where it stopped.
+# reward, checkpoint, start states, and the figures in its card; then a deliberately bad world model and
+# the comparison of both with the simulator. Every step resumes where it stopped.
 # usage: benchmarks/recipes/langtable-vae-mini.sh [RUN_FOLDER]        (about 3 GB of disk)
 #        TRIAL=1 benchmarks/recipes/langtable-vae-mini.sh /tmp/trial   every command, a few steps of it
 #
@@ -12,11 +13,13 @@ run=${1:-runs/langtable-vae-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=2200 held_out=240 test=96 starts=50
-  autoencoders=(1500 5500) decoders=(2000 1000) dynamics=(2750 3300) judge=4500
+  autoencoders=(1500 5500) decoders=(2000 1000) dynamics=(2750 3300) early=200 judge=4500
+  compared=(--noise 0 0.6 4 --max-steps 40 --denoising-steps 1 --rows 25)
   measured=() judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=12 test=12 starts=2
-  autoencoders=(2 2) decoders=(2 2) dynamics=(2 2) judge=2
+  autoencoders=(2 2) decoders=(2 2) dynamics=(2 2) early=2 judge=2
+  compared=(--noise 0 --max-steps 2 --starts 2 --rows 2 --resamples 50)
   measured=(--clips 2 --horizons 1 2 --denoising-steps 2) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 4)
 fi
@@ -47,9 +50,10 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder-1" --decoder
   --init "$run/autoencoder-1/autoencoder.safetensors" --object-weight 4 --kl-weight 0 \
   "${split[@]}" --loop.steps "${decoders[0]}" --loop.ema 0.99 --loop.warmup-steps 50
 encode "$run/autoencoder-1/autoencoder.safetensors" "$run/latents-1"
+first=(--shift 1.0 --history-noise 0.2 --batch 6 --loop.warmup-steps 100 --loop.ema 0.995
+  --loop.save-every 100)
 wm-gym train latent-dynamics --latents "$run/latents-1" --out "$run/dynamics-1" "${shape[@]}" \
-  --shift 1.0 --history-noise 0.2 --batch 6 "${split[@]}" "${compiled[@]}" \
-  --loop.steps "${dynamics[0]}" --loop.warmup-steps 100 --loop.ema 0.995 --loop.save-every 100
+  "${first[@]}" "${split[@]}" "${compiled[@]}" --loop.steps "${dynamics[0]}"
 
 # then: a tenth of the KL weight; dynamics that see their own frames in a third of the steps
 wm-gym train autoencoder --data "$run/episodes" --out "$run/autoencoder-2" "${split[@]}" \
@@ -73,9 +77,10 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder-2" --decoder
   "${split[@]}" --loop.steps "${decoders[1]}" --loop.ema 0.99 --loop.warmup-steps 50
 
 # two steps, the second near the end of the schedule: more of them follow the truth less closely here
-wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" \
-  --autoencoder "$run/decoder-2" --autoencoder-network.fine 48 --latents "$run/latents-2" \
-  --dynamics "$run/dynamics-2" --reward "$run/reward" --denoising-steps 2 --sampling-shift 0.1
+parts=(--autoencoder "$run/decoder-2" --autoencoder-network.fine 48 --latents "$run/latents-2"
+  --reward "$run/reward" --denoising-steps 2 --sampling-shift 0.1)
+wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" "${parts[@]}" \
+  --dynamics "$run/dynamics-2"
 wm-gym make-start-states --checkpoint "$run/checkpoint" --count "$starts"
 wm-gym make-demo-clips --checkpoint "$run/checkpoint" --data "$run/held-out"
 wm-gym evaluate open-loop --checkpoint "$run/checkpoint" --data "$run/held-out" --write-card \
@@ -86,3 +91,12 @@ wm-gym collect --out "$run/test" --episodes "$test" --seed 7000 --held-out \
   --behaviours.near-miss 0.25 --no-stop-on-success
 wm-gym evaluate reward-model --checkpoint "$run/checkpoint" --data "$run/test" --write-card \
   --json "$run/reward_model.json" "${judged[@]}"
+
+# the bad model has the same parts, and dynamics that were stopped minutes after they began
+wm-gym train latent-dynamics --latents "$run/latents-2" --out "$run/dynamics-early" "${shape[@]}" \
+  "${first[@]}" "${split[@]}" --loop.steps "$early"
+wm-gym train assemble --name langtable-vae-mini-early --out "$run/checkpoint-early" "${parts[@]}" \
+  --dynamics "$run/dynamics-early" --description "A deliberately bad world model to compare with: \
+langtable-vae-mini with dynamics that were trained for $early steps only."
+wm-gym compare-real --checkpoint "$run/checkpoint" --bad-checkpoint "$run/checkpoint-early" \
+  --out "$run/comparison" --true-records "$run/true" "${compared[@]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ _NO_GL = (
     "{name} cannot render because no OpenGL platform answers ({error}); install one with "
     "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (Debian, Ubuntu) and leave MUJOCO_GL "
     'unset or at egl, or do without pictures: {name}Env(obs="state").'
+)
+_TOO_EARLY = (
+    "{name} cannot render: MuJoCo was imported before MUJOCO_GL was set, so it chose GLFW, which "
+    "needs a display ({error}); set MUJOCO_GL=egl before Python starts, or put "
+    "`os.environ['MUJOCO_GL'] = 'egl'` above the first `import mujoco`, or import it after the "
+    "simulator is made."
 )
 
 
@@ -46,7 +53,8 @@ class SceneRenderer:
         name: of the simulator, for errors.
 
     Raises:
-        RuntimeError: if there is no GL platform; the message says what to install.
+        RuntimeError: if there is no GL platform, or MuJoCo was imported before it was chosen; the
+            message says what to do.
     """
 
     def __init__(self, model: Any, cameras: tuple[str, ...], name: str) -> None:
@@ -55,8 +63,12 @@ class SceneRenderer:
         try:
             self._renderer = mujoco.Renderer(model, height=height, width=width, max_geom=200)
         except Exception as error:
+            # MuJoCo decides once, while it is imported; `import_mujoco` has set the variable by now
+            decided = getattr(getattr(mujoco, "GLContext", None), "__module__", "")
+            early = decided == "mujoco.glfw" and os.environ.get("MUJOCO_GL") in ("egl", "osmesa")
+            reason = _TOO_EARLY if early else _NO_GL
             raise RuntimeError(
-                _NO_GL.format(name=name, error=error or type(error).__name__)
+                reason.format(name=name, error=error or type(error).__name__)
             ) from error
         self._cameras = cameras
         flags = self._renderer.scene.flags

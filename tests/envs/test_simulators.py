@@ -255,6 +255,40 @@ except RuntimeError as error:
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stdout
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MuJoCo chooses otherwise there")
+def test_mujoco_imported_before_the_platform_is_chosen(sample):
+    """Without a display MuJoCo's own choice cannot render; the error says what to change."""
+    code = f"""
+import mujoco
+import gymnasium, wm_gym
+env = gymnasium.make("{sample.env_id}", frame_size=16, render_mode="rgb_array").unwrapped
+try:
+    env.reset(seed=0)
+except RuntimeError as error:
+    print("ERROR", error)
+else:
+    print("FRAME", env.render().shape)
+"""
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM")
+    bare = {key: value for key, value in os.environ.items() if key not in hidden}
+
+    def said(code: str, **environment: str) -> str:
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(
+            command, capture_output=True, text=True, env=bare | environment, check=True
+        )
+        return run.stdout
+
+    name = sample.env_id.removesuffix("-v0")
+    broken = said(code)
+    assert f"ERROR {name} cannot render: MuJoCo was imported before MUJOCO_GL was set" in broken
+    assert "set MUJOCO_GL=egl before Python starts" in broken
+    # each of the three remedies
+    assert "FRAME (16, 16, 3)" in said(code, MUJOCO_GL="egl")
+    assert "FRAME" in said("import os; os.environ['MUJOCO_GL'] = 'egl'\n" + code)
+    assert "FRAME" in said(code.replace("import mujoco\n", ""))
+
+
 def test_import_loads_no_mujoco():
     modules = [entry.partition(":")[0] for entry in SIMULATORS.values()]
     modules += ["wm_gym.envs.sims.langtable_expert", "wm_gym.envs.sims.bridge_expert"]
