@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from wm_gym.semantic.questions import Limit, QuestionSet, QuestionType
 
+LANGTABLE_COLOURS = ("red", "green", "blue", "yellow", "purple")
+LANGTABLE_SHAPES = ("cube", "moon", "star", "pentagon")
+
 RELATIONS = {
     "above": "above",
     "below": "below",
@@ -53,8 +56,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Do the {first} and {second} blocks meet?",
             ),
             (
-                "Has the {first} made contact with the {second}?",
-                "Is the {first} right up against the {second}?",
+                "Has the {first} come in contact with the {second}?",
+                "Can the {first} be seen touching the {second}?",
             ),
             limits={"gap": BLOCK_CONTACT},
         ),
@@ -72,8 +75,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the {first} block in contact with the peg?",
             ),
             (
-                "Has the peg made contact with the {first}?",
-                "Is the {first} right up against the peg?",
+                "Has the peg come in contact with the {first}?",
+                "Can the peg be seen touching the {first}?",
             ),
             limits={"gap": PEG_CONTACT},
         ),
@@ -91,8 +94,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Does the {first} block rest {value} of the board?",
             ),
             (
-                "Is the {first} sitting {value} of the table?",
-                "Did the {first} end up {value} of the board?",
+                "Can the {first} be seen {value} of the board?",
+                "Is the {first} to be found {value} of the table?",
             ),
             PLACES,
             {"centre": CENTRE},
@@ -111,8 +114,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Seen from the {first}, is {value} it where the peg is?",
             ),
             (
-                "Did the peg end up {value} the {first}?",
-                "Is the robotic peg sitting {value} the {first}?",
+                "Can the peg be seen {value} the {first}?",
+                "Is the robotic peg to be found {value} the {first}?",
             ),
             RELATIONS,
             {"angle": DIRECTION},
@@ -131,8 +134,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Seen from the {second}, is {value} it where the {first} is?",
             ),
             (
-                "Did the {first} end up {value} the {second}?",
-                "Is the {first} sitting {value} the {second}?",
+                "Can the {first} be seen {value} the {second}?",
+                "Is the {first} to be found {value} the {second}?",
             ),
             RELATIONS,
             {"angle": DIRECTION},
@@ -151,8 +154,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the {first} farther {value} than before?",
             ),
             (
-                "Did the {first} shift {value}?",
-                "Has the {first} gone {value}?",
+                "Has the position of the {first} moved {value}?",
+                "Can the {first} be found farther {value} than before?",
             ),
             MOVES,
             {"way": MOVED, "angle": DIRECTION},
@@ -171,8 +174,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the {first} at another position than before?",
             ),
             (
-                "Did the {first} shift?",
-                "Has the {first} gone from where it was?",
+                "Has the {first} been moved to another position?",
+                "Can the {first} be found at another position than before?",
             ),
             limits={"way": MOVED},
         ),
@@ -190,8 +193,8 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the peg farther {value} than before?",
             ),
             (
-                "Did the peg shift {value}?",
-                "Has the robotic peg gone {value}?",
+                "Has the position of the peg moved {value}?",
+                "Can the peg be found farther {value} than before?",
             ),
             MOVES,
             {"way": MOVED, "angle": DIRECTION},
@@ -211,7 +214,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
             ),
             (
                 "Did the {first} come nearer to the {second}?",
-                "Is there less distance between the {first} and the {second} than before?",
+                "Is the distance between the {first} and the {second} smaller than before?",
             ),
             limits={"approach": CLOSER},
         ),
@@ -230,12 +233,12 @@ LANGTABLE_QUESTIONS = QuestionSet(
             ),
             (
                 "Did the peg come nearer to the {first}?",
-                "Is there less distance between the peg and the {first} than before?",
+                "Is the distance between the peg and the {first} smaller than before?",
             ),
             limits={"approach": CLOSER},
         ),
     ),
-    noun=r"\w+ (?:cube|moon|star|pentagon)",
+    noun=rf"\w+ (?:{'|'.join(LANGTABLE_SHAPES)})",
 )
 """The ten types of LangTable, with predicates in `wm_gym.envs.sims.langtable_questions`."""
 
