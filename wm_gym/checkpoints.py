@@ -10,14 +10,17 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from wm_gym.semantic_card import SemanticSpec, semantic_spec_from_dict
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+
+Card = TypeVar("Card", WorldModelSpec, SemanticSpec)
 
 HF_PATTERN = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<folder>.+))?$"
@@ -104,28 +107,40 @@ def _download(checkpoint: str, match: re.Match[str]) -> Path:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[Card]):
     """A verified folder: its path and its card."""
 
     folder: Path
-    spec: WorldModelSpec
+    spec: Card
 
-    @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Read and validate `card.json`; weights are verified when they are loaded.
+    @staticmethod
+    def open(folder: Path) -> Checkpoint[WorldModelSpec]:
+        """Read and validate `card.json` of a latent world model.
+
+        Weights are verified when they are loaded.
 
         Raises:
             CheckpointError: if the card is not readable JSON.
-            CardError: if it is not a valid card.
+            CardError: if it is not a valid card, or that of a semantic world model.
         """
-        path = folder / "card.json"
-        try:
-            card = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as JSON ({error}); get the checkpoint again"
-            ) from error
-        return cls(folder, spec_from_dict(card, str(path)))
+        path, card = _read_card(folder)
+        if card.get("kind") == "semantic":
+            raise CardError(
+                f"{path} is the card of a semantic world model, which answers questions and makes "
+                "no frames; use it with WM-LangTable-SWM-v0 or load_semantic_model"
+            )
+        return Checkpoint(folder, spec_from_dict(card, str(path)))
+
+    @staticmethod
+    def open_semantic(folder: Path) -> Checkpoint[SemanticSpec]:
+        """Read and validate `card.json` of a semantic world model.
+
+        Raises:
+            CheckpointError: if the card is not readable JSON.
+            CardError: if it is not a valid card, or that of another kind of model.
+        """
+        path, card = _read_card(folder)
+        return Checkpoint(folder, semantic_spec_from_dict(card, str(path)))
 
     def read(self, filename: str, remedy: str = "get the checkpoint again") -> bytes:
         """Read one file beside the card after checking its hash.
@@ -176,6 +191,26 @@ class Checkpoint:
         return {key: _finite(key, tensor, path) for key, tensor in tensors.items()}
 
 
+def open_any(folder: Path) -> Checkpoint[Any]:
+    """Open a checkpoint of whichever kind its card says; raises as the two `open` methods do."""
+    if _read_card(folder)[1].get("kind") == "semantic":
+        return Checkpoint.open_semantic(folder)
+    return Checkpoint.open(folder)
+
+
+def _read_card(folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = folder / "card.json"
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}); get the checkpoint again"
+        ) from error
+    if not isinstance(card, dict):
+        raise CardError(f"{path} is not a valid card: it is no JSON object")
+    return path, card
+
+
 def _finite(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
     import torch
 
@@ -204,7 +239,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def save_card(folder: Path, spec: WorldModelSpec) -> None:
+def save_card(folder: Path, spec: WorldModelSpec | SemanticSpec) -> None:
     """Write `card.json` atomically."""
     text = json.dumps(spec.to_dict(), indent=1, ensure_ascii=False)
     write_atomically(folder / "card.json", (text + "\n").encode())
@@ -221,7 +256,7 @@ def save_data_file(folder: Path, filename: str, content: bytes) -> Path:
     Returns:
         The file written.
     """
-    spec = Checkpoint.open(folder).spec
+    spec = open_any(folder).spec
     write_atomically(folder / filename, content)
     hashes = {**spec.data_sha256, filename: hashlib.sha256(content).hexdigest()}
     save_card(folder, replace(spec, data_sha256=hashes))
@@ -230,11 +265,11 @@ def save_data_file(folder: Path, filename: str, content: bytes) -> Path:
 
 def save_checkpoint(
     folder: Path,
-    spec: WorldModelSpec,
+    spec: Card,
     weights: Mapping[str, Mapping[str, torch.Tensor]],
     *,
     dtype: torch.dtype | None = None,
-) -> WorldModelSpec:
+) -> Card:
     """Write weights and card; the card's hashes are filled in.
 
     The whole folder is prepared beside its place and moved into it, so a failure leaves the old
@@ -286,6 +321,6 @@ def save_checkpoint(
 
 def _stored_data_hashes(folder: Path) -> dict[str, str]:
     try:
-        return Checkpoint.open(folder).spec.data_sha256
+        return open_any(folder).spec.data_sha256
     except (CheckpointError, CardError):  # no card yet, or one that is to be replaced anyway
         return {}

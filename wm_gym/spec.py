@@ -8,13 +8,15 @@ quality.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
 if TYPE_CHECKING:
     import gymnasium
     import torch
+
+_CardClass = TypeVar("_CardClass")
 
 CARD_VERSION = 2
 """Layout 1 had no `data_sha256`; it is still read."""
@@ -287,8 +289,6 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
     Raises:
         CardError: naming every missing, unknown or ill-typed field.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
     version = card.get("card_version") if isinstance(card, dict) else None
     if version not in (1, CARD_VERSION):
         raise CardError(
@@ -297,20 +297,28 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
         )
     if version == 1:
         card = {"data_sha256": {}, **card, "card_version": CARD_VERSION}
-    for cls in (
-        ActionSpec,
-        FrameSpec,
-        LatentSpec,
-        ContextSpec,
-        DynamicsSpec,
-        RewardSpec,
-        WorldModelSpec,
-    ):
-        setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
-    faults = [f"{name}: this field is missing" for name in _missing_fields(WorldModelSpec, card)]
+    return read_card(WorldModelSpec, card, source)
+
+
+def read_card(cls: type[_CardClass], card: dict[str, Any], source: str) -> _CardClass:
+    """Build a card of any kind; every field must be there, at every depth, and no other.
+
+    Args:
+        cls: dataclass of the card.
+        card: parsed JSON.
+        source: path named in errors.
+
+    Raises:
+        CardError: naming every missing, unknown or ill-typed field.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    for inner in {cls, *_inner_dataclasses(cls)}:
+        setattr(inner, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
+    faults = [f"{name}: this field is missing" for name in _missing_fields(cls, card)]
     spec = None
     try:
-        spec = TypeAdapter(WorldModelSpec).validate_python(card)
+        spec = TypeAdapter(cls).validate_python(card)
     except ValidationError as error:
         faults += [
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
@@ -323,6 +331,16 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
             "correct the card"
         )
     return spec
+
+
+def _inner_dataclasses(cls: type) -> set[type]:
+    """Dataclasses among the types of a dataclass' fields, at every depth."""
+    found: set[type] = set()
+    for hint in get_type_hints(cls).values():
+        for inner in (hint, *get_args(hint)):
+            if isinstance(inner, type) and is_dataclass(inner):
+                found |= {inner, *_inner_dataclasses(inner)}
+    return found
 
 
 def _missing_fields(cls: type, card: Any, within: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from wm_gym.checkpoints import Checkpoint, CheckpointError, resolve_checkpoint, save_card
+from wm_gym.checkpoints import CheckpointError, open_any, resolve_checkpoint, save_card
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def hash_files(config: HashFilesConfig) -> dict[str, str]:
     Raises:
         CheckpointError: if a file is missing or differs from its card; the card is as it was.
     """
-    opened = Checkpoint.open(resolve_checkpoint(config.checkpoint, None))
+    opened = open_any(resolve_checkpoint(config.checkpoint, None))
     spec = opened.spec
     stated = spec.weights_sha256 | spec.data_sha256
     faults = []

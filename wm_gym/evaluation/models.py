@@ -10,6 +10,7 @@ from wm_gym.checkpoints import Checkpoint, resolve_checkpoint
 from wm_gym.envs.registration import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
+    from wm_gym.spec import WorldModelSpec
     from wm_gym.world_model import LatentWorldModel
 
 
@@ -28,7 +29,7 @@ def embedded_folder(env_id: str) -> str | None:
     return EMBEDDED_MODELS[env_id]
 
 
-def open_by_id(env_id: str, checkpoint: str = "embedded") -> Checkpoint:
+def open_by_id(env_id: str, checkpoint: str = "embedded") -> Checkpoint[WorldModelSpec]:
     """Open the card of an id's checkpoint without loading weights.
 
     Raises:

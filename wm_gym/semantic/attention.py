@@ -56,6 +56,24 @@ class Asked:
             after=self.after.reshape(-1, 1),
         )
 
+    def rows(self, which: slice) -> Asked:
+        """Some of the rows."""
+        return replace(
+            self,
+            tokens=self.tokens[which],
+            lengths=self.lengths[which],
+            after=self.after[which],
+        )
+
+    def to(self, device: torch.device | str) -> Asked:
+        """The same on a device."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            lengths=self.lengths.to(device),
+            after=self.after.to(device),
+        )
+
     @property
     def answer_at(self) -> Tensor:
         """Index of the token after which the answer stands, (R, M)."""
