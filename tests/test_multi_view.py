@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import wm_gym  # noqa: F401
 from wm_gym.checkpoints import Checkpoint, save_card
@@ -21,6 +21,7 @@ from wm_gym.training.assemble import AssembleConfig, assemble
 from wm_gym.training.encode_latents import EncodeLatentsConfig, encode_latents
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics
 from wm_gym.training.loop import LoopConfig
+from wm_gym.training.mini_space import write_mini_space
 from wm_gym.world_model import load_world_model
 
 VIEWS = 2
@@ -153,13 +154,12 @@ def test_recordings_of_two_cameras_train_a_model_that_rolls_out(recordings: Path
     from wm_gym.evaluation.open_loop import OpenLoopConfig, evaluate_open_loop
 
     torch.manual_seed(0)
-    mini = VAEMiniConfig(16, 80, 8, 2, 4, 16, 1, 1, 2)
-    (tmp_path / "ae").mkdir()
-    save_file(VAEMini(mini).state_dict(), tmp_path / "ae" / "autoencoder.safetensors")
+    mini = VAEMini(VAEMiniConfig(16, 80, 8, 2, 4, 16, 1, 1, 2))
+    write_mini_space(tmp_path / "ae", mini, mini.state_dict(), "autoencoder.safetensors", {})
     latents = encode_latents(
         EncodeLatentsConfig(
-            recordings, tmp_path / "latents", autoencoder=tmp_path / "ae/autoencoder.safetensors",
-            network=mini, cameras=CAMERAS, domain="data",
+            recordings, tmp_path / "latents", encoder=tmp_path / "ae", cameras=CAMERAS,
+            domain="data",
         )
     )  # fmt: skip
     assert np.load(latents / "latents.npy").shape[1:] == (2, 20, 4)
@@ -171,8 +171,8 @@ def test_recordings_of_two_cameras_train_a_model_that_rolls_out(recordings: Path
         )
     )  # fmt: skip
     parts = AssembleConfig(
-        "two", tmp_path / "out", latents, tmp_path / "dynamics", autoencoder=tmp_path / "ae",
-        autoencoder_network=mini, domain="data", embedded=False, denoising_steps=2,
+        "two", tmp_path / "out", latents, tmp_path / "dynamics", encoder=tmp_path / "ae",
+        domain="data", embedded=False, denoising_steps=2,
     )  # fmt: skip
     spec = assemble(parts)
     assert (spec.num_views, spec.latent.grid, spec.frame.width) == (2, (2, 20), 160)

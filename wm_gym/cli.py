@@ -112,6 +112,12 @@ COMMANDS: dict[str, Command] = {
         "train_autoencoder",
         "train a pixel autoencoder",
     ),
+    "train vjepa": Command(
+        "wm_gym.training.vjepa",
+        "TrainVJEPAConfig",
+        "train_vjepa",
+        "train a small V-JEPA: masked latent prediction",
+    ),
     "train latents": Command(
         "wm_gym.training.encode_latents",
         "EncodeLatentsConfig",

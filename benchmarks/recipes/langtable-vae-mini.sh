@@ -32,9 +32,9 @@ wm-gym collect --out "$run/held-out" --episodes "$held_out" --seed 6000 --held-o
   --behaviours.expert 0.25 --behaviours.noisy-expert 0.25 --behaviours.random 0.25 \
   --behaviours.near-miss 0.25 --no-stop-on-success
 
-encode() {  # AUTOENCODER LATENTS: latents of both datasets, with the same normalisation, and labels
-  wm-gym train latents --data "$run/episodes" --autoencoder "$1" --out "$2"
-  wm-gym train latents --data "$run/held-out" --autoencoder "$1" --out "$2-held-out" \
+encode() {  # ENCODER LATENTS: latents of both datasets, with the same normalisation, and labels
+  wm-gym train latents --data "$run/episodes" --encoder "$1" --out "$2"
+  wm-gym train latents --data "$run/held-out" --encoder "$1" --out "$2-held-out" \
     --normalisation "$2/normalisation.json"
   wm-gym label-goals --latents "$2"
   wm-gym label-goals --latents "$2-held-out"
@@ -49,7 +49,7 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/autoencoder-1" "${sp
 wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder-1" --decoder-only \
   --init "$run/autoencoder-1/autoencoder.safetensors" --object-weight 4 --kl-weight 0 \
   "${split[@]}" --loop.steps "${decoders[0]}" --loop.ema 0.99 --loop.warmup-steps 50
-encode "$run/autoencoder-1/autoencoder.safetensors" "$run/latents-1"
+encode "$run/autoencoder-1" "$run/latents-1"
 first=(--shift 1.0 --history-noise 0.2 --batch 6 --loop.warmup-steps 100 --loop.ema 0.995
   --loop.save-every 100)
 wm-gym train latent-dynamics --latents "$run/latents-1" --out "$run/dynamics-1" "${shape[@]}" \
@@ -59,7 +59,7 @@ wm-gym train latent-dynamics --latents "$run/latents-1" --out "$run/dynamics-1" 
 wm-gym train autoencoder --data "$run/episodes" --out "$run/autoencoder-2" "${split[@]}" \
   --init "$run/decoder-1/autoencoder.safetensors" --kl-weight 5e-5 \
   --loop.steps "${autoencoders[1]}" --loop.learning-rate 1.2e-3 --loop.ema 0.998
-encode "$run/autoencoder-2/autoencoder.safetensors" "$run/latents-2"
+encode "$run/autoencoder-2" "$run/latents-2"
 wm-gym train latent-dynamics --latents "$run/latents-2" --out "$run/dynamics-2" "${shape[@]}" \
   --init "$run/dynamics-1/dynamics.safetensors" --shift 3.0 --own-context 0.3 --history-noise 0.1 \
   --batch 4 --seed 1 "${split[@]}" "${compiled[@]}" --loop.steps "${dynamics[1]}" \
@@ -77,8 +77,8 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder-2" --decoder
   "${split[@]}" --loop.steps "${decoders[1]}" --loop.ema 0.99 --loop.warmup-steps 50
 
 # two steps, the second near the end of the schedule: more of them follow the truth less closely here
-parts=(--autoencoder "$run/decoder-2" --autoencoder-network.fine 48 --latents "$run/latents-2"
-  --reward "$run/reward" --denoising-steps 2 --sampling-shift 0.1)
+parts=(--encoder "$run/decoder-2" --latents "$run/latents-2" --reward "$run/reward"
+  --denoising-steps 2 --sampling-shift 0.1)
 wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" "${parts[@]}" \
   --dynamics "$run/dynamics-2"
 wm-gym make-start-states --checkpoint "$run/checkpoint" --count "$starts"

@@ -143,7 +143,7 @@ def test_parts_that_do_not_belong_together_are_refused(runs: Path):
     with pytest.raises(ValueError, match="encoded with the checkpoint 'published'"):
         assemble(settings(runs))
     (runs / "narrow" / "source.json").write_text(json.dumps({**source, "space": "vae-mini"}))
-    with pytest.raises(ValueError, match="vae-mini latents, which need --autoencoder"):
+    with pytest.raises(ValueError, match="vae-mini latents, which need --encoder"):
         assemble(settings(runs))
     assert not (runs / "out").exists()
 

@@ -19,6 +19,7 @@ from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
 from wm_gym.spec import ActionSpec
 from wm_gym.training import encode_latents as recipe
 from wm_gym.training.encode_latents import EncodeLatentsConfig, encode_latents
+from wm_gym.training.mini_space import write_mini_space
 
 TINY = VAEMiniConfig(16, 16, 8, 2, 4, 16, 1, 1, 2)
 
@@ -43,12 +44,11 @@ def lerobot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def autoencoder(tmp_path: Path) -> Path:
-    from safetensors.torch import save_file
-
+def encoder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_file(VAEMini(TINY).state_dict(), tmp_path / "autoencoder.safetensors")
-    return tmp_path / "autoencoder.safetensors"
+    mini = VAEMini(TINY)
+    write_mini_space(tmp_path / "run", mini, mini.state_dict(), "autoencoder.safetensors", {})
+    return tmp_path / "run"
 
 
 def stored(folder: Path, name: str) -> dict:
@@ -71,12 +71,10 @@ def test_a_checkpoint_gives_encoder_scale_and_actions(own: Path, tiny_checkpoint
     np.testing.assert_allclose(latents[row], expected, atol=2e-3)
 
 
-def test_lerobot_cameras_are_encoded_one_by_one(lerobot: Path, autoencoder: Path, tmp_path: Path):
+def test_lerobot_cameras_are_encoded_one_by_one(lerobot: Path, encoder: Path, tmp_path: Path):
     def encoded(*cameras: str) -> Path:
         out = tmp_path / "-".join(cameras)
-        config = EncodeLatentsConfig(
-            lerobot, out, autoencoder=autoencoder, network=TINY, cameras=cameras
-        )
+        config = EncodeLatentsConfig(lerobot, out, encoder=encoder, cameras=cameras)
         return encode_latents(config)
 
     both = np.load(encoded("wrist", "top") / "latents.npy")
@@ -87,11 +85,9 @@ def test_lerobot_cameras_are_encoded_one_by_one(lerobot: Path, autoencoder: Path
 
 
 def test_actions_of_foreign_data_are_scaled_by_their_own_statistics(
-    lerobot: Path, autoencoder: Path, tmp_path: Path
+    lerobot: Path, encoder: Path, tmp_path: Path
 ):
-    config = EncodeLatentsConfig(
-        lerobot, tmp_path / "out", autoencoder=autoencoder, network=TINY, cameras=("top",)
-    )
+    config = EncodeLatentsConfig(lerobot, tmp_path / "out", encoder=encoder, cameras=("top",))
     out = encode_latents(config)
     action = ActionSpec(**stored(out, "action"))
     assert tuple(action.names) == ("code", "row")
@@ -129,14 +125,12 @@ def test_a_published_space_is_fetched_by_its_name(own: Path, tmp_path: Path, mon
     np.testing.assert_allclose(scale["mean"], latents.astype(np.float32).mean((0, 1, 2)), atol=1e-2)
 
 
-def test_a_domain_named_by_the_user_wins(own: Path, autoencoder: Path, tmp_path: Path):
-    config = EncodeLatentsConfig(
-        own, tmp_path / "out", autoencoder=autoencoder, network=TINY, domain="langtable"
-    )
+def test_a_domain_named_by_the_user_wins(own: Path, encoder: Path, tmp_path: Path):
+    config = EncodeLatentsConfig(own, tmp_path / "out", encoder=encoder, domain="langtable")
     assert stored(encode_latents(config), "action")["gain"] == list(LANGTABLE.action.gain)
 
 
-def test_actions_of_another_width_are_named(autoencoder: Path, tmp_path: Path):
+def test_actions_of_another_width_are_named(encoder: Path, tmp_path: Path):
     pytest.importorskip("av")
     from tests.data.recorded_data import write_mp4_npz
 
@@ -144,9 +138,7 @@ def test_actions_of_another_width_are_named(autoencoder: Path, tmp_path: Path):
     for path in folder.glob("*.npz"):
         actions = np.load(path)["actions"]
         np.savez(path, actions=np.pad(actions, ((0, 0), (0, 8))))
-    config = EncodeLatentsConfig(
-        folder, tmp_path / "out", autoencoder=autoencoder, network=TINY, domain="langtable"
-    )
+    config = EncodeLatentsConfig(folder, tmp_path / "out", encoder=encoder, domain="langtable")
     with pytest.raises(ValueError, match=r"actions of 10 components, expected 2: .*domain data"):
         encode_latents(config)
 
@@ -155,8 +147,13 @@ def test_what_cannot_be_loaded_is_named(own: Path, tmp_path: Path):
     def settings(space: str, **changes) -> EncodeLatentsConfig:
         return EncodeLatentsConfig(own, tmp_path / "out", space, **changes)
 
-    with pytest.raises(ValueError, match="needs --autoencoder"):
-        encode_latents(settings("vae-mini"))
+    with pytest.raises(ValueError, match="vjepa-mini is trained here: give --encoder"):
+        encode_latents(settings("vjepa-mini"))
+    for space, encoder in (("", None), ("VJEPA", tmp_path)):
+        with pytest.raises(ValueError, match=r"got --space .* and --encoder .*; give one of them"):
+            encode_latents(settings(space, encoder=encoder))
+    with pytest.raises(FileNotFoundError, match=r"latent_space.json is missing: --encoder takes"):
+        encode_latents(settings("", encoder=tmp_path))
     with pytest.raises(ValueError, match=r"VJEPA96 needs an adapter.*imported checkpoint"):
         encode_latents(settings("VJEPA96"))
     with pytest.raises(ValueError, match=r"'Foo' is unknown; expected one of .*VJEPA"):

@@ -4,7 +4,8 @@ A folder of latents holds `latents.npy` (N, h, w, D) float16 with the states of 
 after the other,
 `actions.npy` (N, A) with the action taken in each state (zeros in the last one), `privileged.npy`
 (N, S),
-`success.npy` (N,), `bounds.npy` (E+1,) with the first row of each episode, and `source.json`.
+`success.npy` (N,), `bounds.npy` (E+1,) with the first row of each episode, `source.json`, and
+`episodes.json` with what is known of the episodes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,52 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wm_gym.checkpoints import write_atomically
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
 from wm_gym.data.episodes import EpisodeReader
 
 Encoder = Callable[[np.ndarray], Any]
+_FACTS = "episodes.json"
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What is known of the episodes behind a folder of latents.
+
+    Attributes:
+        simulator: id of the simulator they were collected in; None if they come from elsewhere.
+        goals: task and objects of each episode; empty if nobody recorded them.
+    """
+
+    simulator: str | None
+    goals: tuple[tuple[str, ...], ...]
+
+
+def write_episode_facts(folder: Path, facts: EpisodeFacts) -> None:
+    """Write them beside the latents."""
+    write_atomically(folder / _FACTS, json.dumps(asdict(facts), indent=1).encode())
+
+
+def read_episode_facts(folder: Path) -> EpisodeFacts:
+    """Read what `write_episode_facts` wrote.
+
+    Raises:
+        FileNotFoundError: if the folder is of a time before there were any.
+    """
+    path = folder / _FACTS
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; the `wm-gym train latents` command that made the folder, given "
+            "again, adds it at once and encodes nothing anew"
+        )
+    stored = json.loads(path.read_text())
+    return EpisodeFacts(stored["simulator"], tuple(map(tuple, stored["goals"])))
 
 
 def precompute_latents(

@@ -43,6 +43,16 @@ class SpaceEntry:
         """The class, imported now."""
         return getattr(import_module(f"wm_gym.latents.{self.module}"), self.cls)
 
+    @property
+    def config_class(self) -> Any:
+        """The dataclass of its sizes, of a space that is trained here."""
+        return getattr(import_module(f"wm_gym.latents.{self.module}"), f"{self.cls}Config")
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether a recipe of this repository makes its weights, which lie beside the card."""
+        return self.frame_size is None
+
 
 LATENT_SPACES: dict[str, SpaceEntry] = {
     "VJEPA": SpaceEntry("vjepa21", "VJEPA21Space", channels=1024),
@@ -55,6 +65,7 @@ LATENT_SPACES: dict[str, SpaceEntry] = {
     "VAVAE": SpaceEntry("va_vae", "VAVAESpace", channels=32),
     "Cosmos": SpaceEntry("cosmos", "CosmosSpace", channels=16),
     "vae-mini": SpaceEntry("vae_mini", "VAEMini", grid=None, frame_size=None),
+    "vjepa-mini": SpaceEntry("vjepa_mini", "VJEPAMini", grid=None, frame_size=None),
 }
 """Entries by name."""
 
@@ -82,8 +93,8 @@ def load_latent_space(
     `latent.config` of a published space may hold the keyword arguments of its class's `load`
     (`local`, `revision`, `sha256`, `dtype` by name, ...), under `adapter` and `pixel_decoder` the
     sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
-    `weights`). That of "vae-mini" holds the sizes of `VAEMiniConfig`, and `weights`. Either may
-    hold `num_views`, the number of cameras side by side, which are encoded and decoded one by one.
+    `weights`). That of a space trained here holds its sizes, `weights`, and `pixel_decoder`. Either
+    may hold `num_views`, the number of cameras side by side, encoded and decoded one by one.
 
     Args:
         latent: the card's latent entry.
@@ -97,10 +108,8 @@ def load_latent_space(
     entry = find_space(latent.space)
     config = dict(latent.config)
     views = config.pop("num_views", 1)
-    if latent.space == "vae-mini":
-        space: Any = _beside(entry.module, entry.cls, config, checkpoint, MINI_WEIGHTS).to(device)
-    else:
-        space = _load_published(latent.space, entry, config, checkpoint, device)
+    load = _load_mini if entry.trained_here else _load_published
+    space: Any = load(latent.space, entry, config, checkpoint, device)
     if views != 1:
         from wm_gym.latents.adapted import SideBySideViews
 
@@ -112,6 +121,29 @@ def load_latent_space(
             f"{space.channels}; correct the card or give the weights it was made with"
         )
     return space
+
+
+def _load_mini(
+    name: str,
+    entry: SpaceEntry,
+    config: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    device: str,
+) -> Any:
+    painter = _painter(config.pop("pixel_decoder", None), checkpoint)
+    space: Any = _beside(entry.module, entry.cls, config, checkpoint, MINI_WEIGHTS).to(device)
+    if painter is None:
+        return space
+    from wm_gym.latents.adapted import AdaptedSpace
+
+    return AdaptedSpace(space, None, painter.to(device), compressed=False, name=name)
+
+
+def _painter(sizes: Mapping[str, Any] | None, checkpoint: Checkpoint | None) -> Any:
+    """The pixel decoder beside a card, if the card names one."""
+    if sizes is None:
+        return None
+    return _beside("pixel_decoder", "PixelDecoder", sizes, checkpoint, PIXEL_DECODER_WEIGHTS)
 
 
 def _load_published(
@@ -135,13 +167,10 @@ def _load_published(
             "adapter file writes both"
         )
     # the small parts first: what is wrong with them shows before gigabytes are fetched
-    svae = painter = None
+    svae = None
     if adapter is not None:
         svae = _beside("svae", "SVAE", adapter, checkpoint, ADAPTER_WEIGHTS)
-    if decoder is not None:
-        painter = _beside(
-            "pixel_decoder", "PixelDecoder", decoder, checkpoint, PIXEL_DECODER_WEIGHTS
-        )
+    painter = _painter(decoder, checkpoint)
     try:
         space = entry.space_class.load(device=device, **config)
     except TypeError as error:

@@ -25,6 +25,7 @@ from wm_gym.latents.fetch import (
     load_strictly,
 )
 from wm_gym.latents.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_frames, standardise
+from wm_gym.latents.rotary import Rotation, rotate, rotation
 
 VJEPA21 = PublishedModel(
     name="V-JEPA 2.1 ViT-L",
@@ -79,25 +80,21 @@ class VJEPA21Encoder(nn.Module):
         x = self.patch_embed_img["proj"](images[:, :, None])[:, :, 0]  # (B, D, h, w)
         grid = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2) + self.img_mod_embed
-        rotation = self._rotation(grid, x)
+        turned_by = self._rotation(grid, x)
         for block in self.blocks:
-            x = block(x, rotation)
+            x = block(x, turned_by)
         return self.norms_block[-1](x).unflatten(1, grid)
 
-    def _rotation(self, grid: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, grid: torch.Size, like: Tensor) -> Rotation:
         """Cosines and sines (P, head width) for (time, row, column); the rest stays unrotated."""
         rows, columns = grid
-        head = self.cfg.dim // self.cfg.heads
-        part = head // 3 // 2 * 2  # channels an axis rotates
-        omega = 10_000.0 ** -(torch.arange(part // 2, dtype=torch.float32) / (part / 2))
         span = self.cfg.position_grid - 1
         row = torch.arange(rows) * span / max(rows - 1, 1)
         column = torch.arange(columns) * span / max(columns - 1, 1)
         row, column = torch.meshgrid(row, column, indexing="ij")
         axes = torch.stack([torch.zeros_like(row), row, column]).flatten(1)  # an image is time 0
-        angles = (axes[..., None] * omega).repeat_interleave(2, dim=-1)  # (3, P, part)
-        angles = F.pad(angles.transpose(0, 1).flatten(1), (0, head - 3 * part)).to(like.device)
-        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+        cosines, sines = rotation(axes.T.to(like.device), self.cfg.dim // self.cfg.heads)
+        return cosines.to(like.dtype), sines.to(like.dtype)
 
 
 class _Block(nn.Module):
@@ -109,10 +106,10 @@ class _Block(nn.Module):
         self.attn = nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, hidden), "fc2": nn.Linear(hidden, dim)})
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:  # (B, P, D)
+    def forward(self, x: Tensor, turned_by: Rotation) -> Tensor:  # (B, P, D)
         qkv = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        query, key = rotate(query, turned_by), rotate(key, turned_by)
         y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         x = x + self.attn["proj"](y)
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
@@ -198,10 +195,3 @@ def select_encoder_weights(checkpoint: Mapping[str, Any], source: str) -> dict[s
 def _patch_embedding(cfg: VJEPA21Config, tubelet: int) -> nn.ModuleDict:
     size = (tubelet, cfg.patch, cfg.patch)
     return nn.ModuleDict({"proj": nn.Conv3d(3, cfg.dim, size, stride=size)})
-
-
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate adjacent pairs of channels of x (B, N, P, E)."""
-    cosines, sines = rotation
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return x * cosines + torch.stack([-odd, even], dim=-1).flatten(-2) * sines

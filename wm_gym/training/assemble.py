@@ -6,21 +6,21 @@ The card's `metrics` are filled afterwards by `wm-gym evaluate …`; nothing is 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
-from wm_gym.domains import DOMAINS
+from wm_gym.data.latent_clips import read_episode_facts
+from wm_gym.domains import DOMAINS, Domain, domain_of
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
     MINI_WEIGHTS,
     PIXEL_DECODER_WEIGHTS,
     find_space,
 )
-from wm_gym.latents.vae_mini import VAEMiniConfig
 from wm_gym.spec import (
     ActionSpec,
     ContextSpec,
@@ -31,6 +31,7 @@ from wm_gym.spec import (
     WorldModelSpec,
 )
 from wm_gym.training import pixel_decoder, svae
+from wm_gym.training.mini_space import read_mini_space
 
 WINDOW = 10
 """Context of a window model whose record does not say how long its clips were."""
@@ -48,8 +49,9 @@ class AssembleConfig:
     """Folder of `wm-gym train latents`: says the latent space, normalisation and cameras."""
     dynamics: Path
     """Run folder of `wm-gym train latent-dynamics`."""
-    autoencoder: Path | None = None
-    """Run folder of `wm-gym train autoencoder`, for vae-mini latents."""
+    encoder: Path | None = None
+    """Run folder of `wm-gym train autoencoder` or `train vjepa`, for latents of a space trained
+    here."""
     adapter: Path | None = None
     """Run folder of `wm-gym train svae`: part of the spaces ending in 96; with a native semantic
     space it serves the pixel decoder."""
@@ -61,7 +63,8 @@ class AssembleConfig:
     """Run folder of `wm-gym train reward`."""
     domain: str = "auto"
     """Simulated domain, e.g. langtable: its actions, tasks and twin; `data` takes the actions of
-    the latents and knows no tasks; `auto` is langtable for vae-mini latents, else data."""
+    the latents and knows no tasks; `auto` is that of the simulator the episodes behind the latents
+    of a space trained here come from, else data."""
     band: int = 0
     """Frames of context, the new one included; 0 takes the network's band, or the length of the
     clips that a window model was trained on."""
@@ -69,8 +72,6 @@ class AssembleConfig:
     """Default steps per frame."""
     sampling_shift: float = 0.0
     """Noise-schedule shift for sampling; 0 takes the one of training."""
-    autoencoder_network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
-    """Sizes of the autoencoder."""
     embedded: bool = True
     """Whether this is one of the small models that ship with wm_gym."""
     description: str = ""
@@ -102,27 +103,52 @@ class LatentParts:
     frame_size: tuple[int, int]
 
 
-def mini_parts(config: AssembleConfig) -> LatentParts:
-    """The parts of vae-mini.
+def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
+    """The parts of a space that was trained here: its weights, and a pixel decoder if it has one.
+
+    Args:
+        config: names their run folders.
+        source: of the latents.
 
     Raises:
-        ValueError: if there is no autoencoder, or there are parts of other spaces.
+        ValueError: if there is no encoder, or parts do not belong together.
+    """
+    if config.encoder is None or config.adapter:
+        raise ValueError(
+            f"{config.latents} holds {source['space']} latents, which need --encoder and no "
+            "--adapter; give the run folder of its training"
+        )
+    mini = read_mini_space(config.encoder)
+    if mini.space != source["space"]:
+        raise ValueError(
+            f"--encoder {config.encoder} is a {mini.space}, {config.latents} holds "
+            f"{source['space']} latents; give the one they were made with"
+        )
+    space = mini.load()
+    weights, sizes = {MINI_WEIGHTS: mini.tensors()}, dict(mini.network)
+    if config.pixel_decoder is not None:
+        sizes["pixel_decoder"], weights[PIXEL_DECODER_WEIGHTS] = painter_parts(
+            config.pixel_decoder, space.channels
+        )
+    size = (mini.network["height"], mini.network["width"])
+    return LatentParts(weights, sizes, space.grid, space.channels, size)
+
+
+def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Sizes and weights of a pixel decoder.
+
+    Raises:
+        ValueError: if it reads latents of another width.
     """
     from safetensors.torch import load_file
 
-    if config.autoencoder is None or config.adapter or config.pixel_decoder:
+    sizes = json.loads((folder / pixel_decoder.RECORD).read_text())["pixel_decoder"]
+    if sizes["latent_dim"] != channels:
         raise ValueError(
-            f"{config.latents} holds vae-mini latents, which need --autoencoder and neither "
-            "--adapter nor --pixel-decoder; give the run folder of `wm-gym train autoencoder`"
+            f"--pixel-decoder {folder} reads latents of {sizes['latent_dim']} channels, expected "
+            f"{channels}; give the one trained on these latents, with the same --adapter"
         )
-    network = config.autoencoder_network
-    return LatentParts(
-        {MINI_WEIGHTS: load_file(config.autoencoder / "autoencoder.safetensors")},
-        asdict(network),
-        network.grid,
-        network.channels,
-        (network.height, network.width),
-    )
+    return sizes, load_file(folder / PIXEL_DECODER_WEIGHTS)
 
 
 def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
@@ -156,15 +182,9 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
         narrow = record["adapter"]["latent_dim"]
         channels = narrow if entry.compressed else channels
     if config.pixel_decoder is not None:
-        record = json.loads((config.pixel_decoder / pixel_decoder.RECORD).read_text())
-        sizes["pixel_decoder"] = record["pixel_decoder"]
-        weights[PIXEL_DECODER_WEIGHTS] = load_file(config.pixel_decoder / PIXEL_DECODER_WEIGHTS)
-        if record["pixel_decoder"]["latent_dim"] != narrow:
-            raise ValueError(
-                f"--pixel-decoder {config.pixel_decoder} reads latents of "
-                f"{record['pixel_decoder']['latent_dim']} channels, expected {narrow}; give the "
-                "one trained on these latents, with the same --adapter"
-            )
+        sizes["pixel_decoder"], weights[PIXEL_DECODER_WEIGHTS] = painter_parts(
+            config.pixel_decoder, narrow
+        )
     assert entry.grid is not None and entry.frame_size is not None
     return LatentParts(weights, sizes, entry.grid, channels, entry.frame_size)
 
@@ -185,6 +205,26 @@ def context_of(config: AssembleConfig, trained: dict[str, Any]) -> ContextSpec:
     return ContextSpec("banded" if band else "window", length, trained.get("history", 2))
 
 
+def choose_domain(config: AssembleConfig, mini: bool) -> Domain | None:
+    """The domain that the settings name, or that the episodes come from; None without any.
+
+    Args:
+        config: the settings.
+        mini: whether the latent space was trained here.
+
+    Raises:
+        ValueError: if the name is unknown.
+        FileNotFoundError: if the latents do not say where their episodes come from.
+    """
+    if config.domain == "auto":
+        return domain_of(read_episode_facts(config.latents).simulator) if mini else None
+    if config.domain != "data" and config.domain not in DOMAINS:
+        raise ValueError(
+            f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, data or auto"
+        )
+    return DOMAINS.get(config.domain)
+
+
 def assemble(config: AssembleConfig) -> WorldModelSpec:
     """Write the checkpoint folder, weights in bfloat16.
 
@@ -199,16 +239,15 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     trained = json.loads((config.dynamics / "dynamics.json").read_text())
     scale = json.loads((config.latents / "normalisation.json").read_text())
     source = json.loads((config.latents / "source.json").read_text())
-    mini = source.get("space", "vae-mini") == "vae-mini"
-    parts = mini_parts(config) if mini else published_parts(config, source)
+    mini = find_space(source["space"]).trained_here
+    parts = mini_parts(config, source) if mini else published_parts(config, source)
     views = trained["network"].get("num_views", 1)
-    chosen = ("langtable" if mini else "data") if config.domain == "auto" else config.domain
-    domain = None if chosen == "data" else DOMAINS[chosen]
+    domain = choose_domain(config, mini)
     weights = parts.weights | {
         "dynamics.safetensors": load_file(config.dynamics / "dynamics.safetensors")
     }
     recipe = {
-        "commands": _commands(config, mini),
+        "commands": _commands(config, source["space"]),
         "settings": "benchmarks/recipes",
         "dynamics_steps": trained["steps"],
         "dynamics_hours": trained["hours"],
@@ -245,7 +284,7 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         frame=domain.frame if domain and views == 1 else FrameSpec(height, width * views, camera),
         action=domain.action if domain else action,
         latent=LatentSpec(
-            space=source.get("space", "vae-mini"),
+            space=source["space"],
             grid=(parts.grid[0], parts.grid[1] * views),
             channels=parts.channels,
             mean=tuple(scale["mean"]),
@@ -267,11 +306,12 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     return Checkpoint.open(config.out).spec
 
 
-def _commands(config: AssembleConfig, mini: bool) -> list[str]:
+def _commands(config: AssembleConfig, space: str) -> list[str]:
     """The commands behind the parts, in order."""
     made = {
-        "wm-gym collect": mini,
-        "wm-gym train autoencoder": mini,
+        "wm-gym collect": find_space(space).trained_here,
+        "wm-gym train autoencoder": space == "vae-mini",
+        "wm-gym train vjepa": space == "vjepa-mini",
         "wm-gym train latents": True,
         "wm-gym train svae": config.adapter is not None,
         "wm-gym train pixel-decoder": config.pixel_decoder is not None,

@@ -20,6 +20,9 @@ from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_pixels
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+from wm_gym.training.mini_space import write_mini_space
+
+WEIGHTS = "autoencoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class AutoencoderConfig:
     """Folder of episodes: written by `wm-gym collect`, LeRobot v2.1 or v3.0, or mp4 + npz files;
     frames of another size than the network's are resized."""
     out: Path
-    """Run folder: resumable state, logs, pictures and at the end `autoencoder.safetensors`."""
+    """Run folder: resumable state, logs, pictures and at the end `autoencoder.safetensors` and its
+    record."""
     network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
     """Network sizes."""
     loop: LoopConfig = field(
@@ -128,7 +132,6 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         The weights file.
     """
     from PIL import Image
-    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     data = CameraFrames(
@@ -192,6 +195,9 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         }
 
     loop.run(step_function, every=config.pictures_every, callback=look)
-    path = config.out / "autoencoder.safetensors"
-    save_file({k: v.contiguous().cpu() for k, v in loop.weights().items()}, path)
-    return path
+    figures: dict[str, Any] = {
+        "steps": loop.step,
+        "hours": round(loop.seconds / 3600, 2),
+        "held_out": look(loop.step),
+    }
+    return write_mini_space(config.out, model, loop.weights(), WEIGHTS, figures)

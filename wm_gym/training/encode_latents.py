@@ -1,13 +1,13 @@
 """Recipe: `wm-gym train latents`, every frame of a dataset through a frozen latent space, once.
 
 Writes the folder that `wm-gym train latent-dynamics` reads: memory-mapped latents, per-channel
-normalisation and the action spec. Data may be episodes of `wm-gym collect`, a LeRobot folder or an
-mp4 + npz folder; the latent space may be vae-mini, a published one, or that of a checkpoint.
+normalisation, the action spec, and what is known of the episodes. Data may be episodes of `wm-gym
+collect`, a LeRobot folder or an mp4 + npz folder; the latent space may be one that was trained
+here, a published one, or that of a checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,9 +20,9 @@ import torch
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint, write_atomically
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize, split_views
-from wm_gym.data.latent_clips import precompute_latents
+from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_episode_facts
 from wm_gym.data.open_dataset import open_dataset
-from wm_gym.domains import DOMAINS
+from wm_gym.domains import DOMAINS, domain_of
 from wm_gym.latents.adapted import AdaptedSpace
 from wm_gym.latents.fetch import file_sha256
 from wm_gym.latents.registry import (
@@ -31,9 +31,9 @@ from wm_gym.latents.registry import (
     find_space,
     load_latent_space,
 )
-from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
 from wm_gym.spec import ActionSpec, LatentSpec
 from wm_gym.training.import_checkpoint import bridge_actions
+from wm_gym.training.mini_space import read_mini_space
 from wm_gym.training.svae import load_adapter
 
 NORMALISATION_FRAMES = 8192
@@ -49,11 +49,11 @@ class EncodeLatentsConfig:
     """Folder of episodes: written by `wm-gym collect`, LeRobot v2.1 or v3.0, or mp4 + npz files."""
     out: Path
     """Folder of latents to write."""
-    space: str = "vae-mini"
-    """Latent space: `vae-mini` (with --autoencoder), a published one by name, e.g. VJEPA, or a
-    checkpoint (a folder or hf://…), whose card says the space, normalisation and actions."""
-    autoencoder: Path | None = None
-    """Weights of vae-mini, written by `wm-gym train autoencoder`."""
+    space: str = ""
+    """Latent space: a published one by name, e.g. VJEPA, or a checkpoint (a folder or hf://…),
+    whose card says the space, normalisation and actions; leave it out with --encoder."""
+    encoder: Path | None = None
+    """Latent space trained here: the run folder of `wm-gym train autoencoder` or `train vjepa`."""
     adapter: Path | None = None
     """Run folder of `wm-gym train svae`, for the spaces ending in 96."""
     local: Path | None = None
@@ -68,8 +68,6 @@ class EncodeLatentsConfig:
     """Whose action spec is written: a simulator's, e.g. langtable, `bridge-published` (of the
     published Bridge models), `card` (of a checkpoint), `data` (from the episodes' own statistics);
     `auto` is card, else the simulator the episodes come from, else data."""
-    network: VAEMiniConfig = field(default_factory=VAEMiniConfig)
-    """Sizes of vae-mini."""
     normalisation: Path | None = None
     """Reuse this `normalisation.json` (held-out data must use that of the training data)."""
     batch: int = 64
@@ -99,12 +97,21 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     """Load the latent space that the settings name.
 
     Raises:
-        ValueError: if vae-mini is asked for without its weights.
+        ValueError: unless there is either a name or an encoder.
+        FileNotFoundError: if the encoder was not trained to its end.
         CardError: if the name is unknown.
         CheckpointError: if weights cannot be found or do not fit.
     """
-    from safetensors.torch import load_file
-
+    if bool(config.space) == (config.encoder is not None):
+        raise ValueError(
+            f"got --space {config.space!r} and --encoder {config.encoder}; give one of them: a "
+            "published space or a checkpoint, or the run folder of a space trained here"
+        )
+    if config.encoder is not None:
+        mini = read_mini_space(config.encoder)
+        space = mini.load().to(config.device)
+        size = (mini.network["height"], mini.network["width"])
+        return FrozenSpace(space.encode, size, mini.source)
     if "/" in config.space or (Path(config.space) / "card.json").exists():
         card = Checkpoint.open(resolve_checkpoint(config.space, None))
         spec = card.spec
@@ -123,20 +130,11 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         size = (spec.frame.height, spec.frame.width // spec.num_views)
         return FrozenSpace(space.encode, size, source, card)
     entry = find_space(config.space)
-    if entry.frame_size is None:
-        if config.autoencoder is None:
-            raise ValueError(
-                f"--space {config.space} needs --autoencoder, the file that `wm-gym train "
-                "autoencoder` writes; or give a checkpoint folder as --space"
-            )
-        mini = VAEMini(config.network)
-        weights = {key: value.float() for key, value in load_file(config.autoencoder).items()}
-        mini.load_state_dict(weights)
-        mini.eval().to(config.device)
-        digest = hashlib.sha256(config.autoencoder.read_bytes()).hexdigest()
-        source = {"space": mini.name, "network": asdict(config.network), "sha256": digest}
-        size = (config.network.height, config.network.width)
-        return FrozenSpace(mini.encode, size, source)
+    if entry.trained_here:
+        raise ValueError(
+            f"--space {config.space} is trained here: give --encoder, the run folder of its "
+            "training, or a checkpoint folder as --space"
+        )
     if entry.compressed != (config.adapter is not None):
         raise ValueError(
             f"--space {config.space} {'needs an' if entry.compressed else 'has no'} adapter, got "
@@ -187,6 +185,11 @@ def action_spec_of_data(data: EpisodeReader) -> ActionSpec:
     )
 
 
+def simulator_of(data: EpisodeReader) -> str | None:
+    """Id of the simulator that episodes were collected in, None if they come from elsewhere."""
+    return json.loads(getattr(data, "metadata", {}).get("env_spec") or "{}").get("id")
+
+
 def choose_action_spec(
     config: EncodeLatentsConfig, data: EpisodeReader, card: Checkpoint | None
 ) -> ActionSpec:
@@ -195,16 +198,15 @@ def choose_action_spec(
     Raises:
         ValueError: if the name is unknown, or the spec does not fit the episodes' actions.
     """
-    simulators = {domain.twin: domain.action for domain in DOMAINS.values()}
-    recorded = json.loads(getattr(data, "metadata", {}).get("env_spec") or "{}")
+    domain = domain_of(simulator_of(data))
     if config.domain in DOMAINS:
         action = DOMAINS[config.domain].action
     elif config.domain == "bridge-published":
         action = bridge_actions(BRIDGE_ACTION_WIDTH)
     elif card is not None and config.domain in ("auto", "card"):
         action = card.spec.action
-    elif config.domain == "auto" and recorded.get("id") in simulators:
-        action = simulators[recorded["id"]]
+    elif config.domain == "auto" and domain is not None:
+        action = domain.action
     elif config.domain in ("auto", "data"):
         action = action_spec_of_data(data)
     else:
@@ -256,4 +258,6 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
         normalisation = json.dumps({"mean": mean, "std": std}, indent=1).encode()
     write_atomically(folder / "normalisation.json", normalisation)
     write_atomically(folder / "action.json", json.dumps(asdict(action), indent=1).encode())
+    goals = tuple((goal.task, *goal.objects) for goal in getattr(data, "goals", ()))
+    write_episode_facts(folder, EpisodeFacts(simulator_of(data), goals))
     return folder
