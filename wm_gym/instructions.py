@@ -21,6 +21,12 @@ class Goal:
     objects: tuple[str, ...] = ()
 
 
+def named_objects(goals: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What goals [task, first, second or ""] name: first objects, then the other second ones."""
+    firsts, seconds = [goal[1] for goal in goals], [goal[2] for goal in goals if goal[2]]
+    return tuple(dict.fromkeys([*firsts, *seconds]))
+
+
 @dataclass(frozen=True)
 class InstructionSet:
     """Templates such as "push the {first} to the {second}" and the objects that may fill them.

@@ -71,7 +71,7 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
         raise ValueError(
             f"{config.data} has no episode of at least {config.horizon} steps; lower --horizon"
         )
-    real, imagined, states = [], [], []
+    real, imagined, states, tasks = [], [], [], []
     for first in tqdm(range(0, len(chosen), 16), desc="episodes"):
         group = chosen[first : first + 16]
         episodes = [data[int(e)] for e in group]
@@ -87,7 +87,8 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
             after = np.stack([e.frames[s + k + 1] for e, s in pairs])
             real.append(model.encode(torch.from_numpy(after)).numpy())
             states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
-    labels = label_states(np.concatenate(states), str(opened.spec.twin))
+            tasks += [e.goal.task for e in episodes]
+    labels = label_states(np.concatenate(states), opened.spec.twin, tasks)
     report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
     for name, latents in (("real", real), ("imagined", imagined)):
         labelled = LabelledLatents(

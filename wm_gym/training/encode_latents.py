@@ -142,7 +142,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
             "train svae`, or the folder of an imported checkpoint as --space"
         )
     wide = find_space(config.space.removesuffix("96")) if entry.compressed else entry
-    assert wide.grid is not None and wide.channels is not None
+    assert wide.grid and wide.channels and entry.frame_size
     options: dict[str, Any] = {
         "local": None if config.local is None else str(config.local),
         "revision": config.revision,

@@ -55,6 +55,9 @@ class LoopConfig:
     """Gradient norm limit."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 keeps none."""
+    ema_from_start: bool = False
+    """Keep that decay from the first step on. By default early averages follow the weights closely,
+    so that short runs are not dominated by where they started; a teacher must not follow."""
     save_every: int = 500
     """Steps between resumable checkpoints."""
     log_every: int = 20
@@ -208,8 +211,8 @@ class TrainingLoop:
         return dict(self.ema if self.config.ema else self.bare.state_dict())
 
     def _update_ema(self) -> None:
-        # early averages follow the weights closely, so short runs are not dominated by the start
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        warm = 1.0 if self.config.ema_from_start else (1 + self.step) / (10 + self.step)
+        decay = min(self.config.ema, warm)
         with torch.no_grad():
             for key, value in self.bare.state_dict().items():
                 if value.is_floating_point():

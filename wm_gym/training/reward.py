@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from wm_gym.instructions import named_objects
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
@@ -74,8 +75,8 @@ class LabelledLatents:
         latents: (N, h, w, D), raw if mean and std are given.
         goals: [task, first, second or ""] of every column.
         success: (N, G) bool.
-        distance_m: (N, G) metres.
-        positions_m: (N, K, 2) metres: the objects, then the effector.
+        distance_m: (N, G) metres; NaN where a state says nothing about a goal.
+        positions_m: (N, K, 2) metres: the objects, then the effector; NaN for what is not there.
         near_miss_m: how far outside the threshold a failure is a near miss, in metres.
         mean: per channel, subtracted from latents.
         std: per channel, divided by.
@@ -96,7 +97,7 @@ class LabelledLatents:
         self.success, self.distance, self.positions = success, distance_m, positions_m
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.tasks = tuple(dict.fromkeys(goal[0] for goal in self.goals))
-        self.objects = tuple(dict.fromkeys(goal[1] for goal in self.goals))
+        self.objects = named_objects(self.goals)
         self.numbers = torch.tensor([self._number(goal) for goal in self.goals])
         self.columns = {
             task: np.flatnonzero([goal[0] == task for goal in self.goals]) for task in self.tasks
@@ -136,7 +137,7 @@ class LabelledLatents:
         # distance just outside success, measured from the largest distance that is one
         edge = float(distance[success].max()) if success.any() else 0.0
         near = ~success & (distance < edge + margin)
-        return success, near, ~success & ~near
+        return success, near, ~success & ~near & np.isfinite(distance)
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Balanced rows and goal columns, (B,) each."""
@@ -291,10 +292,11 @@ def train_reward(config: RewardConfig) -> Path:
         far = F.smooth_l1_loss(
             metres.float().clamp(max=0.3) * 10, distance.clamp(max=0.3).to(device) * 10, beta=0.1
         )
-        located = reading.negative_log_likelihood(places).mean()
+        there = places.isfinite().all(-1)
+        located = reading.negative_log_likelihood(places.nan_to_num())[there].mean()
         loss = judged + config.distance_weight * far + config.position_weight * located
         right = ((logit > 0) == (success.to(device) > 0.5)).float().mean()
-        error_mm = (positions.detach() - places).norm(dim=-1).median() * 1000
+        error_mm = (positions.detach() - places).norm(dim=-1)[there].median() * 1000
         return loss, {
             "cross_entropy": judged.detach(),
             "accuracy": right,

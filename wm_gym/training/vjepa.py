@@ -78,6 +78,7 @@ class TrainVJEPAConfig:
             final_learning_rate_fraction=0.02,
             warmup_steps=200,
             ema=0.998,
+            ema_from_start=True,
             weight_decay=4e-2,
             save_every=100,
         )
