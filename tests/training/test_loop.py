@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
-from wm_gym.training.loop import LoopConfig, learning_rate, planned, row_shares
+from wm_gym.training.loop import LoopConfig, TrainingLoop, learning_rate, planned, row_shares
 
 CONFIG = LoopConfig(
     steps=100, learning_rate=2.0, warmup_steps=20, final_learning_rate_fraction=0.7,
@@ -55,3 +56,15 @@ def test_a_batch_smaller_than_its_parts_is_refused():
     assert row_shares(4, 2, 1, 2) == [slice(2, 3), slice(3, 4)]
     with pytest.raises(ValueError, match="batch 3 does not divide over 4 processes"):
         row_shares(3, 1, 0, 4)
+
+
+@pytest.mark.parametrize(("from_start", "share"), [(False, 0.1), (True, 0.9)])
+def test_an_average_follows_early_weights_unless_it_must_not(tmp_path, from_start, share):
+    module = torch.nn.Linear(1, 1)
+    before = module.weight.detach().clone()
+    config = LoopConfig(steps=1, warmup_steps=1, ema=0.9, ema_from_start=from_start)
+    loop = TrainingLoop(tmp_path, module, config, fingerprint={})
+    loop.run(lambda step: (module(torch.ones(1, 1)).square().sum(), {}))
+    after = module.weight.detach()
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(loop.weights()["weight"], share * before + (1 - share) * after)
