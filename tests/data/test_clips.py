@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.data.counter_env import CounterFactory
 from wm_gym.data.clips import ClipDataset, ClipStarts, align
-from wm_gym.data.latent_clips import LatentClips, precompute_latents
+from wm_gym.data.latent_clips import LatentClips, changed_cells, precompute_latents
 from wm_gym.envs.collect import CollectConfig, collect
 
 
@@ -210,3 +212,33 @@ def test_impossible_slots_are_refused(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         align(**(arguments | changes))
+
+
+def test_weighted_clips_are_drawn_in_proportion_to_their_states(tmp_path: Path):
+    """The chance of a clip is its states' mean weight; cells that changed are counted by hand."""
+    steps = np.array([6, 3])
+    bounds = np.array([0, 7, 11])
+    latents = np.zeros((11, 2, 2, 1), np.float16)
+    latents[4:7, 0, 0] = 1.0  # one cell changes between states 3 and 4 of the first episode
+    latents[9:, :, :] = 1.0  # four cells change between states 1 and 2 of the second
+    counts = changed_cells(latents, bounds, np.array([2.0]), 0.25)
+    assert counts.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0]
+    assert changed_cells(latents, bounds, np.array([2.0]), 0.6).sum() == 0
+    for name, value in {
+        "latents": latents,
+        "bounds": bounds,
+        "actions": np.zeros((11, 2), np.float32),
+        "privileged": np.zeros((11, 1), np.float32),
+        "success": np.zeros(11, bool),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", value)
+    (tmp_path / "source.json").write_text("{}")
+    clips = LatentClips(tmp_path, length=3, frame_weights=counts + 1)
+    expected = np.array([(counts + 1)[s : s + 3].sum() for s in (0, 1, 2, 3, 4, 7, 8)])
+    assert len(clips) == len(expected) == (steps - 1).sum()
+    drawn = clips.starts.draw(0, 0, 20000, clips._cumulative)
+    share = np.bincount(drawn, minlength=len(expected)) / len(drawn)
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.015)
+    assert np.array_equal(clips.sample(3, 5, 8).states, clips.sample(3, 5, 8).states)
+    with pytest.raises(ValueError, match=r"least 0, expected \(11,\) positive numbers"):
+        LatentClips(tmp_path, length=3, frame_weights=counts)

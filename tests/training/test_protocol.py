@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -134,10 +135,10 @@ def test_own_frames_are_what_one_step_from_noise_gives(latents: Path):  # noqa: 
         torch.nn.init.normal_(parameter, std=0.1)
     function = DynamicsLoss(config, shift, 0.01)
     drawn = function.draw(batches.train(0), generator(0, 0))
-    assert drawn.blind is not None
+    assert len(drawn.blind) == 1
     labels = torch.full(drawn.context.shape[:2], 10.0)
     seen = (drawn.context, labels, drawn.actions)
-    own = function.own_frames(TeacherForced(network), drawn.blind, drawn.given, seen)
+    own = function.own_frames(TeacherForced(network), drawn.blind[0], drawn.given, seen)
     assert torch.equal(own[:, : config.history], drawn.context[:, : config.history])
     # the last frame, alone, as an inference step computes it
     last = config.clip_length - 1
@@ -146,7 +147,7 @@ def test_own_frames_are_what_one_step_from_noise_gives(latents: Path):  # noqa: 
     )
     inside = torch.arange(last) > last - config.band
     mask = torch.zeros(1, 1, 1, last).masked_fill(~inside, -torch.inf)
-    noise, full = drawn.blind[:, 0, -1], torch.full((config.batch,), 1000.0)
+    noise, full = drawn.blind[0][:, 0, -1], torch.full((config.batch,), 1000.0)
     velocity = network.predict_frame(
         noise, full, drawn.actions[:, last], [(past, mask)], position=last
     )
@@ -161,14 +162,69 @@ def test_own_frames_change_the_context_in_their_share_of_steps(latents: Path):  
         torch.nn.init.normal_(parameter, std=0.1)
     function = DynamicsLoss(config, shift, 0.01)
     draws = [function.draw(batches.train(0), generator(0, step)) for step in range(40)]
-    chosen = [drawn for drawn in draws if drawn.blind is not None]
+    chosen = [drawn for drawn in draws if drawn.blind]
     assert 10 < len(chosen) < 30
     rows, forced = slice(0, config.batch), TeacherForced(network)
     own = function(forced, chosen[0], rows)[0]
-    recorded = function(forced, replace(chosen[0], blind=None), rows)[0]
+    recorded = function(forced, replace(chosen[0], blind=()), rows)[0]
     assert not torch.allclose(own, recorded)
     with pytest.raises(ValueError, match=r"own_context 0.5 needs context='clean'.*'noisy'"):
         replace(config, context="noisy")
+
+
+def test_own_frames_of_several_passes_are_a_rollout(latents: Path):  # noqa: F811
+    """Pass n sees the frames of pass n - 1: after two passes the second frame is the second step
+    of a rollout that never saw a recorded frame after the history."""
+    config = recipe(latents, Path("unused"), own_context=1.0, own_context_passes=4)
+    batches = LatentBatches(config, LANGTABLE.action)
+    network, shift = initial_network(config, batches)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    function = DynamicsLoss(config, shift, 0.01)
+    draws = [function.draw(batches.train(0), generator(0, step)) for step in range(60)]
+    assert {len(drawn.blind) for drawn in draws} == {1, 2, 3, 4}
+    drawn = next(d for d in draws if len(d.blind) == 2)
+    labels = torch.full(drawn.context.shape[:2], 10.0)
+    forced = TeacherForced(network)
+    own = drawn.context
+    for blind in drawn.blind:
+        own = function.own_frames(forced, blind, drawn.given, (own, labels, drawn.actions))
+    # one frame after the other, with the noise that each pass had for it
+    clip, first = drawn.context[:, : config.history], config.history
+    full = torch.full((config.batch,), 1000.0)
+    for index in range(2):
+        at = first + index
+        past = network.encode_context(clip, labels[:, :at], drawn.actions[:, :at])
+        noise = drawn.blind[index][:, 0, index]
+        velocity = network.predict_frame(
+            noise, full, drawn.actions[:, at], [(past, torch.zeros(1, 1, 1, at))], position=at
+        )
+        clip = torch.cat([clip, (noise - velocity)[:, None]], dim=1)
+    torch.testing.assert_close(own[:, first + 1], clip[:, first + 1], atol=1e-4, rtol=1e-4)
+    rows = slice(0, config.batch)
+    once = replace(drawn, blind=drawn.blind[:1])
+    assert not torch.allclose(function(forced, drawn, rows)[0], function(forced, once, rows)[0])
+
+
+def test_clips_in_which_more_changes_are_drawn_more_often(latents: Path, tmp_path: Path):  # noqa: F811
+    folder = tmp_path / "half"
+    shutil.copytree(latents, folder)
+    frames = np.load(folder / "latents.npy")
+    bounds = np.load(folder / "bounds.npy")
+    for episode in range(0, len(bounds) - 1, 2):  # nothing moves in every other episode
+        frames[bounds[episode] : bounds[episode + 1]] = frames[bounds[episode]]
+    np.save(folder / "latents.npy", frames)
+
+    def moving(power: float) -> float:
+        config = recipe(folder, Path("unused"), change_sampling=power)
+        batches = LatentBatches(config, LANGTABLE.action)
+        clips = torch.cat([batches.train(step).latents for step in range(60)])
+        return float((clips[:, -1] != clips[:, 0]).flatten(1).any(1).float().mean())
+
+    assert 0.4 < moving(0.0) < 0.6
+    assert moving(1.0) > 0.8
+    with pytest.raises(ValueError, match=r"own_context_passes 0 .* change_sampling -1"):
+        recipe(latents, Path("unused"), own_context_passes=0, change_sampling=-1)
 
 
 def test_a_fixed_history_is_the_same_as_ever(latents: Path):  # noqa: F811

@@ -79,7 +79,7 @@ def align(
 
 
 class ClipStarts:
-    """All places where a clip may start, to be drawn uniformly.
+    """All places where a clip may start, to be drawn uniformly or by weight.
 
     Args:
         steps: (E,) number of actions of each episode.
@@ -129,11 +129,22 @@ class ClipStarts:
         padded = (rank - self.pad_start) * self.frame_skip
         return episodes, np.where(rank < before, padded, rank - before)
 
-    def draw(self, seed: int, step: int, batch: int) -> np.ndarray:
-        """Clip numbers (batch,), a pure function of seed and step."""
-        return np.random.Generator(np.random.Philox(key=[seed, step])).integers(
-            len(self), size=batch
-        )
+    def draw(
+        self, seed: int, step: int, batch: int, cumulative: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Clip numbers (batch,), a pure function of seed and step.
+
+        Args:
+            seed: of the whole run.
+            step: number of the batch.
+            batch: clips to draw.
+            cumulative: (len(self),) running sum of the clips' weights; None draws uniformly.
+        """
+        generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+        if cumulative is None:
+            return generator.integers(len(self), size=batch)
+        places = generator.random(batch) * cumulative[-1]
+        return np.searchsorted(cumulative, places, side="right")
 
 
 @dataclass(frozen=True)

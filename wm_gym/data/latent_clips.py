@@ -63,6 +63,34 @@ def read_episode_facts(folder: Path) -> EpisodeFacts:
     return EpisodeFacts(stored["simulator"], tuple(map(tuple, stored["goals"])))
 
 
+CHUNK = 65536
+"""Clips or states that are read at once."""
+
+
+def changed_cells(
+    latents: np.ndarray, bounds: np.ndarray, std: np.ndarray, threshold: float
+) -> np.ndarray:
+    """How many cells of every state differ from the state before it in the same episode.
+
+    Args:
+        latents: (N, h, w, D), the states of all episodes one after the other.
+        bounds: (E + 1,) first row of each episode.
+        std: (D,) standard deviation of the latents.
+        threshold: mean absolute change, in units of `std`, above which a cell counts.
+
+    Returns:
+        (N,) float64; the first state of an episode has the count of the second.
+    """
+    counts = np.zeros(len(latents))
+    for at in range(0, len(latents) - 1, CHUNK):
+        part = np.asarray(latents[at : at + CHUNK + 1], np.float32) / std
+        change = np.abs(np.diff(part, axis=0)).mean(-1) > threshold
+        counts[at + 1 : at + len(part)] = change.sum((1, 2))
+    first = bounds[:-1][np.diff(bounds) > 1]
+    counts[first] = counts[first + 1]
+    return counts
+
+
 def precompute_latents(
     dataset: EpisodeReader,
     encode: Encoder,
@@ -176,6 +204,12 @@ class LatentClips:
         pad_end: slots that may lie after its end.
         episodes: numbers of the episodes to use; None for all.
         in_memory: read all latents now instead of mapping the file.
+        frame_weights: (N,) positive weight of every state of the folder; a clip is drawn in
+            proportion to the mean weight of the states that it shows. None: all alike.
+
+    Raises:
+        FileNotFoundError: if the folder holds no latents.
+        ValueError: if no clip fits into any episode, or a weight is missing or not positive.
     """
 
     def __init__(
@@ -188,6 +222,7 @@ class LatentClips:
         pad_end: int = 0,
         episodes: np.ndarray | None = None,
         in_memory: bool = False,
+        frame_weights: np.ndarray | None = None,
     ):
         self.folder = Path(folder).expanduser()
         if not (self.folder / "source.json").exists():
@@ -208,6 +243,26 @@ class LatentClips:
         self.first_rows = bounds[:-1][chosen]
         self.steps = bounds[1:][chosen] - self.first_rows - 1
         self.starts = ClipStarts(self.steps, length, frame_skip, pad_start, pad_end)
+        self._cumulative = None if frame_weights is None else self._clip_weights(frame_weights)
+
+    def _clip_weights(self, frame_weights: np.ndarray) -> np.ndarray:
+        """Running sum (len(self),) of the clips' mean weights."""
+        states = int(self.latents.shape[0])
+        if frame_weights.shape != (states,) or not (frame_weights > 0).all():
+            raise ValueError(
+                f"frame_weights of shape {frame_weights.shape}, least "
+                f"{frame_weights.min(initial=np.inf):g}, expected ({states},) positive numbers"
+            )
+        weights = np.empty(len(self))
+        for at in range(0, len(self), CHUNK):
+            numbers = np.arange(at, min(at + CHUNK, len(self)))
+            episodes, starts = self.starts.place(numbers)
+            slots = align(
+                starts, self.steps[episodes], self.length, self.frame_skip, self.alignment
+            )
+            rows = slots.states + self.first_rows[episodes][:, None]
+            weights[numbers] = frame_weights[rows].mean(1)
+        return np.cumsum(weights)
 
     def __len__(self) -> int:
         """Number of different clips."""
@@ -232,7 +287,8 @@ class LatentClips:
 
     def sample(self, seed: int, step: int, batch: int) -> Clip:
         """A batch of random clips, a pure function of seed and step."""
-        return self.cut(*self.starts.place(self.starts.draw(seed, step, batch)))
+        numbers = self.starts.draw(seed, step, batch, self._cumulative)
+        return self.cut(*self.starts.place(numbers))
 
     def window(self, index: int) -> Clip:
         """Clip number `index` as a batch of one, in the order of episodes and starts."""

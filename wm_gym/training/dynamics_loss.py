@@ -48,8 +48,8 @@ class NoisyBatch:
         actions: (B, T, width), with some clips' actions dropped.
         weight: (B, 1, M, h, w, 1), mean 1 over the batch, 0 where a frame is given.
         given: (B, M), frames among the M that are given and carry no loss.
-        blind: (B, 1, M, h, w, D), pure noise from which the network first predicts the frames that
-            take the place of the context; None where the context is the recorded one.
+        blind: pure noise, one (B, 1, M, h, w, D) for each time that the network first predicts the
+            frames that take the place of the context; none where the context is the recorded one.
     """
 
     noisy: Tensor
@@ -59,7 +59,7 @@ class NoisyBatch:
     actions: Tensor
     weight: Tensor
     given: Tensor
-    blind: Tensor | None
+    blind: tuple[Tensor, ...]
 
 
 def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
@@ -120,9 +120,13 @@ class DynamicsLoss:
             batch.latents, config.change_threshold
         )
         weight = weight[:, None, first:, :, :, None] * ~given[:, None, :, None, None, None]
-        blind = None
+        blind: tuple[Tensor, ...] = ()
         if config.own_context and torch.rand((), generator=noise) < config.own_context:
-            blind = torch.randn(target_latents[:, :1].shape, generator=noise)
+            passes = 1
+            if config.own_context_passes > 1:
+                passes = int(torch.randint(config.own_context_passes, (), generator=noise)) + 1
+            shape = target_latents[:, :1].shape
+            blind = tuple(torch.randn(shape, generator=noise) for _ in range(passes))
         return NoisyBatch(
             noisy=flow.add_noise(target_latents, eps, t),
             times=t * flow.TIMESTEP_SCALE,
@@ -140,9 +144,10 @@ class DynamicsLoss:
     ) -> Tensor:
         """The context (B, T, h, w, D) with every frame after the given ones as the network has it.
 
-        One step from pure noise, from the recorded past: what a rollout shows the network after
-        its first step, mistakes included. The frames to predict stay the recorded ones, so the
-        network learns to mend its own mistakes (scheduled sampling, all frames at once).
+        One denoising step from pure noise, from the past in `seen`: what a rollout shows the
+        network after its first step, mistakes included; called again with what it returned, after
+        one step more. The frames to predict stay the recorded ones, so the network learns to mend
+        its own mistakes (scheduled sampling, all frames at once).
         """
         context, labels, actions = seen
         times = torch.full(blind.shape[:3], flow.TIMESTEP_SCALE, device=blind.device)
@@ -167,9 +172,9 @@ class DynamicsLoss:
         if self.config.context == "clean":
             labels = torch.full(context.shape[:2], self.context_label * flow.TIMESTEP_SCALE)
             labels = labels.to(device)
-            if drawn.blind is not None:
-                blind = drawn.blind[rows].to(device)
-                context = self.own_frames(network, blind, given, (context, labels, actions))
+            for blind in drawn.blind:
+                seen = (context, labels, actions)
+                context = self.own_frames(network, blind[rows].to(device), given, seen)
             velocity = network(noisy, times, context, labels, actions)
         else:
             first = context.shape[1] - noisy.shape[2]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
-from wm_gym.data.latent_clips import LatentClips
+from wm_gym.data.latent_clips import LatentClips, changed_cells
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.spec import ActionSpec
@@ -43,7 +43,7 @@ from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, r
 EPOCHS, MULTI_VIEW_EPOCHS = 100, 20
 NOT_LEARNED = ("loop", "out", "compile", "epochs", "accumulation", "in_memory")
 """Settings that a resumed run may change."""
-ADDED = ("history_max", "num_views", "own_context")
+ADDED = ("history_max", "num_views", "own_context", "own_context_passes", "change_sampling")
 """Settings that older runs do not know; they count as unchanged at their defaults."""
 
 
@@ -84,6 +84,12 @@ class LatentDynamicsConfig:
     own_context: float = 0.0
     """Share of steps whose context frames are the network's own one-step predictions instead of the
     recorded ones (context="clean"): what it will see in a rollout."""
+    own_context_passes: int = 1
+    """Such a step predicts its context anew, from the context predicted before, between 1 and this
+    many times: the mistakes of that many steps of a rollout (own_context)."""
+    change_sampling: float = 0.0
+    """Clips are drawn in proportion to the mean of (changed cells + 1) ** this over their frames;
+    0 draws all alike, 2 shows more of the frames in which objects move."""
     change_weight: float = 1.0
     """Weight of tokens that differ from the frame before, relative to the others."""
     change_threshold: float = 0.1
@@ -136,6 +142,11 @@ class LatentDynamicsConfig:
                 f"own_context {self.own_context} needs context='clean', whose context is frames "
                 f"of their own; got context={self.context!r}"
             )
+        if self.own_context_passes < 1 or self.change_sampling < 0:
+            raise ValueError(
+                f"own_context_passes {self.own_context_passes} must be at least 1, "
+                f"change_sampling {self.change_sampling} at least 0"
+            )
         if self.accumulation < 1 or self.num_views < 1 or self.epochs < 0:
             raise ValueError(
                 f"accumulation {self.accumulation} and num_views {self.num_views} must be at least "
@@ -170,8 +181,11 @@ class LatentBatches:
             )
         self.config, self.action = config, action
         split = episodes - config.held_out
+        normalisation = json.loads((config.latents / "normalisation.json").read_text())
+        self.mean = torch.tensor(normalisation["mean"])
+        self.std = torch.tensor(normalisation["std"])
 
-        def clips(chosen: np.ndarray) -> LatentClips:
+        def clips(chosen: np.ndarray, weights: np.ndarray | None = None) -> LatentClips:
             return LatentClips(
                 config.latents,
                 config.clip_length,
@@ -180,13 +194,21 @@ class LatentBatches:
                 pad_start=max(config.history, config.history_max) - 1,
                 episodes=chosen,
                 in_memory=config.in_memory,
+                frame_weights=weights,
             )
 
-        self.training = clips(np.arange(split))
+        self.training = clips(np.arange(split), self.sampling_weights())
         self.held_out = clips(np.arange(split, episodes))
-        normalisation = json.loads((config.latents / "normalisation.json").read_text())
-        self.mean = torch.tensor(normalisation["mean"])
-        self.std = torch.tensor(normalisation["std"])
+
+    def sampling_weights(self) -> np.ndarray | None:
+        """Weight (N,) of every state in the choice of training clips; None where all are alike."""
+        config = self.config
+        if not config.change_sampling:
+            return None
+        latents = np.load(config.latents / "latents.npy", mmap_mode="r")
+        bounds = np.load(config.latents / "bounds.npy")
+        counts = changed_cells(latents, bounds, self.std.numpy(), config.change_threshold)
+        return (counts + 1.0) ** config.change_sampling
 
     def prepare(self, clip: Any) -> Batch:
         """Normalise a clip; slots without a known action get the null action."""
