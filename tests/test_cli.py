@@ -162,3 +162,47 @@ def test_help_is_fast_because_it_imports_no_torch():
         "assert not {'torch', 'tyro', 'mujoco'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def compute_table(folder, monkeypatch, capsys, sizes):
+    """What `wm-gym info --flops --json FILE` writes for some sizes, and what it prints."""
+    import json
+
+    from wm_gym.commands import flops
+
+    monkeypatch.setattr(flops, "DIT_SIZES", {name: flops.DIT_SIZES[name] for name in sizes})
+    assert main(["info", "--flops", "--json", str(folder / "flops.json")]) == 0
+    return json.loads((folder / "flops.json").read_text()), capsys.readouterr().out
+
+
+def check_compute_table(report, printed, sizes):
+    """Every variant stands there in every size, and those of one size cost about the same."""
+    from wm_gym.commands.flops import VARIANTS
+    from wm_gym.dynamics.dit import DIT_SIZES
+
+    assert {"command", "versions"} <= set(report)
+    rows = {(row["model"], row["size"]): row for row in report["rows"]}
+    for size in sizes:
+        for variant in VARIANTS:
+            row = rows[variant.env_id, size]
+            (line,) = [x for x in printed.splitlines() if x.split()[:2] == [variant.env_id, size]]
+            assert line.split()[-1] == f"{row['step_rolling']:.1f}"
+            assert row["step_off"] > row["step_exact"] > row["step_rolling"] > 0
+        costs = [rows[variant.env_id, size]["window_pass"] for variant in VARIANTS]
+        assert max(costs) / min(costs) < 1.25
+        # by hand: two blocks a pair, each 4 D² of attention and 8 D² of SwiGLU, per token
+        width, pairs = DIT_SIZES[size]["dim"], DIT_SIZES[size]["depth"]
+        linear = 2 * 2560 * pairs * 2 * (4 + 8) * width**2 / 1e9
+        assert linear < min(costs) < 1.5 * linear
+
+
+def test_the_compute_table_shows_every_variant(tmp_path, monkeypatch, capsys):
+    table = compute_table(tmp_path, monkeypatch, capsys, ["S"])
+    check_compute_table(*table, ["S"])
+
+
+@pytest.mark.slow
+def test_the_compute_table_has_every_variant_in_every_size(tmp_path, monkeypatch, capsys):
+    table = compute_table(tmp_path, monkeypatch, capsys, ["S", "B", "L"])
+    check_compute_table(*table, ["S", "B", "L"])
+    assert len(table[0]["rows"]) in (27, 28)  # and the embedded model, if it is there
