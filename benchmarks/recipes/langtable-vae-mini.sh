@@ -13,12 +13,12 @@ run=${1:-runs/langtable-vae-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=2200 held_out=240 test=96 starts=50
-  autoencoders=(1500 5500) decoders=(2000 1000) dynamics=(2750 3300) early=200 judge=4500
+  autoencoders=(1500 5500) decoders=(2000 1000) dynamics=(2750 3300 6000) early=200 judge=4500
   compared=(--noise 0 0.6 4 --max-steps 40 --denoising-steps 1 --rows 25)
   measured=() judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=12 test=12 starts=2
-  autoencoders=(2 2) decoders=(2 2) dynamics=(2 2) early=2 judge=2
+  autoencoders=(2 2) decoders=(2 2) dynamics=(2 2 2) early=2 judge=2
   compared=(--noise 0 --max-steps 2 --starts 2 --rows 2 --resamples 50)
   measured=(--clips 2 --horizons 1 2 --denoising-steps 2) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 4)
@@ -64,6 +64,13 @@ wm-gym train latent-dynamics --latents "$run/latents-2" --out "$run/dynamics-2" 
   --init "$run/dynamics-1/dynamics.safetensors" --shift 3.0 --own-context 0.3 --history-noise 0.1 \
   --batch 4 --seed 1 "${split[@]}" "${compiled[@]}" --loop.steps "${dynamics[1]}" \
   --loop.warmup-steps 50 --loop.ema 0.997 --loop.save-every 50
+# on from there: one copy, nearly all noise, of more clips; those in which blocks move more often; the
+# context in two of five steps what up to three steps of a rollout make of it
+wm-gym train latent-dynamics --latents "$run/latents-2" --out "$run/dynamics-3" "${shape[@]}" \
+  --init "$run/dynamics-2/dynamics.safetensors" --copies 1 --shift 8.0 --own-context 0.4 \
+  --own-context-passes 3 --change-sampling 2.0 --history-noise 0.1 --batch 4 --seed 2 \
+  "${split[@]}" "${compiled[@]}" --loop.steps "${dynamics[2]}" --loop.warmup-steps 100 \
+  --loop.ema 0.998 --loop.final-learning-rate-fraction 0.02 --loop.save-every 100
 
 wm-gym train reward --latents "$run/latents-2" --held-out "$run/latents-2-held-out" \
   --out "$run/reward" --trunk "$run/autoencoder-2/autoencoder.safetensors" --dim 96 --depth 1 \
@@ -80,7 +87,7 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder-2" --decoder
 parts=(--encoder "$run/decoder-2" --latents "$run/latents-2" --reward "$run/reward"
   --denoising-steps 2 --sampling-shift 0.1)
 wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" "${parts[@]}" \
-  --dynamics "$run/dynamics-2"
+  --dynamics "$run/dynamics-3"
 wm-gym make-start-states --checkpoint "$run/checkpoint" --count "$starts"
 wm-gym make-demo-clips --checkpoint "$run/checkpoint" --data "$run/held-out"
 wm-gym evaluate open-loop --checkpoint "$run/checkpoint" --data "$run/held-out" --write-card \
