@@ -78,13 +78,14 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         denoising_steps: int | None = None,
         device: str = "cpu",
         dtype: str = "float32",
+        compile: bool = False,
         horizon: int | None = None,
         render_mode: str | None = "rgb_array",
         model: LatentWorldModel | None = None,
     ) -> None:
         settings = Settings(
             env_id, checkpoint, scale, task, reward, obs, cache, denoising_steps, device, dtype,
-            horizon,
+            compile, horizon,
         )  # fmt: skip
         check_render_mode(render_mode)
         EzPickle.__init__(self, **asdict(settings), render_mode=render_mode, model=model)

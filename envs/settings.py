@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-import torch
-
 from wm_gym.devices import check_device
+from wm_gym.dynamics.acceleration import ARITHMETIC, accelerate
 from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
 from wm_gym.envs.rewards import check_reward_name
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
 _announced: set[str] = set()
 
@@ -40,7 +38,9 @@ class Settings:
         cache: "auto", "off", "exact" or "rolling", see `wm_gym.dynamics.rollout`.
         denoising_steps: steps per frame; the card's by default.
         device: torch device.
-        dtype: "float32" or "bfloat16" for the linear layers of the network.
+        dtype: "float32", "bfloat16" in the linear layers of the network (for CPUs), or "autocast",
+            bfloat16 in its attention, too (for GPUs).
+        compile: translate the network with torch.compile: slower first steps, faster later ones.
         horizon: steps per episode; the card's by default.
     """
 
@@ -54,6 +54,7 @@ class Settings:
     denoising_steps: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    compile: bool = False
     horizon: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,7 +71,9 @@ class Settings:
         _check_choice("env_id", self.env_id, EMBEDDED_MODELS)
         _check_choice("obs", self.obs, OBSERVATIONS)
         _check_choice("cache", self.cache, CACHE_MODES)
-        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("dtype", self.dtype, ARITHMETIC)
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile={self.compile!r}; expected True or False")
         check_reward_name(self.reward)
         _check_count("denoising_steps", self.denoising_steps)
         _check_count("horizon", self.horizon)
@@ -132,7 +135,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
             f"{settings.env_id} with checkpoint {checkpoint!r}: its card says it is a model of "
             f"{twin}; make the id of that domain, or name a checkpoint of {domain}"
         )
-    model.network.set_linear_dtype(DTYPES[settings.dtype])
+    accelerate(model.network, settings.dtype, compiled=settings.compile)
     if checkpoint == "embedded" and settings.env_id not in _announced:
         _announced.add(settings.env_id)
         warnings.warn(

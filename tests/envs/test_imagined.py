@@ -466,18 +466,19 @@ def test_only_imagined_environments_have_a_twin():
         wm_gym.make_twin(gymnasium.make("CartPole-v1"))
 
 
-def test_bfloat16_is_close_to_float32(tiny_checkpoint):
+@pytest.mark.parametrize("dtype", ["bfloat16", "autocast"])
+def test_half_precision_is_close_to_float32(tiny_checkpoint, dtype):
     one, other = (
         np.stack(
             rollout(
                 WorldModelEnv(
-                    checkpoint=tiny_checkpoint, reward="none", obs="latents", dtype=dtype
+                    checkpoint=tiny_checkpoint, reward="none", obs="latents", dtype=arithmetic
                 ),
                 seed=0,
                 steps=1,
             )
         )
-        for dtype in ("float32", "bfloat16")
+        for arithmetic in ("float32", dtype)
     )
     assert not np.array_equal(one, other)
     np.testing.assert_allclose(one, other, atol=0.1 * np.abs(one).max())

@@ -1,0 +1,52 @@
+"""How a network computes: in what arithmetic, and compiled or not. What it computes stays the same.
+
+On a CPU, bfloat16 pays off in the linear layers only (attention over short sequences is slower in
+it), on a GPU in attention as well; compiling pays off where launching small kernels is what takes
+the time.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Literal, get_args
+
+import torch
+
+from wm_gym.dynamics.dit import DiT
+
+Arithmetic = Literal["float32", "bfloat16", "autocast"]
+"""`bfloat16` is for the linear layers alone, attention stays in float32; `autocast` is
+torch.autocast to bfloat16, attention included."""
+ARITHMETIC: tuple[str, ...] = get_args(Arithmetic)
+BLOCK_PASSES = ("_causal", "_against_context")
+"""The network's passes through its blocks, where nearly all the time goes."""
+
+
+def accelerate(network: DiT, arithmetic: str, *, compiled: bool = False) -> DiT:
+    """Choose a network's arithmetic, and whether torch.compile translates it.
+
+    Args:
+        network: on the device where it will run; changed in place. State dict and the types of
+            inputs and outputs stay as they are.
+        arithmetic: see `Arithmetic`.
+        compiled: compile the passes through the blocks: seconds to minutes at the first steps, and
+            again where a context of another length needs its own code.
+
+    Raises:
+        ValueError: if the arithmetic is unknown; nothing has changed then.
+    """
+    if arithmetic not in ARITHMETIC:
+        raise ValueError(
+            f"arithmetic {arithmetic!r} is unknown; expected one of "
+            f"{', '.join(map(repr, ARITHMETIC))}"
+        )
+    network.set_linear_dtype(torch.bfloat16 if arithmetic == "bfloat16" else None)
+    for name in BLOCK_PASSES:
+        run = getattr(type(network), name)
+        if arithmetic == "autocast":
+            run = torch.autocast(network.device.type, torch.bfloat16)(run)
+        if compiled:
+            run = torch.compile(run)
+        # bound, so that a deep copy of the network runs its own weights
+        vars(network)[name] = MethodType(run, network)
+    return network
