@@ -40,9 +40,10 @@ def _latents(path: Path) -> ParityResult | None:
 def runners() -> tuple[Runner, ...]:
     """Everything that can run a case, asked in this order."""
     from wm_gym.evaluation.parity_dynamics import run_dynamics_parity
+    from wm_gym.evaluation.parity_planning import run_planning_parity
     from wm_gym.evaluation.parity_semantic import run_semantic_parity
 
-    return (_latents, run_dynamics_parity, run_semantic_parity)
+    return (_latents, run_dynamics_parity, run_semantic_parity, run_planning_parity)
 
 
 def run_case(path: Path, tried: tuple[Runner, ...]) -> ParityResult | None:

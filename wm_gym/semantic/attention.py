@@ -47,6 +47,15 @@ class Asked:
             after=self.after.expand(rows, -1),
         )
 
+    def repeat(self, times: int) -> Asked:
+        """Every row several times in a row."""
+        return replace(
+            self,
+            tokens=self.tokens.repeat_interleave(times, 0),
+            lengths=self.lengths.repeat_interleave(times, 0),
+            after=self.after.repeat_interleave(times, 0),
+        )
+
     def one_a_row(self) -> Asked:
         """Every question on a row of its own, (R · M, 1, T)."""
         return replace(

@@ -1,0 +1,1 @@
+"""Planners over any value function: MPPI, CEM, gradient ascent, and subgoals."""

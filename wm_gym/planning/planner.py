@@ -1,0 +1,67 @@
+"""One door to all planners: a configuration, seeds and perhaps proposals in, a plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wm_gym.planning.cem import CEMConfig, cem
+from wm_gym.planning.gradient import GradientConfig, gradient_ascent
+from wm_gym.planning.mppi import MPPIConfig, mppi
+from wm_gym.planning.plan import ActionBox, Plan, ValueFunction, check_candidates, iteration_noise
+
+PlannerConfig = MPPIConfig | CEMConfig | GradientConfig
+
+PLANNERS: dict[str, type[MPPIConfig] | type[CEMConfig] | type[GradientConfig]] = {
+    "mppi": MPPIConfig,
+    "cem": CEMConfig,
+    "gradient": GradientConfig,
+}
+"""Planners by name."""
+
+
+def plan(
+    value: ValueFunction,
+    box: ActionBox,
+    horizon: int,
+    seeds: Sequence[int],
+    config: PlannerConfig,
+    proposals: Tensor | None = None,
+) -> Plan:
+    """Plan for B problems; a problem's plan does not depend on its neighbours.
+
+    Args:
+        value: value function over B problems.
+        box: bounds of the actions.
+        horizon: actions n of a plan.
+        seeds: one per problem; all randomness is a function of them.
+        config: which planner, and its settings.
+        proposals: where to start, (B, K₀, n, A), e.g. a policy's samples. Sampling planners repeat
+            or cut them to their number of candidates. Without them the start is uniform in the
+            box: K candidates, or one for gradient ascent.
+
+    Raises:
+        ValueError: if the proposals do not fit, or as the planners say.
+    """
+    count = 1 if isinstance(config, GradientConfig) else config.candidates
+    if proposals is None:
+        first = box.uniform(seeds, (count, horizon))
+    else:
+        check_candidates(proposals)
+        if proposals.shape[0] != len(seeds) or proposals.shape[2] != horizon:
+            raise ValueError(
+                f"proposals have shape {tuple(proposals.shape)}, expected ({len(seeds)}, K, "
+                f"{horizon}, A): one row per seed and {horizon} actions"
+            )
+        first = proposals
+        if not isinstance(config, GradientConfig):
+            first = proposals[:, torch.arange(count) % proposals.shape[1]]
+    if isinstance(config, GradientConfig):
+        return gradient_ascent(value, box, first, config)
+    _, candidates, length, size = first.shape
+    noise = iteration_noise(seeds, config.iterations, (candidates, length, size))
+    if isinstance(config, MPPIConfig):
+        return mppi(value, box, first, noise, config)
+    return cem(value, box, first, noise, config)

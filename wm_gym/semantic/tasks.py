@@ -1,0 +1,204 @@
+"""Tasks as data: questions with desired answers and weights (Table 5 of arXiv:2510.19818).
+
+Wordings and weights are the paper's, with the blocks of a task in the slots. What ends a subgoal is
+asked about the present, with no actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Answer = Literal["yes", "no"]
+
+
+class TaskError(ValueError):
+    """A task that is unknown or not stated properly."""
+
+
+@dataclass(frozen=True)
+class DesiredAnswer:
+    """A question, the answer it should get, and how much that counts.
+
+    Attributes:
+        question: in words.
+        answer: the desired answer.
+        weight: W of Eq. 1, above 0.
+    """
+
+    question: str
+    answer: Answer
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check answer and weight."""
+        if self.answer not in ("yes", "no") or not 0 < self.weight < float("inf"):
+            raise TaskError(
+                f"{self.question!r}: answer {self.answer!r} must be 'yes' or 'no' and weight "
+                f"{self.weight} above 0"
+            )
+        if not self.question.strip():
+            raise TaskError("a question of the task is empty; state it in words")
+
+
+@dataclass(frozen=True)
+class Subgoal:
+    """A step of a task.
+
+    Attributes:
+        name: what it is.
+        answers: what planning is to reach, in the future.
+        done: what must hold now for the step to be over.
+    """
+
+    name: str
+    answers: tuple[DesiredAnswer, ...]
+    done: tuple[DesiredAnswer, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to plan for and to end with."""
+        if not self.answers or not self.done:
+            raise TaskError(
+                f"subgoal {self.name!r} needs at least one desired answer and one that says it is "
+                "done"
+            )
+
+
+@dataclass(frozen=True)
+class SemanticTask:
+    """A task: subgoals that follow each other.
+
+    Attributes:
+        name: what it is.
+        subgoals: at least one.
+    """
+
+    name: str
+    subgoals: tuple[Subgoal, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is a subgoal."""
+        if not self.subgoals:
+            raise TaskError(f"task {self.name!r} has no subgoals; it needs at least one")
+
+    def named(self, first: str = "", second: str = "") -> SemanticTask:
+        """The task with names in its slots {first} and {second}."""
+
+        def fill(answers: tuple[DesiredAnswer, ...]) -> tuple[DesiredAnswer, ...]:
+            return tuple(
+                replace(a, question=a.question.format(first=first, second=second)) for a in answers
+            )
+
+        steps = (
+            Subgoal(s.name.format(first=first, second=second), fill(s.answers), fill(s.done))
+            for s in self.subgoals
+        )
+        return SemanticTask(self.name.format(first=first, second=second), tuple(steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as JSON-ready dictionaries."""
+        return asdict(self)
+
+
+def task_from_dict(content: Mapping[str, Any]) -> SemanticTask:
+    """A task from parsed JSON, as `SemanticTask.to_dict` gives it.
+
+    Raises:
+        TaskError: naming every missing, unknown or ill-typed field.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    for cls in (DesiredAnswer, Subgoal, SemanticTask):
+        setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
+    try:
+        return TypeAdapter(SemanticTask).validate_python(content)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise TaskError(f"the task is not stated properly: {'; '.join(faults)}") from error
+
+
+def _yes(question: str, weight: float = 1.0) -> DesiredAnswer:
+    return DesiredAnswer(question, "yes", weight)
+
+
+_PEG_TOUCHES = "Is the robotic peg touching the {first}?"
+_TOUCH = "Is the {first} touching the {second}?"
+_NOT_TOUCHING = DesiredAnswer(_TOUCH, "no", 0.4)
+
+LANGTABLE_TASKS: dict[str, SemanticTask] = {
+    "reach": SemanticTask(
+        "reach the {first}",
+        (
+            Subgoal(
+                "reach the {first}",
+                (_yes(_PEG_TOUCHES, 0.8), _yes("Is the robotic peg closer to the {first}?", 0.2)),
+                (_yes(_PEG_TOUCHES),),
+            ),
+        ),
+    ),
+    # the block that is moved is the paper's centre block, the other the one to avoid
+    "separate": SemanticTask(
+        "separate the {first} from the {second}",
+        (
+            Subgoal(
+                "separate the {first} from the {second}",
+                (_yes(_PEG_TOUCHES, 0.6), _NOT_TOUCHING),
+                (_yes(_PEG_TOUCHES), replace(_NOT_TOUCHING, weight=1.0)),
+            ),
+        ),
+    ),
+    "push": SemanticTask(
+        "push the {first} to the {second}",
+        (
+            Subgoal(
+                "push the {first} to the {second}",
+                (
+                    _yes(_TOUCH, 0.8),
+                    _yes("Are the {first} and the {second} closer together?", 0.2),
+                ),
+                (_yes(_TOUCH),),
+            ),
+        ),
+    ),
+}
+"""LangTable's tasks by the names that instructions have; {first} and {second} are blocks."""
+
+_MULTI_STEP = {
+    "MS1": (("red pentagon", "blue moon"), ("yellow pentagon", "red moon")),
+    "MS2": (("yellow star", "blue cube"), ("yellow pentagon", "red moon")),
+    "MS3": (("yellow star", "blue cube"), ("red pentagon", "blue moon")),
+    "MS4": (("green cube", "blue moon"), ("yellow pentagon", "red moon")),
+}
+
+
+def sequence(name: str, *tasks: SemanticTask) -> SemanticTask:
+    """One task whose subgoals are those of several, in this order."""
+    return SemanticTask(name, tuple(step for task in tasks for step in task.subgoals))
+
+
+LANGTABLE_MULTI_STEP: dict[str, SemanticTask] = {
+    name: sequence(name, *(LANGTABLE_TASKS["push"].named(*blocks) for blocks in pairs))
+    for name, pairs in _MULTI_STEP.items()
+}
+"""The paper's multi-step tasks (Table 3): two pushes each."""
+
+
+def langtable_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
+    """A task of LangTable.
+
+    Args:
+        name: `reach`, `separate`, `push`, or `MS1` to `MS4`.
+        objects: the blocks it is about: one, two, or none for the multi-step tasks.
+
+    Raises:
+        TaskError: if there is no such task or it is about another number of blocks.
+    """
+    if name in LANGTABLE_MULTI_STEP and not objects:
+        return LANGTABLE_MULTI_STEP[name]
+    if name not in LANGTABLE_TASKS or len(objects) != (1 if name == "reach" else 2):
+        raise TaskError(
+            f"task {name!r} with objects {objects} is unknown; expected 'reach' with one block, "
+            f"'separate' or 'push' with two, or one of {sorted(LANGTABLE_MULTI_STEP)} with none"
+        )
+    return LANGTABLE_TASKS[name].named(*objects)
