@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -23,20 +23,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from wm_gym.dynamics.dit import DIT_SIZES, DiT, DiTConfig
+from wm_gym.dynamics.dit import DIT_SIZES, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
+from wm_gym.evaluation.bare_models import bare_card, bare_model, random_network
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.svae import SVAE, SVAEConfig
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
-from wm_gym.spec import (
-    ActionSpec,
-    ContextSpec,
-    DynamicsSpec,
-    FrameSpec,
-    LatentSpec,
-    WorldModelSpec,
-)
+from wm_gym.spec import ContextSpec, DynamicsSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 from wm_gym.world_model import LatentWorldModel
 
@@ -72,47 +66,12 @@ def network_config(size: str) -> tuple[DiTConfig, tuple[int, int]]:
     return DiTConfig(**shape), (32, 32)
 
 
-def random_network(size: str) -> DiT:
-    """A network whose every weight matters, gates and last layers included."""
-    torch.manual_seed(0)
-    network = DiT(network_config(size)[0]).eval()
-    for name, parameter in network.named_parameters():
-        if "adaLN" in name or "final_layer" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    return network
-
-
 def world_model(config: GPUSmokeConfig, device: str) -> LatentWorldModel:
     """A `window` model with random weights that steps in latents."""
-    network, grid = network_config(config.size)
-    width, channels = network.action_width, network.channels
-    action = ActionSpec(
-        names=tuple(f"a{i}" for i in range(width)),
-        units=("",) * width,
-        low=(-1.0,) * width,
-        high=(1.0,) * width,
-        gain=(1.0,) * width,
-        bias=(0.0,) * width,
-        width=width,
-        control_hz=5.0,
-    )
-    spec = WorldModelSpec(
-        name="random weights",
-        description="random weights, for checks",
-        embedded=False,
-        licence="none",
-        training_data="none",
-        recipe={},
-        twin=None,
-        frame=FrameSpec(*grid),
-        action=action,
-        latent=LatentSpec("none", grid, channels, (0.0,) * channels, (1.0,) * channels),
-        context=ContextSpec("window", 6, 2),
-        dynamics=DynamicsSpec(asdict(network), denoising_steps=3),
-        weights_sha256={},
-    )
-    moved = random_network(config.size).to(device)
-    return LatentWorldModel(spec, None, moved)  # pyright: ignore[reportArgumentType]
+    shape, grid = network_config(config.size)
+    dynamics = DynamicsSpec({}, denoising_steps=3)
+    card = bare_card("random weights", shape, grid, ContextSpec("window", 6), dynamics=dynamics)
+    return bare_model(card, random_network(shape).to(device))
 
 
 def begin(model: LatentWorldModel, cache: str, rows: int = 2) -> Rollout:
@@ -168,7 +127,7 @@ def check_forward(config: GPUSmokeConfig) -> dict[str, Any]:
     inputs = clip(config)
     outputs, gradients = [], []
     for device in ("cpu", config.device):
-        network = random_network(config.size).to(device)
+        network = random_network(network_config(config.size)[0]).to(device)
         output = network(*(tensor.to(device) for tensor in inputs))
         output.square().mean().backward()
         outputs.append(output)
@@ -179,7 +138,7 @@ def check_forward(config: GPUSmokeConfig) -> dict[str, Any]:
 
 def check_autocast(config: GPUSmokeConfig) -> dict[str, Any]:
     """Autocast to bfloat16 stays near float32, and so do bfloat16 linear layers alone."""
-    network = random_network(config.size).to(config.device)
+    network = random_network(network_config(config.size)[0]).to(config.device)
     inputs = [tensor.to(config.device) for tensor in clip(config)]
     with torch.no_grad():
         reference = network(*inputs)
@@ -259,7 +218,7 @@ def _history_of(rollout: Rollout, row: int) -> LatentHistory:
 
 def check_compile(config: GPUSmokeConfig) -> dict[str, Any]:
     """torch.compile gives what the plain network gives."""
-    network = random_network(config.size).to(config.device)
+    network = random_network(network_config(config.size)[0]).to(config.device)
     inputs = [tensor.to(config.device) for tensor in clip(config)]
     began = time.perf_counter()
     with torch.no_grad():
@@ -282,7 +241,7 @@ def check_training(config: GPUSmokeConfig) -> dict[str, Any]:
         """Train up to step 6, or, out of time at once, for one step."""
         loop = TrainingLoop(
             folder,
-            random_network(config.size),
+            random_network(network_config(config.size)[0]),
             replace(settings, max_minutes=1e-9 if stopping else 0.0),
             fingerprint={},
             accelerator=Accelerator(cpu=torch.device(config.device).type == "cpu"),

@@ -25,15 +25,9 @@ from torch import Tensor
 
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
+from wm_gym.evaluation.bare_models import bare_card, bare_model
 from wm_gym.evaluation.report import measurement_header, write_json
-from wm_gym.spec import (
-    ActionSpec,
-    ContextSpec,
-    DynamicsSpec,
-    FrameSpec,
-    LatentSpec,
-    WorldModelSpec,
-)
+from wm_gym.spec import ActionSpec, ContextSpec, DynamicsSpec
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics
 from wm_gym.training.loop import LoopConfig
 from wm_gym.world_model import LatentWorldModel
@@ -157,28 +151,19 @@ def load_trained(config: RollingWindowConfig, weights: Path) -> LatentWorldModel
 
     record = json.loads((config.out / "dynamics.json").read_text())
     action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
-    grid = tuple(np.load(config.latents / "latents.npy", mmap_mode="r").shape[1:3])
-    channels = record["network"]["channels"]
-    spec = WorldModelSpec(
-        name="window-mini",
-        description="a small window model, for measuring the rolling cache",
-        embedded=False,
-        licence="Apache-2.0",
-        training_data=str(config.latents),
-        recipe={},
-        twin=None,
-        frame=FrameSpec(*grid),
-        action=action,
-        latent=LatentSpec("none", grid, channels, (0.0,) * channels, (1.0,) * channels),
-        context=ContextSpec("window", WINDOW, HISTORY),
-        dynamics=DynamicsSpec(
-            record["network"], shift=record["shift"], denoising_steps=config.denoising_steps
-        ),
-        weights_sha256={},
-    )
+    grid = np.load(config.latents / "latents.npy", mmap_mode="r").shape[1:3]
     network = DiT(DiTConfig(**record["network"]))
+    dynamics = DynamicsSpec({}, shift=record["shift"], denoising_steps=config.denoising_steps)
+    card = bare_card(
+        "window-mini",
+        network.config,
+        (grid[0], grid[1]),
+        ContextSpec("window", WINDOW, HISTORY),
+        action=action,
+        dynamics=dynamics,
+    )
     network.load_state_dict(load_file(weights))
-    return LatentWorldModel(spec, None, network)  # pyright: ignore[reportArgumentType]
+    return bare_model(card, network)
 
 
 def imagine(

@@ -23,17 +23,11 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from wm_gym.dynamics.dit import DIT_SIZES, DiT, DiTConfig
+from wm_gym.dynamics.dit import DIT_SIZES, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
+from wm_gym.evaluation.bare_models import bare_card, bare_model, random_network
 from wm_gym.evaluation.report import measurement_header, write_json
-from wm_gym.spec import (
-    ActionSpec,
-    ContextSpec,
-    DynamicsSpec,
-    FrameSpec,
-    LatentSpec,
-    WorldModelSpec,
-)
+from wm_gym.spec import ContextSpec
 from wm_gym.world_model import LatentWorldModel
 
 MODES: tuple[Literal["off", "exact", "rolling"], ...] = ("off", "exact", "rolling")
@@ -76,34 +70,7 @@ def random_model(
         grid: (h, w) of the latents.
         kind: of its context of 10 frames.
     """
-    channels, width = network.channels, network.action_width
-    action = ActionSpec(
-        names=tuple(f"a{i}" for i in range(width)),
-        units=("",) * width,
-        low=(-1.0,) * width,
-        high=(1.0,) * width,
-        gain=(1.0,) * width,
-        bias=(0.0,) * width,
-        width=width,
-        control_hz=5.0,
-    )
-    spec = WorldModelSpec(
-        name=name,
-        description="random weights, for timing",
-        embedded=False,
-        licence="none",
-        training_data="none",
-        recipe={},
-        twin=None,
-        frame=FrameSpec(grid[0], grid[1]),
-        action=action,
-        latent=LatentSpec("none", grid, channels, (0.0,) * channels, (1.0,) * channels),
-        context=ContextSpec(kind),
-        dynamics=DynamicsSpec({}),
-        weights_sha256={},
-    )
-    torch.manual_seed(0)
-    return LatentWorldModel(spec, None, DiT(network))  # pyright: ignore[reportArgumentType]
+    return bare_model(bare_card(name, network, grid, ContextSpec(kind)), random_network(network))
 
 
 def load(name: str, config: RolloutStepConfig) -> LatentWorldModel:

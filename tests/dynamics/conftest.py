@@ -7,14 +7,8 @@ import torch
 
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import FlowSampler
-from wm_gym.spec import (
-    ActionSpec,
-    ContextSpec,
-    DynamicsSpec,
-    FrameSpec,
-    LatentSpec,
-    WorldModelSpec,
-)
+from wm_gym.evaluation.bare_models import bare_card
+from wm_gym.spec import ActionSpec, ContextSpec
 
 GRID, CHANNELS, ACTIONS, WIDTH = (4, 4), 3, 2, 3
 
@@ -36,31 +30,18 @@ class ToyWorldModel:
             torch.nn.init.normal_(parameter, std=0.15)
         self.sampler = FlowSampler(steps, 1.5)
         self.decodes = 0
-        self.spec = WorldModelSpec(
-            name="toy",
-            description="random weights",
-            embedded=False,
-            licence="Apache-2.0",
-            training_data="none",
-            recipe={},
-            twin=None,
-            frame=FrameSpec(*GRID),
-            action=ActionSpec(
-                names=("x", "y"),
-                units=("m", "m"),
-                low=(-0.03, -0.03),
-                high=(0.03, 0.03),
-                gain=(30.0, 30.0),
-                bias=(0.0, 0.0),
-                width=WIDTH,
-                control_hz=10.0,
-                alignment=alignment,
-            ),
-            latent=LatentSpec("toy", GRID, CHANNELS, (0.0,) * CHANNELS, (1.0,) * CHANNELS),
-            context=ContextSpec(kind, length, history=2),
-            dynamics=DynamicsSpec(network={}),
-            weights_sha256={},
+        action = ActionSpec(
+            names=("x", "y"),
+            units=("m", "m"),
+            low=(-0.03, -0.03),
+            high=(0.03, 0.03),
+            gain=(30.0, 30.0),
+            bias=(0.0, 0.0),
+            width=WIDTH,
+            control_hz=10.0,
+            alignment=alignment,
         )
+        self.spec = bare_card("toy", config, GRID, ContextSpec(kind, length), action=action)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, 4, 4, 3) uint8 -> (B, 4, 4, 3)."""

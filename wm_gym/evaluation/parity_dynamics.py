@@ -18,15 +18,9 @@ from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import FlowSampler, schedule_shift
 from wm_gym.dynamics.rollout import CacheMode, LatentHistory, Rollout
 from wm_gym.dynamics.samplers import Sampler
+from wm_gym.evaluation.bare_models import bare_card
 from wm_gym.evaluation.parity_latents import ParityCase, ParityResult, read_case
-from wm_gym.spec import (
-    ActionSpec,
-    ContextSpec,
-    DynamicsSpec,
-    FrameSpec,
-    LatentSpec,
-    WorldModelSpec,
-)
+from wm_gym.spec import ContextSpec
 
 FORWARD_TOLERANCE = (5e-5, 1e-4)
 ROLLOUT_TOLERANCE = (2e-4, 1e-3)
@@ -121,33 +115,9 @@ class _ReferenceModel:
     def __init__(self, case: ParityCase) -> None:
         self.network = load_dit(case)
         self.sampler = _sampler(case.config)
-        *_, height, width_cells, channels = case.inputs["context"].shape
-        grid = (height, width_cells)
-        width = self.network.config.action_width
-        self.spec = WorldModelSpec(
-            name=case.name,
-            description="reference case",
-            embedded=False,
-            licence="unknown",
-            training_data="none: random weights",
-            recipe={},
-            twin=None,
-            frame=FrameSpec(height, width_cells),
-            action=ActionSpec(
-                names=tuple(f"a{i}" for i in range(width)),
-                units=("1",) * width,
-                low=(-1.0,) * width,
-                high=(1.0,) * width,
-                gain=(1.0,) * width,
-                bias=(0.0,) * width,
-                width=width,
-                control_hz=1.0,
-            ),
-            latent=LatentSpec("none", grid, channels, (0.0,) * channels, (1.0,) * channels),
-            context=ContextSpec("window", case.config["max_frames"]),
-            dynamics=DynamicsSpec(network={}),
-            weights_sha256={},
-        )
+        *_, height, width, _ = case.inputs["context"].shape
+        context = ContextSpec("window", case.config["max_frames"])
+        self.spec = bare_card(case.name, self.network.config, (height, width), context)
 
     def encode(self, frames: Tensor) -> Tensor:
         raise NotImplementedError("reference cases hold latents only")
