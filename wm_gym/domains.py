@@ -5,6 +5,7 @@ The same facts end up in the card of every model trained on the domain.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wm_gym.spec import ActionSpec, FrameSpec
@@ -25,6 +26,8 @@ class Domain:
         training_data: one sentence for the card.
         objects_keyword: argument of the simulator that names what lies on the table; "" if the
             task decides it.
+        view_m: what a frame shows of the table, roughly, in metres: x at its left and right edge,
+            y at its top and bottom edge; None where the picture is turned against the table.
     """
 
     twin: str
@@ -36,6 +39,7 @@ class Domain:
     episode_steps: int
     training_data: str
     objects_keyword: str = ""
+    view_m: tuple[float, float, float, float] | None = None
 
 
 LANGTABLE = Domain(
@@ -74,6 +78,7 @@ LANGTABLE = Domain(
         "near misses over reach, separate and push; no real robot, no published data."
     ),
     objects_keyword="blocks",
+    view_m=(-0.26, 0.26, 0.26, -0.26),
 )
 
 BRIDGE = Domain(
@@ -118,6 +123,12 @@ BRIDGE = Domain(
 )
 
 DOMAINS: dict[str, Domain] = {"langtable": LANGTABLE, "bridge": BRIDGE}
+
+
+def domain_of_tasks(tasks: Iterable[str]) -> Domain | None:
+    """The domain that has all of these tasks, or None."""
+    wanted = set(tasks)
+    return next((domain for domain in DOMAINS.values() if wanted <= set(domain.tasks)), None)
 
 
 def domain_of(simulator: str | None) -> Domain | None:

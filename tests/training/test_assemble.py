@@ -83,9 +83,9 @@ def build(tmp_path: Path) -> Path:
     )
     loop = LoopConfig(steps=1, warmup_steps=1)
     painter = TrainPixelDecoderConfig(
-        data, tmp_path / "wide", tmp_path / "painter", adapter=tmp_path / "adapter",
-        base_channels=4, channel_multipliers=(1, 1, 1, 1, 1), res_blocks=1, attn_heads=1,
-        attn_resolutions=(), batch=1, held_out=1, bf16=False, loop=loop,
+        data=data, latents=tmp_path / "wide", out=tmp_path / "painter",
+        adapter=tmp_path / "adapter", base_channels=4, channel_multipliers=(1, 1, 1, 1, 1),
+        res_blocks=1, attn_heads=1, attn_resolutions=(), batch=1, held_out=1, bf16=False, loop=loop,
     )  # fmt: skip
     train_pixel_decoder(painter)
     dynamics = LatentDynamicsConfig(

@@ -79,8 +79,8 @@ def adapter_recipe(latents: Path, out: Path, steps: int = 6, **changes) -> Train
         steps=steps, learning_rate=3e-3, warmup_steps=2, log_every=1, save_every=2, ema=0.9
     )
     config = TrainSVAEConfig(
-        latents, out, latent_dim=4, layers=1, heads=2, intermediate_size=32, batch=8, held_out=1,
-        measure_every=3, bf16=False, loop=loop,
+        latents=latents, out=out, latent_dim=4, layers=1, heads=2, intermediate_size=32,
+        batch=8, held_out=1, measure_every=3, bf16=False, loop=loop,
     )  # fmt: skip
     return replace(config, **changes)
 
@@ -90,8 +90,9 @@ def decoder_recipe(data: Colours, latents: Path, out: Path, **changes) -> TrainP
         steps=6, learning_rate=3e-3, warmup_steps=2, log_every=1, save_every=2, ema=0.9
     )
     config = TrainPixelDecoderConfig(
-        data.folder, latents, out, base_channels=8, channel_multipliers=(1, 1, 2), res_blocks=1,
-        attn_heads=1, batch=4, held_out=1, measure_every=3, bf16=False, loop=loop,
+        data=data.folder, latents=latents, out=out, base_channels=8,
+        channel_multipliers=(1, 1, 2), res_blocks=1, attn_heads=1, batch=4, held_out=1,
+        measure_every=3, bf16=False, loop=loop,
     )  # fmt: skip
     return replace(config, **changes)
 
@@ -186,15 +187,15 @@ def test_adapter_settings_that_do_not_fit_are_named(latents: Path, tmp_path: Pat
 
 def test_the_published_optimiser_is_the_default():
     for config in (
-        TrainSVAEConfig(Path(), Path()),
-        TrainPixelDecoderConfig(Path(), Path(), Path()),
+        TrainSVAEConfig(latents=Path(), out=Path()),
+        TrainPixelDecoderConfig(data=Path(), latents=Path(), out=Path()),
     ):
         loop = config.loop
         assert (loop.learning_rate, loop.betas, loop.weight_decay) == (1e-4, (0.9, 0.99), 2e-3)
         assert (loop.clip, loop.ema, loop.final_learning_rate_fraction) == (1.0, 0.9995, 0.7)
         assert (loop.steps, loop.warmup_steps, config.epochs) == (0, 0, 100)
-    assert TrainSVAEConfig(Path(), Path()).network(1024) == SVAEConfig(1024)
-    decoder = TrainPixelDecoderConfig(Path(), Path(), Path()).network(96)
+    assert TrainSVAEConfig(latents=Path(), out=Path()).network(1024) == SVAEConfig(1024)
+    decoder = TrainPixelDecoderConfig(data=Path(), latents=Path(), out=Path()).network(96)
     assert decoder.channel_multipliers == (1, 1, 2, 4, 8)
     assert (decoder.scale, decoder.attn_resolutions) == (16, (16,))
 

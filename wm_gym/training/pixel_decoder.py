@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +22,17 @@ from wm_gym.data.frames import resize, split_views
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.registry import PIXEL_DECODER_WEIGHTS
+from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
-from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, row_shares
+from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
 from wm_gym.training.svae import load_adapter
 
 RECORD = "pixel_decoder.json"
 HELD_OUT_FRAMES = 32
 
 
-@dataclass(frozen=True)
-class TrainPixelDecoderConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainPixelDecoderConfig(FrozenFeatureConfig):
     """Train a pixel decoder on precomputed latents and the frames they were made from."""
 
     data: Path
@@ -58,22 +58,8 @@ class TrainPixelDecoderConfig:
     """Standard deviation of noise on the latents, in units of theirs: dreams are not encodings."""
     batch: int = 16
     """Frames a step, over all processes."""
-    accumulation: int = 1
-    """Parts that a process computes its share of the batch in, one after the other."""
-    epochs: int = 100
-    """Passes over the frames where --loop.steps is 0."""
-    held_out: int = 64
-    """Episodes at the end of the data kept out of training, for the logged PSNR."""
     measure_every: int = 500
     """Steps between measurements and pictures."""
-    bf16: bool = True
-    """Autocast to bfloat16."""
-    seed: int = 0
-    """Seed of initialisation, batches and noise."""
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=0, warmup_steps=0, ema=0.9995)
-    )
-    """Optimisation; steps=0 takes --epochs, then warmup_steps=0 takes one epoch."""
 
     def network(self, latent_dim: int) -> PixelDecoderConfig:
         """Sizes of the decoder for latents of that width."""
@@ -85,11 +71,6 @@ class TrainPixelDecoderConfig:
             attn_resolutions=self.attn_resolutions,
             attn_heads=self.attn_heads,
         )
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The settings that a resumed run must share."""
-        free = {"loop", "out", "epochs", "accumulation", "measure_every"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 class PairedFrames:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from wm_gym.domains import domain_of_tasks
 from wm_gym.instructions import named_objects
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
@@ -48,9 +49,10 @@ class RewardConfig:
     """Classifier blocks."""
     trunk: Path | None = None
     """Autoencoder weights whose decoder the trunk starts from."""
-    view: tuple[float, float, float, float] = (-0.26, 0.26, 0.26, -0.26)
+    view: tuple[float, float, float, float] | None = None
     """What a frame shows of the table, in metres: x at the left and right edge, y at the top and
-    bottom edge. Where training starts; it need not be exact."""
+    bottom edge; the domain's by default. Where training starts; it need not be exact. Without one
+    all cells start in the middle and learn their places."""
     bf16: bool = False
     """Linear layers in bfloat16."""
     seed: int = 0
@@ -247,6 +249,12 @@ def start_from_decoder(network: SuccessClassifier, weights: Path, data: Labelled
         raise ValueError(f"--trunk {weights} does not fit the classifier: {error}") from error
 
 
+def view_of(config: RewardConfig, tasks: Sequence[str]) -> tuple[float, float, float, float] | None:
+    """What a frame shows of the table: `config.view`, or what the domain of these tasks says."""
+    domain = domain_of_tasks(tasks)
+    return config.view or (domain.view_m if domain else None)
+
+
 def train_reward(config: RewardConfig) -> Path:
     """Train, or resume, and write `reward.safetensors` and `reward.json`.
 
@@ -268,11 +276,16 @@ def train_reward(config: RewardConfig) -> Path:
             depth=config.depth,
         )
     )
-    network.place_cells(config.view)
+    view = view_of(config, data.tasks)
+    if view is not None:
+        network.place_cells(view)
     if config.trunk is not None:
         start_from_decoder(network, config.trunk, data)
     loop = TrainingLoop(
-        config.out, network, config.loop, fingerprint=asdict(config) | {"loop": None, "out": None}
+        config.out,
+        network,
+        config.loop,
+        fingerprint=asdict(config) | {"view": view, "loop": None, "out": None},
     )
     device = loop.accelerator.device
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +20,16 @@ from torch import Tensor, nn
 
 from wm_gym.latents.registry import ADAPTER_WEIGHTS
 from wm_gym.latents.svae import SVAE, SVAEConfig
+from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
-from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, row_shares
+from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
 
 RECORD = "adapter.json"
 HELD_OUT_FRAMES = 64
 
 
-@dataclass(frozen=True)
-class TrainSVAEConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainSVAEConfig(FrozenFeatureConfig):
     """Train an S-VAE adapter on the wide latents of a frozen encoder."""
 
     latents: Path
@@ -54,22 +54,6 @@ class TrainSVAEConfig:
     """Weight of the KL divergence per compressed value, in nats."""
     batch: int = 64
     """Frames a step, over all processes."""
-    accumulation: int = 1
-    """Parts that a process computes its share of the batch in, one after the other."""
-    epochs: int = 100
-    """Passes over the frames where --loop.steps is 0."""
-    held_out: int = 64
-    """Episodes at the end of the data kept out of training, for the logged errors."""
-    measure_every: int = 500
-    """Steps between measurements on the episodes kept out."""
-    bf16: bool = True
-    """Autocast to bfloat16."""
-    seed: int = 0
-    """Seed of initialisation, batches and noise."""
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=0, warmup_steps=0, ema=0.9995)
-    )
-    """Optimisation; steps=0 takes --epochs, then warmup_steps=0 takes one epoch."""
 
     def network(self, input_dim: int) -> SVAEConfig:
         """Sizes of the S-VAE for latents of that width.
@@ -91,11 +75,6 @@ class TrainSVAEConfig:
             progressive=self.progressive,
             latent_layers=self.latent_layers,
         )
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The settings that a resumed run must share."""
-        free = {"loop", "out", "epochs", "accumulation", "measure_every"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 class Reconstruction(nn.Module):
