@@ -7,7 +7,6 @@ a noisy expert acted, one without noise is asked again in every recorded state, 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,9 @@ import torch
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.data.episodes import Episode, EpisodeDataset
-from wm_gym.envs.sims import langtable_tasks
-from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
-from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
-
-VIEW_HALF_M = VIEW_HEIGHT_M / 2
-FORESHORTENING = math.cos(math.radians(CAMERA_TILT_DEG))  # of y, as the camera looks at an angle
+from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.envs.sims.teachers import Teacher
+from wm_gym.spec import ActionSpec
 
 
 class CloningExamples:
@@ -30,6 +25,8 @@ class CloningExamples:
 
     Args:
         datasets: episodes with privileged states.
+        teacher: says what a clean expert would do in them, and where things are.
+        action: bounds of the actions, whose middle is 0 and whose half range is 1.
         tasks: tasks to use.
         behaviours: whose episodes to use.
         chunk: actions of one example.
@@ -42,6 +39,8 @@ class CloningExamples:
     def __init__(
         self,
         datasets: Sequence[EpisodeDataset],
+        teacher: Teacher,
+        action: ActionSpec,
         *,
         tasks: Sequence[str],
         behaviours: Sequence[str],
@@ -63,16 +62,18 @@ class CloningExamples:
                 f"{tasks} by {behaviours}: collect some"
             )
         known = dict(np.load(cache)) if cache.exists() else {}
+        low, high = np.float32(action.low), np.float32(action.high)
+        middle, half = (high + low) / 2, (high - low) / 2
         for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
             dataset = datasets[at[0]]
             episode = dataset[at[1]]
             key = f"{dataset.folder.name}-{episode.seed}"
             if key not in known:
-                known[key] = expert_labels(episode)
+                known[key] = (teacher.labels(episode) - middle) / half
                 if count % 200 == 0:
                     _write_labels(cache, known)
             self.goals[at], self.labels[at] = episode.goal, known[key]
-            self.positions[at] = positions_of(episode.privileged)
+            self.positions[at] = teacher.places(episode.privileged, episode.goal)
             self.where += [(*at, int(state)) for state in np.flatnonzero(~episode.success[:-1])]
         _write_labels(cache, known)
 
@@ -84,8 +85,9 @@ class CloningExamples:
         """Some examples.
 
         Returns:
-            Frames uint8 (B, H, W, 3), B goals, actions (B, n, 2) in units of half the range with
-            NaN past an episode's end, positions (B, 1 + objects, 2) of effector and objects.
+            Frames uint8 (B, H, W, 3), B goals, actions (B, n, A) in units of half the range with
+            NaN past an episode's end, positions (B, 1 + objects, 2) of effector and objects with
+            NaN for what is not there.
         """
         frames, goals, actions, positions = [], [], [], []
         for index in indices:
@@ -93,8 +95,8 @@ class CloningExamples:
             at = tuple(at)
             frames.append(self.datasets[at[0]].frames(at[1], slice(state, state + 1))[0])
             goals.append(self.goals[at])
-            chunk = np.full((self.chunk, 2), np.nan, np.float32)
             ahead = self.labels[at][state : state + self.chunk]
+            chunk = np.full((self.chunk, ahead.shape[1]), np.nan, np.float32)
             chunk[: len(ahead)] = ahead
             actions.append(chunk)
             positions.append(self.positions[at][state])
@@ -111,11 +113,14 @@ class PlacedFrames:
 
     Args:
         datasets: episodes with privileged states.
+        teacher: says where things are.
     """
 
-    def __init__(self, datasets: Sequence[EpisodeDataset]) -> None:
+    def __init__(self, datasets: Sequence[EpisodeDataset], teacher: Teacher) -> None:
         self.datasets = datasets
-        self.positions = [[positions_of(e.privileged) for e in dataset] for dataset in datasets]
+        self.positions = [
+            [teacher.places(e.privileged, e.goal) for e in dataset] for dataset in datasets
+        ]
         lengths = [len(episode) for episodes in self.positions for episode in episodes]
         self.ends = np.cumsum(lengths)
         self.places = [
@@ -138,39 +143,7 @@ class PlacedFrames:
         return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(positions))
 
 
-class _Midway:
-    """Stands in for the generator that draws an expert's pace: always the middle of the range."""
-
-    def uniform(self, low: float, high: float) -> float:
-        return (low + high) / 2
-
-
 def _write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **labels)  # pyright: ignore[reportArgumentType]
     write_atomically(path, buffer.getvalue())
-
-
-def expert_labels(episode: Episode) -> np.ndarray:
-    """What a scripted expert without noise would do in every state of an episode.
-
-    Args:
-        episode: with privileged states; a clean expert's own actions are taken as they are.
-
-    Returns:
-        float32 (T, 2), units of half the action range.
-    """
-    if episode.behaviour == "expert":
-        return episode.actions / np.float32(ACTION_LIMIT_M)
-    expert = Expert()
-    goal = langtable_tasks.Goal(episode.goal.task, *episode.goal.objects)
-    expert.reset(goal, _Midway())  # pyright: ignore[reportArgumentType]
-    actions = [expert.act(state) for state in episode.privileged[:-1]]
-    return np.stack(actions) / np.float32(ACTION_LIMIT_M)
-
-
-def positions_of(privileged: np.ndarray) -> np.ndarray:
-    """Where peg and blocks are in the frame, float32 (T+1, 1 + objects, 2), within ±1, y up."""
-    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
-    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
-    return (positions * (1, FORESHORTENING) / VIEW_HALF_M).astype(np.float32)

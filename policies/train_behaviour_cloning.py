@@ -1,15 +1,16 @@
-"""Trains the image behaviour-cloning policy of LangTable, and saves it at several stages.
+"""Trains an image behaviour-cloning policy of a simulated domain, and saves it at several stages.
 
 Episodes come from `wm-gym collect`, examples and labels from `cloning_examples`. The simulator's
 state serves as label only, also for an auxiliary loss that says where effector and objects are; the
-policy sees frames and words. `benchmarks/recipes/langtable-bc.sh` holds the commands, from nothing
-to the stages that ship. Interrupted, the same command goes on where it was.
+policy sees frames and words. `benchmarks/recipes/*-bc.sh` hold the commands, from nothing to the
+stages that ship. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from wm_gym.data.episodes import EpisodeDataset
-from wm_gym.domains import LANGTABLE
-from wm_gym.envs.sims import langtable_tasks
+from wm_gym.domains import DOMAINS, Domain, domain_of
+from wm_gym.envs.sims.teachers import TEACHERS
 from wm_gym.policies.base import save_policy
 from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
@@ -31,6 +32,7 @@ from wm_gym.policies.behaviour_cloning import (
 )
 from wm_gym.policies.cloning_examples import CloningExamples, PlacedFrames
 from wm_gym.spec import FrameSpec
+from wm_gym.training.encode_latents import simulator_of
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
 
@@ -44,8 +46,10 @@ class TrainBehaviourCloningConfig:
     """Folder for checkpoint, TensorBoard log and stages."""
     look: tuple[Path, ...] = ()
     """Folders of further datasets, by whomever, that only teach where things are."""
-    tasks: tuple[str, ...] = ("reach", "push")
-    """Tasks to learn."""
+    domain: str = "auto"
+    """Simulated domain, e.g. langtable: actions, words, expert; auto takes that of the episodes."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to learn; all of the domain by default."""
     behaviours: tuple[str, ...] = ("expert", "noisy_expert")
     """Whose episodes to use."""
     batch: int = 48
@@ -113,18 +117,38 @@ def place_loss(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (B, K, P) over a square grid of cells.
-        positions: (B, K, 2) within ±1.
+        positions: (B, K, 2) within ±1; NaN for what is not there, which has no part in the loss.
     """
     side = math.isqrt(logits.shape[-1])
     centres = cell_centres(side, side).to(positions)
-    squared = (positions[:, :, None] - centres).square().sum(-1)  # (B, K, P)
+    there = positions.isfinite().all(-1)  # (B, K)
+    squared = (positions.nan_to_num()[:, :, None] - centres).square().sum(-1)  # (B, K, P)
     bump = (-0.5 * squared * (side / 2) ** 2).softmax(dim=-1)
-    return -(bump * logits.log_softmax(dim=-1)).sum(-1).mean()
+    return -(bump * logits.log_softmax(dim=-1)).sum(-1)[there].mean()
 
 
 def _masked_l1(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     known = ~target.isnan()
     return (prediction - target.nan_to_num()).abs()[known].mean()
+
+
+def choose_domain(name: str, datasets: Sequence[EpisodeDataset]) -> Domain:
+    """The domain of a name, or that all episodes come from.
+
+    Raises:
+        ValueError: if the name is unknown, or the episodes are of several simulators or of none.
+    """
+    if name in DOMAINS:
+        return DOMAINS[name]
+    simulators = {simulator_of(dataset) for dataset in datasets}
+    domain = domain_of(simulators.pop()) if len(simulators) == 1 else None
+    if name != "auto" or domain is None:
+        raise ValueError(
+            f"domain={name!r}: expected one of {list(DOMAINS)}, or auto and episodes of one of "
+            f"their simulators; {[str(dataset.folder) for dataset in datasets]} are of "
+            f"{sorted({str(simulator_of(dataset)) for dataset in datasets})}"
+        )
+    return domain
 
 
 def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
@@ -140,17 +164,24 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
         Folders of the saved stages, in order.
     """
     torch.manual_seed(config.seed)
+    datasets = [EpisodeDataset(folder) for folder in config.data]
+    domain = choose_domain(config.domain, datasets)
+    teacher = TEACHERS[domain.twin]
+    tasks = config.tasks or tuple(domain.tasks)
     examples = CloningExamples(
-        [EpisodeDataset(folder) for folder in config.data],
-        tasks=config.tasks,
+        datasets,
+        teacher,
+        domain.action,
+        tasks=tasks,
         behaviours=config.behaviours,
         chunk=config.chunk,
         cache=Path(config.out) / "expert_labels.npz",
     )
-    placed = PlacedFrames([EpisodeDataset(folder) for folder in config.look])
+    placed = PlacedFrames([EpisodeDataset(folder) for folder in config.look], teacher)
     network_config = BehaviourCloningConfig(
-        {task: langtable_tasks.TASK_TEMPLATES[task] for task in config.tasks},
-        langtable_tasks.OBJECTS,
+        {task: domain.tasks[task] for task in tasks},
+        domain.objects,
+        action_size=domain.action.size,
         chunk=config.chunk,
     )
     network = BehaviourCloningNetwork(network_config)
@@ -182,17 +213,18 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
     def save(step: int) -> None:
         if step in config.stage_steps:
             folder = out / f"stage_{config.stage_steps[step]}"
-            _save_stage(folder, network, config, examples, step, loop.seconds)
+            _save_stage(folder, network, config, domain, examples, step, loop.seconds)
 
     loop.run(losses, every=1, callback=save)
     stages = [out / f"stage_{k}" for step, k in config.stage_steps.items() if step <= loop.step]
-    return stages + _train_head(network.eval(), examples, config, len(stages), loop)
+    return stages + _train_head(network.eval(), examples, config, domain, len(stages), loop)
 
 
 def _train_head(
     network: BehaviourCloningNetwork,
     examples: CloningExamples,
     config: TrainBehaviourCloningConfig,
+    domain: Domain,
     stages: int,
     loop: TrainingLoop,
 ) -> list[Path]:
@@ -226,7 +258,9 @@ def _train_head(
         schedule.step()
         if step in saved:
             print(f"head step {step}: action loss {loss.item():.4f}")
-            _save_stage(saved[step], network, config, examples, loop.step, loop.seconds, step)
+            _save_stage(
+                saved[step], network, config, domain, examples, loop.step, loop.seconds, step
+            )
     return list(saved.values())
 
 
@@ -234,6 +268,7 @@ def _save_stage(
     folder: Path,
     network: BehaviourCloningNetwork,
     config: TrainBehaviourCloningConfig,
+    domain: Domain,
     examples: CloningExamples,
     step: int,
     seconds: float,
@@ -241,8 +276,8 @@ def _save_stage(
 ) -> None:
     height, width = examples.datasets[0].frames(0, slice(0, 1)).shape[1:3]
     policy = BehaviourCloningPolicy(
-        LANGTABLE.action,
-        FrameSpec(height, width, LANGTABLE.frame.camera),
+        domain.action,
+        FrameSpec(height, width, domain.frame.camera),
         network,
         execute=config.execute,
     )

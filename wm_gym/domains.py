@@ -28,6 +28,8 @@ class Domain:
             task decides it.
         view_m: what a frame shows of the table, roughly, in metres: x at its left and right edge,
             y at its top and bottom edge; None where the picture is turned against the table.
+        coloured_blocks: whether the objects are blocks that can be counted in a frame by their
+            colours.
     """
 
     twin: str
@@ -40,6 +42,7 @@ class Domain:
     training_data: str
     objects_keyword: str = ""
     view_m: tuple[float, float, float, float] | None = None
+    coloured_blocks: bool = False
 
 
 LANGTABLE = Domain(
@@ -79,6 +82,7 @@ LANGTABLE = Domain(
     ),
     objects_keyword="blocks",
     view_m=(-0.26, 0.26, 0.26, -0.26),
+    coloured_blocks=True,
 )
 
 BRIDGE = Domain(

@@ -25,7 +25,7 @@ wm-gym collect --out "$run/episodes" --episodes "$episodes" --seed 20000 --steps
 [ -n "${LOOK:-}" ] || wm-gym collect --out "$look" --episodes "$looked_at"
 
 wm-gym train behaviour-cloning --data "$run/episodes" --look "$look" --out "$run/policy" \
-  --stages 0.05 0.2 0.5 1.0 --head-steps 0 "${rows[@]}" --loop.steps "$steps" --loop.save-every 100
+  --tasks reach push --stages 0.05 0.2 0.5 1.0 --head-steps 0 "${rows[@]}" --loop.steps "$steps" --loop.save-every 100
 
 for stage in 1 2 3 4; do
   mkdir -p "$assets/stage_$stage"

@@ -10,17 +10,22 @@ from wm_gym.envs.sims.bridge_objects import Appearance, Thing
 TIMESTEP_S = 0.005
 
 # over the robot's right shoulder: eye, the point looked at, vertical field of view of a square
-_SHOULDER = ((0.0, -0.30, 0.52), (0.275, 0.0, 0.01), 39.0)
+SHOULDER = ((0.0, -0.30, 0.52), (0.275, 0.0, 0.01), 39.0)
 _SIDE = ((0.62, -0.34, 0.32), (0.27, 0.0, 0.03), 34.0)
 _WRIST_FOVY = 75.0
 
 
-def _camera(name: str, eye: tuple, target: tuple, fovy: float) -> str:
+def camera_axes(eye: tuple, target: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors to the right, up and back, (3,) each, of a camera that looks at a point."""
     back = np.subtract(eye, target)
     back = back / np.linalg.norm(back)
     right = np.cross((0.0, 0.0, 1.0), back)
     right /= np.linalg.norm(right)
-    up = np.cross(back, right)
+    return right, np.cross(back, right), back
+
+
+def _camera(name: str, eye: tuple, target: tuple, fovy: float) -> str:
+    right, up, _ = camera_axes(eye, target)
     axes = " ".join(f"{value:.6f}" for value in (*right, *up))
     place = " ".join(f"{value:g}" for value in eye)
     return f'<camera name="{name}" pos="{place}" xyaxes="{axes}" fovy="{fovy:.6f}"/>'
@@ -103,7 +108,7 @@ def scene_xml(
   <worldbody>
     <light pos="0.1 -0.6 1.5" dir="0.1 0.4 -1" directional="true" castshadow="false"
            diffuse="0.36 0.36 0.36" ambient="0 0 0" specular="0 0 0"/>
-    {_camera("shoulder", _SHOULDER[0], _SHOULDER[1], fovy(_SHOULDER[2]))}
+    {_camera("shoulder", SHOULDER[0], SHOULDER[1], fovy(SHOULDER[2]))}
     {_camera("side", _SIDE[0], _SIDE[1], fovy(_SIDE[2]))}
     <geom name="table" type="box" size="0.30 0.36 0.05" pos="0.24 0 -0.05" contype="1"
           conaffinity="3" condim="4" friction="0.8 0.01 0.001" rgba="{_rgba(appearance.table)}"/>

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box
 
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
+from wm_gym.evaluation.components import locate_peg
 from wm_gym.evaluation.open_loop import (
     OpenLoopClips,
     OpenLoopConfig,
@@ -128,7 +129,7 @@ def test_effector_error_is_the_distance_of_the_pegs():
     rollout = np.full_like(clips.truth, 230)
     rollout[:, :, 11:15, 12:16] = 20  # 3 down, 4 to the right
     gone = np.full_like(clips.truth, 230)
-    errors = effector_errors(clips, {"rollout": rollout, "copy_first": gone}, horizon=2)
+    errors = effector_errors(clips, {"rollout": rollout, "copy_first": gone}, 2, locate_peg)
     assert errors["effector_error_px_median"] == pytest.approx(5.0)
     assert errors["effector_error_percent_of_width_median"] == pytest.approx(100 * 5 / SIZE)
     assert errors["effector_error_px_median_copy_first"] is None

@@ -7,13 +7,15 @@ import torch
 
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
+from wm_gym.domains import LANGTABLE
 from wm_gym.envs.sims.langtable_layout import sample_start
 from wm_gym.envs.sims.langtable_tasks import OBJECTS
 from wm_gym.envs.sims.langtable_tasks import Goal as SimulatorGoal
+from wm_gym.envs.sims.teachers import TEACHERS, langtable_places
 from wm_gym.instructions import Goal
 from wm_gym.policies import train_behaviour_cloning as module
 from wm_gym.policies.base import load_policy
-from wm_gym.policies.cloning_examples import CloningExamples, expert_labels, positions_of
+from wm_gym.policies.cloning_examples import CloningExamples
 from wm_gym.policies.train_behaviour_cloning import (
     TrainBehaviourCloningConfig,
     augment,
@@ -23,6 +25,7 @@ from wm_gym.policies.train_behaviour_cloning import (
 from wm_gym.training.loop import LoopConfig
 
 SIDE, STEPS = 32, 5
+TEACHER = TEACHERS["LangTable-v0"]
 
 
 def episode(seed, behaviour):
@@ -65,13 +68,22 @@ def data(tmp_path):
 def config(data, out):
     loop = LoopConfig(steps=20, warmup_steps=1, save_every=2, log_every=5)
     return TrainBehaviourCloningConfig(
-        data=(data,), out=out, look=(data,), batch=4, look_batch=2, loop=loop, head_steps=10
+        data=(data,),
+        out=out,
+        look=(data,),
+        domain="langtable",
+        batch=4,
+        look_batch=2,
+        loop=loop,
+        head_steps=10,
     )
 
 
 def test_examples_never_slip_by_one(data, tmp_path):
     examples = CloningExamples(
         [EpisodeDataset(data)],
+        TEACHER,
+        LANGTABLE.action,
         tasks=("reach", "push"),
         behaviours=("expert", "noisy_expert"),
         chunk=4,
@@ -83,7 +95,9 @@ def test_examples_never_slip_by_one(data, tmp_path):
         assert (frames[k] == 10 * state).all()
         assert goals[k] == Goal("reach", (OBJECTS[index % 8],))
         truth = EpisodeDataset(data)[index]
-        np.testing.assert_allclose(positions[k], positions_of(truth.privileged)[state])
+        np.testing.assert_allclose(
+            positions[k], langtable_places(truth.privileged, truth.goal)[state]
+        )
         if truth.behaviour == "expert":
             expected = [0.001 * (state + n + 1) / 0.03 for n in range(4)]
             known = min(4, STEPS - state)
@@ -94,7 +108,7 @@ def test_examples_never_slip_by_one(data, tmp_path):
 
 def test_a_noisy_expert_is_relabelled_without_noise(data):
     noisy = EpisodeDataset(data)[0]
-    labels = expert_labels(noisy)
+    labels = TEACHER.labels(noisy) / 0.03
     peg = noisy.privileged[:-1, :2]
     column = 2 + 3 * OBJECTS.index(noisy.goal.objects[0])
     way = noisy.privileged[:-1, column : column + 2] - peg

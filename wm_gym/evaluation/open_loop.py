@@ -9,6 +9,7 @@ changed pixels leaves out clips in which fewer than 20 pixels changed, alike in 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ from tqdm import tqdm
 from wm_gym.data.episodes import EpisodeDataset, EpisodeReader
 from wm_gym.data.frames import resize_views
 from wm_gym.data.open_dataset import open_dataset
+from wm_gym.domains import domain_of
 from wm_gym.envs.collect import HELD_OUT_SEEDS
-from wm_gym.evaluation.components import BlockReference, locate_peg
+from wm_gym.evaluation.components import BlockReference
+from wm_gym.evaluation.effectors import EFFECTORS
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.visual import changed_psnr, gap_closed, psnr, ssim
 
@@ -258,23 +261,32 @@ def horizon_scores(
 
 
 def effector_errors(
-    clips: OpenLoopClips, versions: dict[str, np.ndarray], horizon: int
+    clips: OpenLoopClips,
+    versions: dict[str, np.ndarray],
+    horizon: int,
+    locate: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, float | None]:
-    """Median distance between the peg of the truth and of each version, at one horizon.
+    """Median distance between the effector of the truth and of each version, at one horizon.
 
-    A version that shows no peg counts as infinitely far away; a truth that shows none is left out.
+    A version that shows none counts as infinitely far away; a truth that shows none is left out.
+
+    Args:
+        clips: truth and start.
+        versions: frames (N, T, H, W, 3) by name.
+        horizon: 1 is the first generated frame.
+        locate: finds the effector, see `wm_gym.evaluation.effectors.EFFECTORS`.
 
     Returns:
         `effector_error_px_median` and `effector_error_percent_of_width_median`, each also with
-        `_<control>` appended; None where most frames show no peg.
+        `_<control>` appended; None where most frames show no effector.
     """
     rows = np.flatnonzero(clips.steps >= horizon)
-    truth = locate_peg(clips.truth[rows, horizon - 1])
+    truth = locate(clips.truth[rows, horizon - 1])
     seen = np.isfinite(truth[:, 0])
     errors: dict[str, float | None] = {}
     for name, version in versions.items():
         suffix = "" if name == "rollout" else f"_{name}"
-        found = locate_peg(version[rows, horizon - 1])
+        found = locate(version[rows, horizon - 1])
         distance = np.linalg.norm(found - truth, axis=1)[seen]
         median = float(np.median(np.where(np.isnan(distance), np.inf, distance)))
         known = np.isfinite(median)
@@ -321,14 +333,15 @@ def measure_open_loop(
         "copy_first": np.broadcast_to(clips.start[:, None], clips.truth.shape),
         "shuffled_actions": shuffled,
     }
-    pushing = model.spec.twin == "LangTable-v0"
+    locate = EFFECTORS.get(model.spec.twin or "")
+    domain = domain_of(model.spec.twin)
     scores: dict[str, Any] = {}
     for horizon in sorted(config.horizons):
         entry = horizon_scores(clips, versions, horizon)
-        if pushing:
-            entry |= effector_errors(clips, versions, horizon)
+        if locate is not None:
+            entry |= effector_errors(clips, versions, horizon, locate)
         scores[f"horizon_{horizon}"] = entry
-    if pushing:
+    if domain is not None and domain.coloured_blocks:
         scores["block_persistence"] = block_persistence(clips, versions)
     row_steps = clips.truth.shape[0] * clips.truth.shape[1]
     scores["speed"] = {

@@ -92,7 +92,7 @@ def print_table(name: str, scores: dict[str, Any]) -> None:
     print(f"{name}: open loop, mean over clips")
     print(
         " horizon  clips  gap closed  shuffled  changed PSNR   decoder   copy 1st      SSIM"
-        "  peg off %"
+        "  hand off %"
     )
     for horizon in horizons_of(scores):
         entry = scores[f"horizon_{horizon}"]

@@ -1,0 +1,105 @@
+"""What a simulator teaches a policy beside frames: a clean expert's word, and where things are.
+
+Both come from recorded privileged states; a policy itself sees frames and words only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wm_gym.data.episodes import Episode
+from wm_gym.domains import BRIDGE
+from wm_gym.envs.sims import (
+    bridge_expert,
+    bridge_state,
+    bridge_tasks,
+    bridge_view,
+    langtable_expert,
+    langtable_tasks,
+)
+from wm_gym.envs.sims.behaviours import Behaviour
+from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
+from wm_gym.instructions import Goal
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a simulator knows about its recorded episodes.
+
+    Attributes:
+        expert: makes an expert without noise, who reads privileged states.
+        goal: the simulator's own goal for a task and its objects.
+        places: privileged states (T+1, S) of an episode with that goal -> float32
+            (T+1, 1 + objects, 2), where the effector and each of the domain's objects appear in the
+            frame, within ±1, x to the right and y up; NaN for what is not there.
+        objects: what lies on the table in every episode, in the order of the state; () where that
+            is what the goal names.
+    """
+
+    expert: Callable[[], Behaviour]
+    goal: Callable[[Goal], Any]
+    places: Callable[[np.ndarray, Goal], np.ndarray]
+    objects: tuple[str, ...] = ()
+
+    def labels(self, episode: Episode) -> np.ndarray:
+        """What the expert would do in every state of an episode, at one fixed pace.
+
+        Args:
+            episode: with privileged states; a clean expert's own actions are taken as they are.
+
+        Returns:
+            float32 (T, A), physical units.
+        """
+        if episode.behaviour == "expert":
+            return episode.actions
+        expert, goal = self.expert(), self.goal(episode.goal)
+        pace: Any = _Midway()
+        expert.reset(goal, pace, self.objects or episode.goal.objects)
+        return np.stack([expert.act(state) for state in episode.privileged[:-1]])
+
+
+class _Midway:
+    """Stands in for the generator that draws an expert's pace: always the middle of the range."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+
+def _langtable_goal(goal: Goal) -> langtable_tasks.Goal:
+    return langtable_tasks.Goal(goal.task, *goal.objects)
+
+
+def langtable_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:
+    """Where peg and blocks are in the near-top-down frame, see `Teacher.places`."""
+    del goal  # all blocks are always there
+    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
+    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
+    foreshortening = math.cos(math.radians(CAMERA_TILT_DEG))  # of y: the camera looks at an angle
+    return (positions * (1, foreshortening) / (VIEW_HEIGHT_M / 2)).astype(np.float32)
+
+
+def bridge_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:
+    """Where the hand and the task's two things are in the shoulder frame, see `Teacher.places`."""
+    things = privileged[:, bridge_state.EFFECTOR_SIZE :]
+    things = things.reshape(len(privileged), -1, bridge_state.THING_SIZE)[:, :, :3]
+    places = np.full((len(privileged), 1 + len(BRIDGE.objects), 2), np.nan, np.float32)
+    places[:, 0] = bridge_view.project(privileged[:, :3])
+    for number, name in enumerate(goal.objects):
+        places[:, 1 + BRIDGE.objects.index(name)] = bridge_view.project(things[:, number])
+    return places
+
+
+TEACHERS: dict[str, Teacher] = {
+    "LangTable-v0": Teacher(
+        langtable_expert.Expert, _langtable_goal, langtable_places, langtable_tasks.OBJECTS
+    ),
+    "BridgeSim-v0": Teacher(
+        bridge_expert.Expert, lambda goal: bridge_tasks.BridgeGoal(goal.task), bridge_places
+    ),
+}
+"""Simulator id -> what it teaches."""
