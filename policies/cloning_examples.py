@@ -62,7 +62,7 @@ class CloningExamples:
                 f"{tasks} by {behaviours}: collect some"
             )
         known = dict(np.load(cache)) if cache.exists() else {}
-        low, high = np.float32(action.low), np.float32(action.high)
+        low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
         middle, half = (high + low) / 2, (high - low) / 2
         for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
             dataset = datasets[at[0]]
