@@ -282,7 +282,7 @@ def _save_stage(
         execute=config.execute,
     )
     training = {
-        "recipe": "python -m wm_gym.policies.train_behaviour_cloning",
+        "recipe": "wm-gym train behaviour-cloning",
         "settings": json.loads(json.dumps(asdict(config), default=str)),
         "examples": len(examples),
         "step": step,

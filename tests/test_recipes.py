@@ -6,13 +6,14 @@ import json
 import os
 import stat
 import subprocess
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import gymnasium
 import pytest
 
-from wm_gym.checkpoints import Checkpoint
+from wm_gym.checkpoints import Checkpoint, assets_folder
 from wm_gym.cli import COMMANDS, _command_name, _parse, main
 from wm_gym.policies.base import load_policy
 
@@ -58,6 +59,26 @@ def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path)
         config_class = getattr(import_module(COMMANDS[name].module), COMMANDS[name].config)
         config = _parse(config_class, name, words[len(name.split()) :])
         assert isinstance(config, config_class)
+
+
+def test_the_policies_that_ship_were_trained_with_the_recipes_settings(tmp_path):
+    *_, words = commands_of("langtable-bc.sh", tmp_path, str(tmp_path / "run"), trial=False)
+    name = "train behaviour-cloning"
+    config_class = getattr(import_module(COMMANDS[name].module), COMMANDS[name].config)
+    asked = json.loads(json.dumps(asdict(_parse(config_class, name, words[2:])), default=str))
+    paths = {"data", "out", "look"}
+    shipped = sorted((assets_folder() / "langtable-bc").glob("stage_*/policy.json"))
+    assert len(shipped) == len(asked["stages"]) == 4
+    for stage, path in zip(asked["stages"], shipped, strict=True):
+        training = json.loads(path.read_text())["training"]
+        # the second phase came later; these policies were saved before it began
+        known = {k for k in training["settings"] if k not in paths and not k.startswith("head")}
+        for key in known - {"loop"}:
+            assert training["settings"][key] == asked[key], key
+        stored = training["settings"]["loop"]
+        assert {k: asked["loop"][k] for k in stored} == stored
+        assert training["step"] == round(stage * asked["loop"]["steps"])
+        assert training.get("head_step", 0) == asked["head_steps"] == 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything behind assets/langtable-bc, from nothing: episodes to imitate, episodes to look at, and a
-# policy saved at four stages of its training. Every step resumes where it stopped.
+# policy saved at four stages of its training. Every step resumes where it stopped. The policies that
+# ship were made with these settings from other episodes (assets/langtable-bc/README.md).
 # usage: benchmarks/recipes/langtable-bc.sh [RUN_FOLDER] [ASSETS]      (one core: about an hour)
 #        LOOK=runs/langtable-vae-mini/episodes …        takes the world model's episodes to look at
 #        TRIAL=1 … /tmp/trial /tmp/trial/assets         every command, a few steps of it

@@ -121,6 +121,15 @@ def test_check_env(tiny_checkpoint, obs):
     check_env(env.unwrapped)
 
 
+@pytest.mark.parametrize("env_id", BRIDGE_IDS)
+def test_check_env_without_an_embedded_model(tiny_checkpoint, tmp_path, env_id):
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_checkpoint, folder)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"twin": None}))
+    check_env(gymnasium.make(env_id, checkpoint=str(folder), reward="none").unwrapped)
+
+
 def test_check_env_langtable():
     env = gymnasium.make("LangTable-v0", obs="state", render_mode=None)
     check_env(env.unwrapped, skip_render_check=True)
