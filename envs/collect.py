@@ -44,6 +44,7 @@ class SimulatorFactory:
     frame_size: str
     horizon: int
     noise: tuple[float, float] | None = None
+    objects: str = ""
 
     def __call__(self) -> tuple[gym.Env, Behaviours]:
         """The simulator and its behaviours.
@@ -58,12 +59,17 @@ class SimulatorFactory:
                 f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
                 f"{sorted(BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
             )
+        domain = domain_of(self.env_id)
+        chosen: dict[str, Any] = (
+            {domain.objects_keyword: self.objects} if domain and self.objects else {}
+        )
         env = gym.make(
             self.env_id,
             frame_size=self.frame_size,
             horizon=self.horizon,
             terminate_on_success=False,
             disable_env_checker=True,
+            **chosen,
         )
         return env, BEHAVIOURS[self.env_id](self.noise)
 
@@ -94,6 +100,10 @@ class CollectConfig:
     """Least and largest noise of a noisy expert, drawn for each episode; in LangTable the standard
     deviation in metres, e.g. 0.012 0.012, in BridgeSim the fraction of the largest action. The
     simulator's own range by default."""
+    objects: str = ""
+    """What lies on the table, in simulators that let one choose: in LangTable standard, ood, names
+    separated by commas, or mixed, which draws eight of all twenty blocks for every episode. The
+    simulator's own by default."""
     tasks: tuple[str, ...] = ()
     """Tasks, drawn with equal chances; one that is named twice is drawn twice as often. All of the
     domain by default."""
@@ -143,6 +153,11 @@ class CollectConfig:
                 f"noise={self.noise}, expected a least and a largest one of 0 or more, e.g. "
                 "noise=(0.003, 0.02)"
             )
+        if self.objects and domain is not None and not domain.objects_keyword:
+            raise ValueError(
+                f"objects={self.objects!r}: in {self.env_id!r} the task decides what is there; "
+                "leave objects out"
+            )
         if not self.tasks:
             raise ValueError(
                 f"tasks is empty and {self.env_id!r} has no domain to take them from, expected at "
@@ -170,6 +185,8 @@ class CollectConfig:
             del settings[name]
         if self.noise is None:  # collections from before there was a choice go on
             del settings["noise"]
+        if not self.objects:
+            del settings["objects"]
         return json.loads(json.dumps(settings))
 
 
@@ -193,7 +210,7 @@ def collect(
 
     out = Path(config.out).expanduser()
     factory = factory or SimulatorFactory(
-        config.env_id, config.frame_size, config.steps, config.noise
+        config.env_id, config.frame_size, config.steps, config.noise, config.objects
     )
     env, behaviours = factory()
     unknown = set(config.behaviours) - set(behaviours)

@@ -82,6 +82,12 @@ COMMANDS: dict[str, Command] = {
     "collect": Command(
         "wm_gym.envs.collect", "CollectConfig", "collect", "collect episodes in a simulator"
     ),
+    "collect-qa": Command(
+        "wm_gym.envs.collect_qa",
+        "CollectQAConfig",
+        "collect_qa",
+        "ask questions about the future of recorded episodes",
+    ),
     "make-start-states": Command(
         "wm_gym.commands.make_start_states",
         "MakeStartStatesConfig",

@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 
 from wm_gym.envs.sims.langtable_layout import sample_start
 from wm_gym.envs.sims.langtable_physics import LangTablePhysics
-from wm_gym.envs.sims.langtable_shapes import parse_blocks
+from wm_gym.envs.sims.langtable_shapes import ALL_OBJECTS, OBJECTS, parse_blocks
 from wm_gym.envs.sims.langtable_tasks import (
     CONTACT_GAP_M,
     TASKS,
@@ -30,6 +30,7 @@ from wm_gym.envs.sims.renderer import parse_frame_size
 from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
 
 ACTION_LIMIT_M = 0.03
+MIXED = "mixed"
 
 
 class LangTableEnv(SimulatorEnv, EzPickle):
@@ -54,7 +55,8 @@ class LangTableEnv(SimulatorEnv, EzPickle):
 
     Args:
         task: `reach`, `separate`, `push` or `any`; what a reset draws instructions from.
-        blocks: `standard`, `ood` (only the six blocks that standard data lack) or names separated
+        blocks: `standard`, `ood` (only the six blocks that standard data lack), `mixed` (every
+            reset draws eight of all twenty; instructions cannot be given then) or names separated
             by commas.
         frame_size: `"HxW"`, one number for a square, or (H, W). The frame's shorter side always
             shows the same 0.515 m of table.
@@ -83,9 +85,10 @@ class LangTableEnv(SimulatorEnv, EzPickle):
             self, task, blocks, frame_size, obs, horizon, terminate_on_success, render_mode
         )
         check_choice("task", task, (*TASKS, "any"))
-        self.objects = parse_blocks(blocks)
+        self._mixed = blocks == MIXED
+        self._size = parse_frame_size(frame_size)
+        self._lay(OBJECTS if self._mixed else parse_blocks(blocks))
         self.goal: Goal = goals(task, self.objects)[0]
-        self._physics = LangTablePhysics(self.objects, *parse_frame_size(frame_size))
         super().__init__(
             task=task,
             frame_size=frame_size,
@@ -98,6 +101,26 @@ class LangTableEnv(SimulatorEnv, EzPickle):
             action_high=[ACTION_LIMIT_M] * 2,
             state_size=2 + 3 * len(self.objects),
         )
+
+    def _lay(self, objects: tuple[str, ...]) -> None:
+        """Puts blocks on the table."""
+        self.objects = objects
+        self._physics = LangTablePhysics(objects, *self._size)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode, see `SimulatorEnv.reset`.
+
+        Raises:
+            ValueError: for an instruction with mixed blocks, which are drawn anew; and as there.
+        """
+        if self._mixed and (options or {}).get("instruction") is not None:
+            raise ValueError(
+                f"instruction {(options or {})['instruction']!r} with blocks={MIXED!r}: the blocks "
+                "are drawn anew at every reset; give a task, or name the blocks"
+            )
+        return super().reset(seed=seed, options=options)
 
     def privileged_state(self) -> np.ndarray:
         """Returns `[peg_x, peg_y, x_0, y_0, theta_0, ...]`, (2 + 3n,) float64, m and rad."""
@@ -129,6 +152,10 @@ class LangTableEnv(SimulatorEnv, EzPickle):
         return parse_instruction(instruction, self.objects)
 
     def _draw_goal(self, task: str) -> Goal:
+        if self._mixed:
+            drawn = self.np_random.choice(len(ALL_OBJECTS), len(OBJECTS), replace=False)
+            self.close()  # the renderer is the old table's
+            self._lay(tuple(ALL_OBJECTS[i] for i in sorted(drawn)))
         choices = goals(task, self.objects)
         return choices[int(self.np_random.integers(len(choices)))]
 
@@ -143,6 +170,9 @@ class LangTableEnv(SimulatorEnv, EzPickle):
 
     def _goal_of_state(self, state: dict[str, Any]) -> Goal:
         blocks = parse_blocks(str(state["blocks"]))
+        if self._mixed and len(blocks) == len(OBJECTS) and blocks != self.objects:
+            self.close()
+            self._lay(blocks)
         if blocks != self.objects:
             raise ValueError(
                 f"state holds the blocks {', '.join(blocks)}; this environment has "

@@ -37,6 +37,8 @@ OOD_OBJECTS = (
     "purple cube",
 )
 
+ALL_OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+
 PEG_RADIUS_M = 0.0125
 PEG_HEIGHT_M = 0.045
 BLOCK_HEIGHT_M = 0.025

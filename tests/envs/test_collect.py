@@ -14,6 +14,7 @@ import pytest
 from tests.data.counter_env import CounterFactory
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
 from wm_gym.envs.collect import CollectConfig, SimulatorFactory, behaviour_of, collect
+from wm_gym.envs.sims.langtable_shapes import OOD_OBJECTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,3 +199,13 @@ def test_a_collection_knows_its_noise_and_old_ones_go_on(tmp_path):
     for other in (None, (0.1, 0.3)):
         with pytest.raises(ValueError, match="other noise"):
             collect(dataclasses.replace(noisy, noise=other), CounterFactory(), progress=False)
+
+
+def test_what_lies_on_the_table_can_be_chosen(tmp_path):
+    env, _ = SimulatorFactory("LangTable-v0", "24x24", 5, None, "ood")()
+    assert env.unwrapped.objects == OOD_OBJECTS
+    chosen = CollectConfig(out=tmp_path, objects="mixed")
+    assert chosen.identity()["objects"] == "mixed"
+    assert "objects" not in CollectConfig(out=tmp_path).identity()  # older collections go on
+    with pytest.raises(ValueError, match="the task decides what is there"):
+        CollectConfig(out=tmp_path, env_id="BridgeSim-v0", objects="standard")

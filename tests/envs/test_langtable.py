@@ -97,3 +97,39 @@ def test_every_block_and_the_peg_are_legible_at_96_pixels(camera_env):
         middle_rows = rows[(rows > 40) & (rows < 56)]
         middle_columns = columns[(columns > 40) & (columns < 56)]
         assert len(middle_rows) >= 4 and len(middle_columns) >= 4
+
+
+def test_mixed_blocks_are_drawn_anew_at_every_reset():
+    env, again = (LangTableEnv(task="any", blocks="mixed", obs="state") for _ in range(2))
+    tables = []
+    for seed in range(4):
+        state, _ = env.reset(seed=seed)
+        np.testing.assert_array_equal(again.reset(seed=seed)[0], state)
+        assert again.objects == env.objects
+        assert set(env.goal.objects) <= set(env.objects)
+        tables.append(env.objects)
+    assert len(set(tables)) == 4
+    assert all(len(set(table)) == 8 for table in tables)
+    stored = env.get_state()
+    again.reset(seed=9)
+    again.set_state(stored)
+    assert again.objects == env.objects
+    np.testing.assert_array_equal(again.privileged_state(), env.privileged_state())
+    action = np.array([0.02, -0.01])
+    np.testing.assert_array_equal(again.step(action)[0], env.step(action)[0])
+    with pytest.raises(ValueError, match="drawn anew"):
+        env.reset(options={"instruction": "reach the red moon"})
+
+
+def test_mixed_blocks_are_rendered_as_they_are():
+    env = LangTableEnv(blocks="mixed", frame_size=48, render_mode="rgb_array")
+    named = None
+    try:
+        for seed in (0, 1):
+            frame, _ = env.reset(seed=seed)
+            named = LangTableEnv(blocks=", ".join(env.objects), frame_size=48)
+            same, _ = named.reset(options={"state": env.get_state()})
+            np.testing.assert_array_equal(frame, same)
+            named.close()
+    finally:
+        env.close()

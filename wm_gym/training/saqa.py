@@ -1,0 +1,274 @@
+"""Questions with answers about episodes (SAQA): reading and balanced sampling.
+
+Every batch is a function of (seed, step). A row is one frame with many questions about its futures.
+Questions are weighed by the inverse frequency of their type and answer, so types and answers are
+balanced in expectation, exactly: a state is drawn with the summed weight of its questions, then
+questions with theirs. Expert and other episodes are balanced on their own and mixed at will.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
+from wm_gym.semantic.questions import TRAINED_PHRASINGS, UNTRAINED_PHRASINGS, Question, QuestionSet
+
+INDEX = "qa.json"
+QA_VERSION = 1
+RECORD: dict[str, type[np.generic]] = {
+    "episode": np.uint32,
+    "frame": np.uint16,
+    "horizon": np.uint8,
+    "type": np.uint8,
+    "instance": np.uint16,
+    "yes": np.bool_,
+    "slack": np.float16,
+}
+"""Columns of a question: type is its number in the question set, instance its number among
+`QuestionSet.instances`, slack the predicate's value in ambiguity margins."""
+
+Group = Literal["expert", "suboptimal"]
+Phrasings = Literal["trained", "untrained"]
+_KEPT_TABLES = 512
+
+
+class QAError(ValueError):
+    """A folder of questions that is absent, damaged, or about other episodes."""
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """Line of the index: a dataset of episodes and the questions about it.
+
+    Attributes:
+        folder: the dataset, relative to the questions' folder.
+        index_sha256: hash of its index.json when the questions were asked.
+        file: file of the questions.
+        records: their number.
+    """
+
+    folder: str
+    index_sha256: str
+    file: str
+    records: int
+
+
+@dataclass(frozen=True)
+class QABatch:
+    """R frames with M questions each.
+
+    Attributes:
+        frames: (R, H, W, 3) uint8.
+        actions: (R, n, A) float32 physical units that follow the frame, zeros after the episode's
+            end; n is the largest horizon of the batch.
+        questions: R rows of M (words, horizon).
+        yes: (R, M) bool, the answers.
+        slack: (R, M) in ambiguity margins.
+        types: (R, M) number of the question's type.
+        horizons: (R, M).
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    questions: list[list[tuple[str, int]]]
+    yes: np.ndarray
+    slack: np.ndarray
+    types: np.ndarray
+    horizons: np.ndarray
+
+
+class SAQADataset:
+    """The questions of a folder, sampled in balance.
+
+    Args:
+        folder: written by `wm-gym collect-qa`.
+        questions: the domain's question types.
+
+    Raises:
+        QAError: if there are none or their episodes have changed.
+    """
+
+    def __init__(self, folder: str | Path, questions: QuestionSet = LANGTABLE_QUESTIONS) -> None:
+        self.folder = Path(folder).expanduser()
+        self.questions = questions
+        self.kinds = list(questions)
+        try:
+            index = json.loads((self.folder / INDEX).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise QAError(
+                f"{self.folder / INDEX} cannot be read ({error}); make the questions with "
+                f"`wm-gym collect-qa --out {self.folder}`"
+            ) from error
+        if index.get("version") != QA_VERSION:
+            raise QAError(
+                f"{self.folder / INDEX}: version is {index.get('version')!r}, this wm_gym reads "
+                f"{QA_VERSION}; collect the questions again"
+            )
+        self.settings: dict = index["settings"]
+        self.sources: list[EpisodeDataset] = []
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in (*RECORD, "source")}
+        for number, entry in enumerate(SourceEntry(**e) for e in index["sources"]):
+            self.sources.append(self._open(entry))
+            with np.load(self.folder / entry.file, allow_pickle=False) as stored:
+                for name in RECORD:
+                    columns[name].append(stored[name])
+            columns["source"].append(np.full(entry.records, number, np.uint16))
+        self.records = {name: np.concatenate(parts) for name, parts in columns.items()}
+        behaviours = [np.asarray(source.behaviours) for source in self.sources]
+        self.expert = np.concatenate(
+            [behaviours[n][episodes] == "expert" for n, episodes in enumerate(columns["episode"])]
+        )
+        self._blocks: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._asked: OrderedDict[tuple[str, ...], list[list[Question]]] = OrderedDict()
+
+    def _open(self, entry: SourceEntry) -> EpisodeDataset:
+        dataset = EpisodeDataset(self.folder / entry.folder)
+        digest = hashlib.sha256((dataset.folder / "index.json").read_bytes()).hexdigest()
+        if digest != entry.index_sha256:
+            raise QAError(
+                f"the episodes in {dataset.folder} are not those that {self.folder} asks about; "
+                "collect the questions again into another folder"
+            )
+        return dataset
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.records["yes"])
+
+    @property
+    def max_horizon(self) -> int:
+        """Largest horizon of any question."""
+        return int(self.records["horizon"].max())
+
+    def objects(self, source: int, episode: int) -> tuple[str, ...]:
+        """Blocks on the table of an episode."""
+        start = self.sources[source][episode].start_state
+        return tuple(name.strip() for name in str(start["blocks"]).split(","))
+
+    def _instances(self, source: int, episode: int) -> list[list[Question]]:
+        """Every question about an episode's blocks, by type; the latest tables are kept."""
+        key = (source, episode)
+        if key not in self._blocks:
+            self._blocks[key] = self.objects(source, episode)
+        blocks = self._blocks[key]
+        if blocks not in self._asked:
+            if len(self._asked) >= _KEPT_TABLES:
+                self._asked.popitem(last=False)
+            self._asked[blocks] = [self.questions.instances(k.name, blocks) for k in self.kinds]
+        return self._asked[blocks]
+
+    def sampler(self, group: Group | None = None, *, clear_only: bool = False) -> BalancedSampler:
+        """A balanced sampler over expert episodes, the others, or all.
+
+        Args:
+            group: whose episodes.
+            clear_only: leave out ambiguous questions.
+
+        Raises:
+            QAError: if there are no such questions.
+        """
+        keep = np.ones(len(self), bool) if group is None else self.expert == (group == "expert")
+        if clear_only:
+            keep &= np.abs(self.records["slack"]) >= 1
+        if not keep.any():
+            raise QAError(
+                f"{self.folder} holds no questions about {group or 'any'} episodes; collect such "
+                "episodes, or change the share of expert episodes"
+            )
+        return BalancedSampler(self.records, np.flatnonzero(keep))
+
+    def batch(
+        self, rows: np.ndarray, rng: np.random.Generator, phrasings: Phrasings = "trained"
+    ) -> QABatch:
+        """The frames, actions and words of questions.
+
+        Args:
+            rows: record numbers, (R, M); those of a row share frame and episode.
+            rng: draws the phrasings.
+            phrasings: trained ones, or those that are never trained.
+        """
+        column = {name: values[rows] for name, values in self.records.items()}
+        wording = rng.integers(TRAINED_PHRASINGS, size=rows.shape)
+        if phrasings == "untrained":
+            wording = TRAINED_PHRASINGS + rng.integers(UNTRAINED_PHRASINGS, size=rows.shape)
+        longest = int(column["horizon"].max())
+        frames, actions, questions = [], [], []
+        for r in range(len(rows)):
+            source, episode = int(column["source"][r, 0]), int(column["episode"][r, 0])
+            frame = int(column["frame"][r, 0])
+            data = self.sources[source]
+            frames.append(data.frames(episode, slice(frame, frame + 1))[0])
+            ahead = data.actions(episode)[frame : frame + longest]
+            actions.append(np.pad(ahead, ((0, longest - len(ahead)), (0, 0))))
+            about = self._instances(source, episode)
+            columns = (column["type"][r], column["instance"][r], column["horizon"][r], wording[r])
+            questions.append(
+                [
+                    (self.questions.text(about[t][i], w), h)
+                    for t, i, h, w in zip(*(c.tolist() for c in columns), strict=True)
+                ]
+            )
+        return QABatch(
+            frames=np.stack(frames),
+            actions=np.stack(actions).astype(np.float32),
+            questions=questions,
+            yes=column["yes"],
+            slack=column["slack"].astype(np.float32),
+            types=column["type"],
+            horizons=column["horizon"],
+        )
+
+
+class BalancedSampler:
+    """Draws states with questions so that every (type, answer) comes equally often.
+
+    Args:
+        records: columns of all questions.
+        kept: numbers of those to draw from.
+    """
+
+    def __init__(self, records: dict[str, np.ndarray], kept: np.ndarray) -> None:
+        keys = [records[name][kept] for name in ("frame", "episode", "source")]
+        self.order = kept[np.lexsort(keys)]
+        cells = records["type"][self.order].astype(np.int64) * 2 + records["yes"][self.order]
+        counts = np.bincount(cells)
+        self.cumulative = np.cumsum(1.0 / counts[cells])
+        state = np.stack([records[name][self.order] for name in ("source", "episode", "frame")])
+        changes = np.flatnonzero((np.diff(state.astype(np.int64)) != 0).any(0)) + 1
+        self.starts = np.concatenate([[0], changes])
+        self.ends = np.concatenate([changes, [len(self.order)]])
+        self.cells = int((counts > 0).sum())
+
+    def draw(self, rows: int, questions: int, rng: np.random.Generator) -> np.ndarray:
+        """Record numbers (rows, questions); those of a row are about one state."""
+        total = self.cumulative[-1]
+        first = np.searchsorted(self.cumulative, rng.random(rows) * total, side="right")
+        state = np.searchsorted(self.starts, first, side="right") - 1
+        low = np.where(self.starts[state] > 0, self.cumulative[self.starts[state] - 1], 0.0)
+        high = self.cumulative[self.ends[state] - 1]
+        place = low[:, None] + rng.random((rows, questions)) * (high - low)[:, None]
+        found = np.searchsorted(self.cumulative, place, side="right")
+        last = self.ends[state][:, None] - 1
+        return self.order[np.clip(found, self.starts[state][:, None], last)]
+
+
+def mixed_rows(
+    samplers: Sequence[BalancedSampler],
+    shares: Sequence[float],
+    rows: int,
+    questions: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Record numbers (rows, questions) from several samplers with these shares of the rows."""
+    drawn = rng.multinomial(rows, np.asarray(shares, float) / np.sum(shares))
+    parts = [s.draw(int(n), questions, rng) for s, n in zip(samplers, drawn, strict=True) if n]
+    return rng.permutation(np.concatenate(parts))
