@@ -61,6 +61,12 @@ COMMANDS: dict[str, Command] = {
         "evaluate_reward_model",
         "accuracy of the success classifier on real and imagined clips",
     ),
+    "evaluate latent-spaces": Command(
+        "wm_gym.evaluation.latent_spaces",
+        "LatentSpacesConfig",
+        "evaluate_latent_spaces",
+        "compare world models over different latent spaces, with controls",
+    ),
     "compare-real": Command(
         "wm_gym.evaluation.compare_real",
         "CompareRealConfig",
@@ -147,6 +153,12 @@ COMMANDS: dict[str, Command] = {
         "LatentDynamicsConfig",
         "train_latent_dynamics",
         "train a latent diffusion transformer",
+    ),
+    "train idm": Command(
+        "wm_gym.training.idm",
+        "TrainIDMConfig",
+        "train_idm",
+        "train a model that reads actions from latents",
     ),
     "train distil": Command(
         "wm_gym.training.distil",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.training.reward import LabelledLatents, measure_classifier
+
+if TYPE_CHECKING:
+    from wm_gym.world_model import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,45 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
         What `--json` writes; `reward_model.real` and `.imagined` hold the figures by task.
     """
     model = load_by_id(config.id, config.checkpoint, denoising_steps=config.denoising_steps)
+    report = measure_reward_model(model, EpisodeDataset(config.data), config)
+    header = measurement_header(seeds=config.seed)
+    content = {**header, "model": model.spec.name, "reward_model": report}
+    if config.json is not None:
+        write_json(config.json, content)
+    if config.write_card:
+        assert model.folder is not None
+        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
+        spec = Checkpoint.open(model.folder).spec
+        save_card(model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry}))
+    return content
+
+
+def measure_reward_model(
+    model: LatentWorldModel, data: EpisodeDataset, config: RewardModelConfig
+) -> dict[str, Any]:
+    """Judge real frames, and imagined ones of the same actions.
+
+    Args:
+        model: world model with a success classifier beside its card.
+        data: held-out episodes.
+        config: how many, how long, which seed.
+
+    Returns:
+        `horizon`, `episodes`, and figures by task under `real` and `imagined`.
+
+    Raises:
+        CheckpointError: if the card has no success classifier.
+        ValueError: if no episode is long enough.
+    """
     assert model.folder is not None
     opened = Checkpoint.open(model.folder)
     classifier = RewardModel.from_checkpoint(opened)
-    data = EpisodeDataset(config.data)
     rng = np.random.default_rng(config.seed)
     long_enough = np.flatnonzero(data.lengths >= config.horizon)
     chosen = rng.permutation(long_enough)[: config.episodes]
     if not len(chosen):
         raise ValueError(
-            f"{config.data} has no episode of at least {config.horizon} steps; lower --horizon"
+            f"{data.folder} has no episode of at least {config.horizon} steps; lower --horizon"
         )
     real, imagined, states, tasks = [], [], [], []
     for first in tqdm(range(0, len(chosen), 16), desc="episodes"):
@@ -109,12 +141,4 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
                 f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
             )
-    header = measurement_header(seeds=config.seed)
-    content = {**header, "model": opened.spec.name, "reward_model": report}
-    if config.json is not None:
-        write_json(config.json, content)
-    if config.write_card:
-        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
-        spec = Checkpoint.open(model.folder).spec
-        save_card(model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry}))
-    return content
+    return report

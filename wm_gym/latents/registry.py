@@ -28,6 +28,7 @@ class SpaceEntry:
         frame_size: (H, W), or None where the configuration decides.
         patch: patch size of the published transition models.
         compressed: an S-VAE is part of the space.
+        semantic: the space was learned without painting pixels.
     """
 
     module: str
@@ -37,6 +38,7 @@ class SpaceEntry:
     frame_size: tuple[int, int] | None = (256, 256)
     patch: int = 1
     compressed: bool = False
+    semantic: bool = False
 
     @property
     def space_class(self) -> Any:
@@ -55,17 +57,21 @@ class SpaceEntry:
 
 
 LATENT_SPACES: dict[str, SpaceEntry] = {
-    "VJEPA": SpaceEntry("vjepa21", "VJEPA21Space", channels=1024),
-    "WebDINO": SpaceEntry("web_dino", "WebDINOSpace", channels=1024),
-    "SigLIP2": SpaceEntry("siglip2", "SigLIP2Space", channels=1152),
-    "VJEPA96": SpaceEntry("vjepa21", "VJEPA21Space", channels=96, compressed=True),
-    "WebDINO96": SpaceEntry("web_dino", "WebDINOSpace", channels=96, compressed=True),
-    "SigLIP296": SpaceEntry("siglip2", "SigLIP2Space", channels=96, compressed=True),
+    "VJEPA": SpaceEntry("vjepa21", "VJEPA21Space", channels=1024, semantic=True),
+    "WebDINO": SpaceEntry("web_dino", "WebDINOSpace", channels=1024, semantic=True),
+    "SigLIP2": SpaceEntry("siglip2", "SigLIP2Space", channels=1152, semantic=True),
+    "VJEPA96": SpaceEntry("vjepa21", "VJEPA21Space", (16, 16), 96, compressed=True, semantic=True),
+    "WebDINO96": SpaceEntry(
+        "web_dino", "WebDINOSpace", (16, 16), 96, compressed=True, semantic=True
+    ),
+    "SigLIP296": SpaceEntry(
+        "siglip2", "SigLIP2Space", (16, 16), 96, compressed=True, semantic=True
+    ),
     "VAE": SpaceEntry("sd3_vae", "SD3VAESpace", grid=(32, 32), channels=16, patch=2),
     "VAVAE": SpaceEntry("va_vae", "VAVAESpace", channels=32),
     "Cosmos": SpaceEntry("cosmos", "CosmosSpace", channels=16),
     "vae-mini": SpaceEntry("vae_mini", "VAEMini", grid=None, frame_size=None),
-    "vjepa-mini": SpaceEntry("vjepa_mini", "VJEPAMini", grid=None, frame_size=None),
+    "vjepa-mini": SpaceEntry("vjepa_mini", "VJEPAMini", grid=None, frame_size=None, semantic=True),
 }
 """Entries by name."""
 

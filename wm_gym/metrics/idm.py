@@ -6,7 +6,9 @@ or generated.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +97,27 @@ class TransformerIDM(nn.Module):
         for layer in self.transformer:
             x = layer(x)
         return self.head(self.final_norm(x[:, :k]))
+
+
+def action_correlation(found: Tensor, truth: Tensor) -> dict[str, Any]:
+    """Pearson's r between actions that were read and those that were taken.
+
+    Args:
+        found: (N, ..., A).
+        truth: the same shape.
+
+    Returns:
+        `by_component`, A values, None where a component never changes; `pearson`, their mean, NaN
+        without any.
+    """
+    pairs = zip(found.flatten(0, -2).T.double(), truth.flatten(0, -2).T.double(), strict=True)
+    rows: list[float | None] = []
+    for read, taken in pairs:
+        read, taken = read - read.mean(), taken - taken.mean()
+        scale = float(read.norm() * taken.norm())
+        rows.append(float(read @ taken) / scale if scale > 1e-12 else None)
+    known = [r for r in rows if r is not None]
+    return {"pearson": sum(known) / len(known) if known else math.nan, "by_component": rows}
 
 
 class _Layer(nn.Module):

@@ -175,3 +175,32 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Interval(estimate, float(low), float(high), confidence, undefined)
+
+
+def resampled_interval(
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    *,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic of rows, e.g. episodes, drawn anew.
+
+    Args:
+        statistic: of row numbers (N,), which may repeat.
+        count: number of rows.
+        resamples: number of resamples.
+        confidence: coverage.
+        seed: of the resampling.
+
+    Returns:
+        The statistic of all rows, and its interval; ends are NaN if no resample defines it.
+    """
+    rng = np.random.default_rng(seed)
+    values = np.array([statistic(rng.integers(count, size=count)) for _ in range(resamples)])
+    known = values[np.isfinite(values)]
+    outside = (1 - confidence) / 2
+    low, high = (np.nan, np.nan) if not len(known) else np.quantile(known, [outside, 1 - outside])
+    estimate = statistic(np.arange(count))
+    return Interval(estimate, float(low), float(high), confidence, 1 - len(known) / resamples)
