@@ -29,6 +29,7 @@ POLICY_KINDS: dict[str, str] = {
     "action-replay": "wm_gym.policies.action_replay:ActionReplayPolicy",
     "noisy": "wm_gym.policies.noisy:NoisyPolicy",
     "resized": "wm_gym.policies.resized:ResizedPolicy",
+    "planner": "wm_gym.policies.planner:PlannerPolicy",
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
 }
 

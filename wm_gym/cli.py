@@ -67,6 +67,12 @@ COMMANDS: dict[str, Command] = {
         "evaluate_latent_spaces",
         "compare world models over different latent spaces, with controls",
     ),
+    "evaluate semantic": Command(
+        "wm_gym.evaluation.semantic",
+        "EvaluateSemanticConfig",
+        "evaluate_semantic",
+        "accuracy of a semantic world model's answers about the future",
+    ),
     "compare-real": Command(
         "wm_gym.evaluation.compare_real",
         "CompareRealConfig",
@@ -171,6 +177,12 @@ COMMANDS: dict[str, Command] = {
         "RewardConfig",
         "train_reward",
         "train the success classifier and distance regressor",
+    ),
+    "train semantic": Command(
+        "wm_gym.training.semantic",
+        "TrainSemanticConfig",
+        "train_semantic",
+        "train a semantic world model on questions about the future",
     ),
     "train assemble": Command(
         "wm_gym.training.assemble",

@@ -12,7 +12,7 @@ from wm_gym.envs.collect_qa import PRESENT_TYPES, CollectQAConfig, collect_qa
 from wm_gym.envs.sims.langtable_questions import slack
 from wm_gym.envs.sims.langtable_shapes import OBJECTS
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
-from wm_gym.training.saqa import INDEX, QAError, SAQADataset, mixed_rows
+from wm_gym.training.saqa import INDEX, QAError, SAQADataset, draw_wording, mixed_rows
 
 KINDS = [kind.name for kind in LANGTABLE_QUESTIONS]
 
@@ -38,7 +38,7 @@ def saqa(config):
 def test_every_answer_is_the_simulators(saqa):
     rng = np.random.default_rng(0)
     rows = saqa.sampler().draw(60, 4, rng)
-    batch = saqa.batch(rows, rng)
+    batch = saqa.batch(rows, draw_wording(rows.shape, rng))
     for r in range(60):
         source, episode, frame = (
             int(saqa.records[name][rows[r, 0]]) for name in ("source", "episode", "frame")
@@ -59,7 +59,7 @@ def test_every_answer_is_the_simulators(saqa):
 def test_actions_are_those_that_follow_the_frame(saqa):
     rng = np.random.default_rng(1)
     rows = saqa.sampler().draw(40, 4, rng)
-    batch = saqa.batch(rows, rng)
+    batch = saqa.batch(rows, draw_wording(rows.shape, rng))
     for r in range(40):
         source, episode, frame = (
             int(saqa.records[name][rows[r, 0]]) for name in ("source", "episode", "frame")
@@ -117,7 +117,7 @@ def test_four_horizons_a_state_from_zero_to_twenty(saqa, config):
 def test_untrained_phrasings_are_asked_only_on_request(saqa):
     rng = np.random.default_rng(6)
     rows = saqa.sampler().draw(20, 4, rng)
-    asked = saqa.batch(rows, rng, "untrained").questions
+    asked = saqa.batch(rows, draw_wording(rows.shape, rng, "untrained")).questions
     numbers = {LANGTABLE_QUESTIONS.parse_phrasing(words)[1] for row in asked for words, _ in row}
     assert numbers == {8, 9}
 
@@ -154,9 +154,8 @@ def test_the_present_alone_needs_no_actions(folder, tmp_path):
     tables = {saqa.objects(0, episode) for episode in range(4)}
     assert len(tables) == 4
     assert {name for table in tables for name in table} - set(OBJECTS)
-    batch = saqa.batch(
-        saqa.sampler().draw(3, 2, np.random.default_rng(0)), np.random.default_rng(0)
-    )
+    rows = saqa.sampler().draw(3, 2, np.random.default_rng(0))
+    batch = saqa.batch(rows, np.zeros((3, 2), int))
     assert batch.actions.shape == (3, 0, 2)
 
 

@@ -186,20 +186,14 @@ class SAQADataset:
             )
         return BalancedSampler(self.records, np.flatnonzero(keep))
 
-    def batch(
-        self, rows: np.ndarray, rng: np.random.Generator, phrasings: Phrasings = "trained"
-    ) -> QABatch:
+    def batch(self, rows: np.ndarray, wording: np.ndarray) -> QABatch:
         """The frames, actions and words of questions.
 
         Args:
             rows: record numbers, (R, M); those of a row share frame and episode.
-            rng: draws the phrasings.
-            phrasings: trained ones, or those that are never trained.
+            wording: number of each question's phrasing, (R, M), see `draw_wording`.
         """
         column = {name: values[rows] for name, values in self.records.items()}
-        wording = rng.integers(TRAINED_PHRASINGS, size=rows.shape)
-        if phrasings == "untrained":
-            wording = TRAINED_PHRASINGS + rng.integers(UNTRAINED_PHRASINGS, size=rows.shape)
         longest = int(column["horizon"].max())
         frames, actions, questions = [], [], []
         for r in range(len(rows)):
@@ -226,6 +220,15 @@ class SAQADataset:
             types=column["type"],
             horizons=column["horizon"],
         )
+
+
+def draw_wording(
+    shape: tuple[int, ...], rng: np.random.Generator, phrasings: Phrasings = "trained"
+) -> np.ndarray:
+    """Numbers of random phrasings: of trained ones, or of those that are never trained."""
+    if phrasings == "trained":
+        return rng.integers(TRAINED_PHRASINGS, size=shape)
+    return TRAINED_PHRASINGS + rng.integers(UNTRAINED_PHRASINGS, size=shape)
 
 
 class BalancedSampler:

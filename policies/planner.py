@@ -1,0 +1,174 @@
+"""A planner as a policy: plan with a semantic world model, execute a part, plan again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from wm_gym.instructions import InstructionSet
+from wm_gym.planning.planner import PLANNERS, PlannerConfig
+from wm_gym.planning.subgoals import SubgoalPlanner
+from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, langtable_task
+from wm_gym.semantic.value import ValueConfig
+from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
+
+if TYPE_CHECKING:
+    from wm_gym.spec import ActionSpec, FrameSpec
+
+
+class PlannerPolicy(Policy):
+    """Receding horizon: plans n actions, executes m of them, looks again.
+
+    An instruction is one of the card's tasks in words, or `MS1` to `MS4`. Everything random is a
+    function of the row's seed and step.
+
+    Args:
+        model: semantic world model to plan with.
+        planner: which planner, and its settings.
+        value: how answers become a value.
+        horizon: actions n of a plan.
+        execute: actions m that are carried out before the next one.
+        order: which subgoal comes next, see `SubgoalPlanner`.
+        bases: policies whose chunks are the proposals that planning starts from; longer chunks are
+            cut, shorter ones go on with their last action.
+    """
+
+    kind: ClassVar[str] = "planner"
+
+    def __init__(
+        self,
+        model: SemanticWorldModel,
+        planner: PlannerConfig,
+        value: ValueConfig | None = None,
+        *,
+        horizon: int = 16,
+        execute: int = 4,
+        order: Literal["given", "by_value"] = "given",
+        bases: Sequence[Policy] = (),
+    ) -> None:
+        super().__init__(model.spec.action)
+        if not 1 <= execute <= horizon <= model.spec.horizon:
+            raise ValueError(
+                f"execute={execute} must be 1 to horizon={horizon}, and that at most the "
+                f"{model.spec.horizon} actions that {model.spec.name} was trained with"
+            )
+        value = value or ValueConfig()
+        self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
+        self.execute = execute
+        self.bases = tuple(bases)
+        self._tasks: dict[int, SemanticTask] = {}
+        self._seeds: dict[int, int] = {}
+        self._done: dict[int, list[bool]] = {}
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
+        """Begins episodes; see `Policy.reset`.
+
+        Raises:
+            InstructionError: if an instruction is none of the card's tasks.
+        """
+        for row, seed, instruction in zip(rows, seeds, instructions, strict=True):
+            task = self._task(instruction)
+            self._tasks[int(row)], self._seeds[int(row)] = task, int(seed)
+            self._done[int(row)] = self.planner.begin([task])[0]
+        for base in self.bases:
+            base.reset(rows, seeds, instructions)
+
+    def _task(self, instruction: str) -> SemanticTask:
+        if instruction in LANGTABLE_MULTI_STEP:
+            return LANGTABLE_MULTI_STEP[instruction]
+        spec = self.planner.model.spec
+        goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
+        return langtable_task(goal.task, goal.objects)
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """The first m actions (B, m, A) of each row's new plan."""
+        rows = [int(row) for row in observation.rows]
+        steps = zip(rows, observation.steps.tolist(), strict=True)
+        found = self.planner.next(
+            torch.from_numpy(np.ascontiguousarray(observation.frames)),
+            [self._tasks[row] for row in rows],
+            [self._done[row] for row in rows],
+            [_plan_seed(self._seeds[row], step) for row, step in steps],
+            self._proposals(observation),
+        )
+        for row, done in zip(rows, found.done, strict=True):
+            self._done[row] = done
+        return found.plan.actions[:, : self.execute].cpu().numpy().astype(np.float32)
+
+    def _proposals(self, observation: Observation) -> torch.Tensor | None:
+        if not self.bases:
+            return None
+        chunks = [np.asarray(base.act(observation), np.float32) for base in self.bases]
+        return torch.from_numpy(np.stack([fitted(c, self.planner.horizon) for c in chunks], 1))
+
+    def config(self) -> dict[str, Any]:
+        """Where the model is, and all settings.
+
+        Raises:
+            ValueError: if the model has no folder to load it from.
+        """
+        model = self.planner.model
+        if model.folder is None:
+            raise ValueError(
+                f"{model.spec.name} is in no folder, so a saved policy could not find it; save it "
+                "with save_semantic_model and load it from there"
+            )
+        kind = next(n for n, cls in PLANNERS.items() if type(self.planner.planner) is cls)
+        return {
+            "checkpoint": str(model.folder),
+            "planner": {"kind": kind, **asdict(self.planner.planner)},
+            "value": asdict(self.planner.value),
+            "horizon": self.planner.horizon,
+            "execute": self.execute,
+            "order": self.planner.order,
+            "bases": [describe(base) for base in self.bases],
+        }
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the policies that propose; the world model stays where it is."""
+        return {
+            f"base_{number}.{name}": tensor
+            for number, base in enumerate(self.bases)
+            for name, tensor in base.weights().items()
+        }
+
+    @classmethod
+    def from_saved(
+        cls,
+        action_spec: ActionSpec,
+        frame_spec: FrameSpec | None,
+        config: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+    ) -> PlannerPolicy:
+        """Loads the world model, then builds the policy."""
+        del action_spec, frame_spec  # the world model's card says both
+        settings = dict(config["planner"])
+        bases = []
+        for number, described in enumerate(config["bases"]):
+            own = f"base_{number}."
+            kept = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
+            bases.append(build(described, kept))
+        return cls(
+            load_semantic_model(config["checkpoint"]),
+            PLANNERS[settings.pop("kind")](**settings),
+            ValueConfig(**config["value"]),
+            horizon=config["horizon"],
+            execute=config["execute"],
+            order=config["order"],
+            bases=bases,
+        )
+
+
+def fitted(chunk: np.ndarray, horizon: int) -> np.ndarray:
+    """Actions (B, n, A) cut to a horizon, or continued with their last one."""
+    missing = max(0, horizon - chunk.shape[1])
+    return np.pad(chunk[:, :horizon], ((0, 0), (0, missing), (0, 0)), mode="edge")
+
+
+def _plan_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])

@@ -1,0 +1,136 @@
+"""`wm-gym evaluate semantic`: what it counts, its controls, and what it writes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.semantic.conftest import tiny_semantic_model
+from tests.semantic.episodes import write_episodes
+from wm_gym.checkpoints import Checkpoint
+from wm_gym.cli import main
+from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
+from wm_gym.evaluation.semantic import (
+    Answered,
+    EvaluateSemanticConfig,
+    accuracy,
+    answer_questions,
+    blinded,
+    describe_answers,
+    reliability,
+)
+from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
+from wm_gym.semantic.world_model import save_semantic_model
+from wm_gym.training.saqa import SAQADataset
+
+KINDS = [kind.name for kind in LANGTABLE_QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate_semantic")
+    for name, blocks in (("standard", "standard"), ("ood", "ood")):
+        write_episodes(folder / name, ["expert", "expert", "random"], blocks=blocks)
+        collect_qa(CollectQAConfig((folder / name,), folder / f"qa_{name}", stride=4))
+    model = tiny_semantic_model()
+    save_semantic_model(folder / "model", model.spec, model.network, model.tokenizer)
+    return folder
+
+
+def made(**changes):
+    rng = np.random.default_rng(0)
+    n = 4000
+    p = rng.random(n)
+    fields = {
+        "yes": rng.random(n) < p,
+        "said": p > 0.5,
+        "p_yes": p,
+        "mass": np.full(n, 0.9),
+        "slack": rng.normal(0, 2, n),
+        "types": rng.integers(0, 10, n),
+        "horizons": rng.integers(0, 21, n),
+    }
+    return Answered(**{**fields, **changes})
+
+
+def test_what_is_calibrated_is_found_calibrated():
+    honest = describe_answers(made(), KINDS)["calibration"]
+    assert honest["ece"] < 0.03
+    assert honest["answer_mass_mean"] == pytest.approx(0.9)
+    for row in honest["reliability"]:
+        assert row["stated"] == pytest.approx(row["true"], abs=0.08)
+    boastful = made()
+    boastful = dataclasses.replace(boastful, p_yes=np.where(boastful.p_yes > 0.5, 0.99, 0.01))
+    assert describe_answers(boastful, KINDS)["calibration"]["ece"] > 0.15
+
+
+def test_parts_add_up_to_the_whole():
+    answered = made()
+    found = describe_answers(answered, KINDS)
+    for parts in (
+        found["by_type"],
+        found["by_horizon"],
+        {k: found[k] for k in ("clear", "ambiguous")},
+    ):
+        assert sum(row["questions"] for row in parts.values()) == found["questions"]
+        right = sum(row["accuracy"] * row["questions"] for row in parts.values())
+        assert right / found["questions"] == pytest.approx(found["accuracy"])
+    assert found["low"] < found["accuracy"] < found["high"]
+    truth = dataclasses.replace(answered, said=answered.yes)
+    assert accuracy(truth)["accuracy"] == 1.0
+    assert sum(row["questions"] for row in reliability(answered)) == len(answered.yes)
+
+
+def test_controls_take_away_what_they_say(folder):
+    saqa = SAQADataset(folder / "qa_standard")
+    rows = saqa.sampler().draw(3, 2, np.random.default_rng(0))
+    batch = saqa.batch(rows, np.zeros((3, 2), int))
+    assert not blinded(batch, "no_actions").actions.any()
+    assert len(np.unique(blinded(batch, "no_image").frames)) == 1
+    other = blinded(batch, "other_actions").actions
+    np.testing.assert_array_equal(other[1], batch.actions[0])
+    for control in ("no_actions", "other_actions"):
+        np.testing.assert_array_equal(blinded(batch, control).frames, batch.frames)
+    assert blinded(batch, "none") is batch
+
+
+def test_all_controls_answer_the_same_questions(folder):
+    config = EvaluateSemanticConfig(
+        str(folder / "model"), folder / "qa_standard", frames=6, batch=4
+    )
+    model, saqa = tiny_semantic_model(), SAQADataset(folder / "qa_standard")
+    plain = answer_questions(model, saqa, config)
+    other = answer_questions(model, saqa, config, control="no_image")
+    worded = answer_questions(model, saqa, config, phrasings="untrained")
+    for answered in (other, worded):
+        np.testing.assert_array_equal(answered.yes, plain.yes)
+        np.testing.assert_array_equal(answered.types, plain.types)
+        assert not np.array_equal(answered.p_yes, plain.p_yes)
+    once = answer_questions(model, saqa, dataclasses.replace(config, batch=6))
+    np.testing.assert_allclose(once.p_yes, plain.p_yes, atol=1e-5)
+
+
+def test_the_command_writes_figures_card_and_plot(folder, tmp_path, capsys):
+    arguments = ["evaluate", "semantic", "--checkpoint", folder / "model",
+                 "--qa", folder / "qa_standard", "--qa-ood", folder / "qa_ood",
+                 "--frames", 8, "--questions", 5, "--json", tmp_path / "r.json",
+                 "--plot", tmp_path / "r.png", "--write-card"]  # fmt: skip
+    assert main([str(a) for a in arguments]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    found = report["future_qa"]
+    assert {"in_distribution", "out_of_distribution", "by_type", "controls"} <= set(found)
+    assert found["in_distribution"]["questions"] == 40
+    assert set(found["controls"]) == {"no_actions", "other_actions", "no_image"}
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    card = Checkpoint.open_semantic(folder / "model").spec
+    assert card.metrics["future_qa"]["by_type"] == found["by_type"]
+    assert card.metrics["future_qa"]["command"]
+    shown = capsys.readouterr().out
+    assert "in distribution" in shown and "control: no_image" in shown
+
+
+def test_what_is_not_there_is_named(folder, tmp_path, capsys):
+    arguments = ["evaluate", "semantic", "--checkpoint", str(folder / "model"), "--qa"]
+    assert main([*arguments, str(tmp_path / "none")]) == 2
+    assert "wm-gym collect-qa --out" in capsys.readouterr().err

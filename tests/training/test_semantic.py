@@ -1,0 +1,173 @@
+"""`wm-gym train semantic`: it learns, resumes at the exact step, starts from a checkpoint."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.semantic.conftest import TINY, tiny_semantic_model
+from tests.semantic.episodes import write_episodes
+from wm_gym.checkpoints import CheckpointError
+from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
+from wm_gym.semantic.world_model import load_semantic_model
+from wm_gym.training.loop import LoopConfig
+from wm_gym.training.saqa import QABatch, QAError, SAQADataset
+from wm_gym.training.semantic import TrainSemanticConfig, add_lora, train_semantic
+from wm_gym.training.semantic_loss import SemanticLoss, with_answers
+
+LOOP = LoopConfig(steps=6, learning_rate=2e-3, warmup_steps=1, save_every=2, log_every=1)
+
+
+@pytest.fixture(scope="module")
+def qa(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train_semantic")
+    write_episodes(folder / "episodes", ["expert"] * 2 + ["random"] * 3)
+    return collect_qa(CollectQAConfig((folder / "episodes",), folder / "qa", stride=3))
+
+
+def config(qa, out, **changes):
+    base = TrainSemanticConfig(qa, out, network=TINY, loop=LOOP, rows=4, questions=6, bf16=False)
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(qa, tmp_path_factory) -> Path:
+    return train_semantic(config(qa, tmp_path_factory.mktemp("run") / "run"))
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_checkpoint_says_what_it_is(trained, qa):
+    model = load_semantic_model(trained)
+    spec = model.spec
+    assert (spec.prefix_attention, spec.horizon, spec.twin) == ("block_causal", 20, "LangTable-v0")
+    assert (spec.frame.height, spec.action.width, len(spec.objects)) == (24, 2, 8)
+    assert spec.recipe["steps"] == 6
+    assert spec.recipe["questions"]["records"] == len(SAQADataset(qa))
+    assert spec.recipe["settings"]["rows"] == 4
+    asked = model.ask([("Did the red moon move?", 5)])
+    frames = torch.zeros(1, 24, 24, 3, dtype=torch.uint8)
+    assert model.look(frames).probabilities(torch.zeros(1, 5, 2), asked).sum() < 1
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, qa, tmp_path):
+    out = tmp_path / "run"
+    half = dataclasses.replace(LOOP, max_minutes=1e-9)
+    for _ in range(3):
+        train_semantic(config(qa, out, loop=half))
+    train_semantic(config(qa, out))
+    assert losses(out) == losses(trained.parent)
+    one, two = (load_semantic_model(f).network.state_dict() for f in (trained, out / "checkpoint"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train_semantic(config(qa, out, rows=8))
+
+
+def test_accumulated_parts_take_the_same_steps(trained, qa, tmp_path):
+    out = tmp_path / "run"
+    train_semantic(config(qa, out, accumulation=2))
+    assert losses(out) == pytest.approx(losses(trained.parent), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_it_learns_what_can_be_learned(qa, tmp_path):
+    """Where the peg moves is in the actions alone: the loss must fall below that of guessing."""
+    loop = dataclasses.replace(LOOP, steps=400, learning_rate=3e-3, log_every=10, warmup_steps=20)
+    train_semantic(config(qa, tmp_path / "run", loop=loop, rows=8, questions=12))
+    found = losses(tmp_path / "run")
+    guessing = np.log(2)
+    assert np.mean(found[-5:]) < guessing - 0.03 < np.mean(found[:2])
+
+
+@pytest.mark.parametrize("attention", ["full", "block_causal"])
+def test_both_kinds_of_attention_train_every_weight(qa, tmp_path, attention):
+    start = config(qa, tmp_path / "run", prefix_attention=attention, rows=2, questions=3,
+                   loop=dataclasses.replace(LOOP, steps=1, ema=0.0))  # fmt: skip
+    model = load_semantic_model(train_semantic(start))
+    torch.manual_seed(start.seed)
+    again = load_semantic_model(
+        train_semantic(dataclasses.replace(start, out=tmp_path / "other", seed=1))
+    )
+    assert model.spec.prefix_attention == attention
+    for name, value in model.network.named_parameters():
+        assert not torch.equal(value, again.network.get_parameter(name)) or "bias" in name
+
+
+def test_going_on_from_a_checkpoint_keeps_its_sizes_and_words(trained, qa, tmp_path):
+    nothing = dataclasses.replace(LOOP, steps=1, learning_rate=1e-12, weight_decay=0.0)
+    folder = train_semantic(
+        config(qa, tmp_path / "run", init=str(trained), network=dataclasses.replace(TINY, depth=5),
+               loop=nothing)
+    )  # fmt: skip
+    one, two = load_semantic_model(trained), load_semantic_model(folder)
+    assert two.network.config == one.network.config
+    assert two.tokenizer.to_json() == one.tokenizer.to_json()
+    assert two.spec.recipe["init"] == one.spec.recipe
+    for key, value in one.network.state_dict().items():
+        assert torch.allclose(value, two.network.state_dict()[key], atol=1e-6)
+
+
+def test_low_rank_updates_leave_the_rest_alone(trained, qa, tmp_path):
+    pytest.importorskip("peft")
+    loop = dataclasses.replace(LOOP, learning_rate=0.05)
+    folder = train_semantic(config(qa, tmp_path / "run", init=str(trained), lora_rank=2, loop=loop))
+    before, after = (load_semantic_model(f).network.state_dict() for f in (trained, folder))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {"action_projector.weight", "action_projector.bias"} <= changed
+    assert all("action_projector" in key or "language_model.layers" in key for key in changed)
+    update = next(key for key in changed if key.endswith("q_proj.weight"))
+    assert torch.linalg.matrix_rank(after[update] - before[update], atol=1e-6) <= 2
+
+
+def test_low_rank_updates_begin_with_nothing():
+    pytest.importorskip("peft")
+    network = tiny_semantic_model().network
+    frames = torch.randint(0, 256, (1, 24, 24, 3), dtype=torch.uint8)
+    before = network.image_features(frames)
+    add_lora(network, 4)
+    assert torch.equal(network.image_features(frames), before)
+    trained = [n for n, p in network.named_parameters() if p.requires_grad]
+    assert all("lora_" in name or "action_projector" in name for name in trained)
+
+
+def test_the_loss_of_full_attention_is_that_of_single_questions(qa):
+    model = tiny_semantic_model("full")
+    loss = SemanticLoss(model.network, model.tokenizer, model.spec.action)
+    saqa, rng = SAQADataset(qa), np.random.default_rng(0)
+    batch = saqa.batch(saqa.sampler().draw(2, 3, rng), np.full((2, 3), 5))
+    singles = []
+    for r in range(2):
+        for m in range(3):
+            one = QABatch(
+                batch.frames[r : r + 1], batch.actions[r : r + 1], [[batch.questions[r][m]]],
+                *(getattr(batch, n)[r : r + 1, m : m + 1]
+                  for n in ("yes", "slack", "types", "horizons")),
+            )  # fmt: skip
+            singles.append(loss(one)[0])
+    assert loss(batch)[0].item() == pytest.approx(torch.stack(singles).mean().item(), abs=1e-5)
+
+
+def test_answers_stand_after_their_questions():
+    tokenizer = tiny_semantic_model().tokenizer
+    asked = tokenizer.asked([[("Did the red moon move?", 0), ("Did the peg move up?", 1)]])
+    answers = tokenizer.answer_tokens(torch.tensor([[True, False]]))
+    whole = with_answers(asked, answers)
+    for m in range(2):
+        assert whole.tokens[0, m, whole.lengths[0, m] - 1] == answers[0, m]
+        assert whole.answer_at[0, m] == asked.answer_at[0, m]
+
+
+def test_what_cannot_be_mixed_is_refused(qa, tmp_path):
+    write_episodes(tmp_path / "episodes", ["random"])
+    only = collect_qa(CollectQAConfig((tmp_path / "episodes",), tmp_path / "qa", stride=5))
+    with pytest.raises(QAError, match="no questions about expert episodes"):
+        train_semantic(config(only, tmp_path / "run"))
+    with pytest.raises(ValueError, match="multiple of 3"):
+        train_semantic(config(qa, tmp_path / "other", accumulation=3))
+    with pytest.raises(ValueError, match="expert_share=2"):
+        config(qa, tmp_path, expert_share=2.0)

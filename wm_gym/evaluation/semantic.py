@@ -1,0 +1,284 @@
+"""`wm-gym evaluate semantic`: how often a semantic world model answers right, and where it errs.
+
+Questions are drawn in balance over types and answers from held-out episodes; "yes" counts as said
+where it is likelier than "no". Controls blind the model to what it should need: to the actions (no
+motion, or those of another episode) and to the image (a grey one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import binary_calibration_error
+from tqdm import tqdm
+
+from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.devices import check_device
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.metrics.statistics import wilson_interval
+from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
+from wm_gym.training.saqa import Group, Phrasings, QABatch, SAQADataset, draw_wording
+
+BINS = 10
+Control = Literal["none", "no_actions", "other_actions", "no_image"]
+CONTROLS: tuple[Control, ...] = ("no_actions", "other_actions", "no_image")
+HORIZON_BINS = ((0, 0), (1, 5), (6, 10), (11, 15), (16, 20))
+
+
+@dataclass(frozen=True)
+class EvaluateSemanticConfig:
+    """Measure the answers of a semantic world model on held-out episodes."""
+
+    checkpoint: str
+    """Semantic checkpoint: a folder, or hf://org/repo@revision."""
+    qa: Path
+    """Folder of questions about held-out episodes, made by `wm-gym collect-qa`."""
+    qa_ood: Path | None = None
+    """The same with blocks that were not trained on."""
+    group: Group | None = "expert"
+    """Whose episodes: the paper evaluates on the expert's. None takes all."""
+    frames: int = 500
+    """Frames; every one gets `questions` questions."""
+    questions: int = 8
+    """Questions about each frame."""
+    batch: int = 25
+    """Frames at once."""
+    seed: int = 0
+    """Seed of the sample."""
+    device: str = "cpu"
+    """Torch device."""
+    json: Path | None = None
+    """File for the figures."""
+    plot: Path | None = None
+    """File for the reliability plot, e.g. reliability.png."""
+    write_card: bool = False
+    """Also write the figures into the checkpoint's card.json."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Questions and what the model said, each (n,).
+
+    Attributes:
+        yes: the truth.
+        said: whether "yes" was likelier than "no".
+        p_yes: p("yes") / (p("yes") + p("no")).
+        mass: p("yes") + p("no"), how much of the whole vocabulary's probability is an answer.
+        slack: the predicate's value in ambiguity margins.
+        types: number of the question's type.
+        horizons: actions ahead.
+    """
+
+    yes: np.ndarray
+    said: np.ndarray
+    p_yes: np.ndarray
+    mass: np.ndarray
+    slack: np.ndarray
+    types: np.ndarray
+    horizons: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each answer is right."""
+        return self.yes == self.said
+
+
+def answer_questions(
+    model: SemanticWorldModel,
+    saqa: SAQADataset,
+    config: EvaluateSemanticConfig,
+    *,
+    control: Control = "none",
+    phrasings: Phrasings = "trained",
+) -> Answered:
+    """Ask the same sample of questions, for any control and wording.
+
+    Args:
+        model: the model.
+        saqa: the questions.
+        config: size and seed of the sample.
+        control: what the model is blinded to.
+        phrasings: trained or untrained ones.
+
+    Raises:
+        ValueError: if questions look farther ahead than the model was trained to.
+    """
+    rng = np.random.default_rng([config.seed, 2])
+    rows = saqa.sampler(config.group).draw(config.frames, config.questions, rng)
+    wording = draw_wording(rows.shape, rng, phrasings)
+    batches, answers = [], []
+    starts = range(0, len(rows), config.batch)
+    for start in tqdm(starts, desc=f"{phrasings}, {control}", mininterval=5, leave=False):
+        part = slice(start, start + config.batch)
+        batch = blinded(saqa.batch(rows[part], wording[part]), control)
+        asked = model.ask(*batch.questions)
+        with torch.inference_mode():
+            view = model.look(torch.from_numpy(batch.frames))
+            found = view.probabilities(torch.from_numpy(batch.actions), asked)
+        batches.append(batch)
+        answers.append(found.cpu().numpy())
+    p = np.concatenate(answers).reshape(-1, 2)
+    mass = p.sum(1)
+    columns = {
+        name: np.concatenate([getattr(b, name) for b in batches]).ravel()
+        for name in ("yes", "slack", "types", "horizons")
+    }
+    return Answered(said=p[:, 0] > p[:, 1], p_yes=p[:, 0] / mass, mass=mass, **columns)
+
+
+def blinded(batch: QABatch, control: Control) -> QABatch:
+    """The batch without what a control takes away."""
+    if control == "no_actions":
+        return replace(batch, actions=np.zeros_like(batch.actions))
+    if control == "other_actions":
+        return replace(batch, actions=np.roll(batch.actions, 1, axis=0))
+    if control == "no_image":
+        return replace(batch, frames=np.full_like(batch.frames, 128))
+    return batch
+
+
+def accuracy(answered: Answered, chosen: np.ndarray | None = None) -> dict[str, Any]:
+    """Accuracy with its Wilson interval over some of the questions, `chosen` a mask (n,)."""
+    right = answered.right if chosen is None else answered.right[chosen]
+    found = wilson_interval(int(right.sum()), len(right))
+    return {
+        "accuracy": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "questions": len(right),
+    }
+
+
+def describe_answers(answered: Answered, kinds: list[str]) -> dict[str, Any]:
+    """Accuracy in all, by type, horizon and ambiguity, and calibration."""
+    clear = np.abs(answered.slack) >= 1
+    ece = binary_calibration_error(
+        torch.from_numpy(answered.p_yes), torch.from_numpy(answered.yes.astype(int)), n_bins=BINS
+    )
+    horizons = {
+        f"{low}-{high}" if high > low else str(low): (answered.horizons >= low)
+        & (answered.horizons <= high)
+        for low, high in HORIZON_BINS
+    }
+    return {
+        **accuracy(answered),
+        "by_type": {
+            kind: accuracy(answered, answered.types == number) for number, kind in enumerate(kinds)
+        },
+        "by_horizon": {name: accuracy(answered, mask) for name, mask in horizons.items()},
+        "clear": accuracy(answered, clear),
+        "ambiguous": accuracy(answered, ~clear),
+        "calibration": {
+            "ece": float(ece),
+            "answer_mass_mean": float(answered.mass.mean()),
+            "reliability": reliability(answered),
+        },
+    }
+
+
+def reliability(answered: Answered) -> list[dict[str, float | int]]:
+    """Stated and true share of "yes", by bins of what was stated."""
+    number = np.minimum((answered.p_yes * BINS).astype(int), BINS - 1)
+    rows: list[dict[str, float | int]] = []
+    for index in range(BINS):
+        chosen = number == index
+        if chosen.any():
+            rows.append(
+                {
+                    "stated": float(answered.p_yes[chosen].mean()),
+                    "true": float(answered.yes[chosen].mean()),
+                    "questions": int(chosen.sum()),
+                }
+            )
+    return rows
+
+
+def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
+    """Run `wm-gym evaluate semantic`: measure, print and write.
+
+    Returns:
+        What `--json` writes; `future_qa` holds the figures.
+
+    Raises:
+        CheckpointError: if the model cannot be loaded.
+        QAError: if the questions cannot be read.
+    """
+    check_device(config.device)
+    model = load_semantic_model(config.checkpoint, device=config.device)
+    kinds: list[str] = []
+    report: dict[str, Any] = {"group": config.group or "all"}
+    folders = {"in_distribution": config.qa, "out_of_distribution": config.qa_ood}
+    for name, folder in folders.items():
+        if folder is None:
+            continue
+        saqa = SAQADataset(folder)
+        kinds = [kind.name for kind in saqa.kinds]
+        answered = answer_questions(model, saqa, config)
+        report[name] = describe_answers(answered, kinds)
+        other = answer_questions(model, saqa, config, phrasings="untrained")
+        report[name]["untrained_phrasings"] = accuracy(other)
+        if name == "in_distribution":
+            report["by_type"] = report[name]["by_type"]
+            report["controls"] = {
+                control: accuracy(answer_questions(model, saqa, config, control=control))
+                for control in CONTROLS
+            }
+            if config.plot is not None:
+                plot_reliability(report[name]["calibration"]["reliability"], config.plot)
+    print("\n".join(table(model.spec.name, report)))
+    header = measurement_header(seeds=config.seed)
+    content = {**header, "model": model.spec.name, "future_qa": report}
+    if config.json is not None:
+        write_json(config.json, content)
+    if config.write_card:
+        assert model.folder is not None
+        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
+        spec = Checkpoint.open_semantic(model.folder).spec
+        save_card(model.folder, replace(spec, metrics={**spec.metrics, "future_qa": entry}))
+    return content
+
+
+def table(name: str, report: dict[str, Any]) -> list[str]:
+    """The figures as lines of text."""
+
+    def line(label: str, row: dict[str, Any]) -> str:
+        if not row["questions"]:
+            return f"  {label:28} no questions"
+        interval = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        return f"  {label:28} {100 * row['accuracy']:5.1f} % {interval:14} of {row['questions']}"
+
+    lines = [f"{name}: answers about the future, {report['group']} episodes"]
+    for part in ("in_distribution", "out_of_distribution"):
+        if part not in report:
+            continue
+        rows = report[part]
+        lines.append(line(part.replace("_", " "), rows))
+        for label in ("clear", "ambiguous", "untrained_phrasings"):
+            lines.append(line(f"  {label.replace('_', ' ')}", rows[label]))
+        lines += [line(f"  {kind}", row) for kind, row in rows["by_type"].items()]
+        lines += [line(f"  horizon {n}", row) for n, row in rows["by_horizon"].items()]
+        lines.append(f"    calibration error {rows['calibration']['ece']:.3f}")
+    lines += [line(f"control: {n}", row) for n, row in report.get("controls", {}).items()]
+    return lines
+
+
+def plot_reliability(rows: list[dict[str, float | int]], path: Path) -> None:
+    """Draw stated against true share of "yes"."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
+    sizes = [20 + 180 * row["questions"] / max(r["questions"] for r in rows) for row in rows]
+    axes.scatter([r["stated"] for r in rows], [r["true"] for r in rows], s=sizes)
+    axes.set(xlabel='stated probability of "yes"', ylabel='true share of "yes"')
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

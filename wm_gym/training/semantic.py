@@ -1,0 +1,276 @@
+"""Recipe: `wm-gym train semantic`, a semantic world model on questions about the future.
+
+The embedded models take two stages. First questions about single pictures of tables with every
+colour-shape pair, which stands in for a VLM's pretraining:
+
+    wm-gym collect --objects mixed --behaviours random 1 --out scenes
+    wm-gym collect-qa --data scenes --present-only --out present
+    wm-gym train semantic --qa present --expert-share None --out stage_1
+
+then questions about the future (`--qa saqa --init stage_1/checkpoint`). A base such as PaliGemma-3B
+needs no first stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wm_gym.checkpoints import resolve_checkpoint
+from wm_gym.domains import LANGTABLE
+from wm_gym.semantic.attention import PrefixAttention
+from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig
+from wm_gym.semantic.tokens import QuestionTokenizer, langtable_tokenizer
+from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
+from wm_gym.semantic_card import SemanticSpec
+from wm_gym.spec import FrameSpec
+from wm_gym.training.loop import LoopConfig, TrainingLoop, row_shares
+from wm_gym.training.saqa import QABatch, SAQADataset, draw_wording, mixed_rows
+from wm_gym.training.semantic_loss import SemanticLoss
+
+CHECKPOINT = "checkpoint"
+CHECK_ROWS = 64
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _embedded_sizes() -> SemanticNetworkConfig:
+    return SemanticNetworkConfig(vocabulary=langtable_tokenizer().size, action_width=2)
+
+
+@dataclass(frozen=True)
+class TrainSemanticConfig:
+    """Train a semantic world model, or go on training one."""
+
+    qa: Path
+    """Folder of questions, made by `wm-gym collect-qa`."""
+    out: Path
+    """Run folder: resumable state, logs and at the end `checkpoint`."""
+    init: str = ""
+    """Semantic checkpoint to start from: a folder, e.g. an earlier run's `checkpoint`, or hf://…;
+    sizes, tokenizer and attention are its own. Empty starts from random weights."""
+    network: SemanticNetworkConfig = field(default_factory=_embedded_sizes)
+    """Sizes of a network that starts from random weights."""
+    prefix_attention: PrefixAttention = "block_causal"
+    """full: as the published weights; block_causal: image and actions do not see the question, so
+    planners compute them once for all questions."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=20_000,
+            learning_rate=6e-4,
+            final_learning_rate_fraction=0.02,
+            warmup_steps=500,
+            weight_decay=1e-2,
+            ema=0.999,
+        )
+    )
+    """Optimisation. The paper fine-tunes PaliGemma-3B for 24 000 steps with a rate that falls from
+    1e-5, and an effective batch of 96."""
+    rows: int = 32
+    """Frames a step."""
+    questions: int = 16
+    """Questions about every frame."""
+    accumulation: int = 1
+    """Parts into which a process divides its frames, one after the other."""
+    expert_share: float | None = 0.5
+    """Share of frames from expert episodes; None takes all episodes as they come."""
+    check: Path | None = None
+    """Folder of other questions whose accuracy is logged, never trained on."""
+    check_every: int = 500
+    """Steps between these checks."""
+    lora_rank: int = 0
+    """Train low-rank updates of Gemma's layers and the action projection instead of all weights; 0
+    trains all. Needs `pip install wm_gym[lora]`."""
+    bf16: bool = True
+    """Matrix products in bfloat16."""
+    name: str = "langtable-swm"
+    """Name on the card."""
+    seed: int = 0
+    """Seed of initialisation and batches."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if min(self.rows, self.questions, self.accumulation) < 1 or self.lora_rank < 0:
+            raise ValueError(
+                f"rows={self.rows}, questions={self.questions} and accumulation="
+                f"{self.accumulation} must be at least 1, and lora_rank={self.lora_rank} at least 0"
+            )
+        if self.expert_share is not None and not 0 <= self.expert_share <= 1:
+            raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        free = ("loop", "out", "check", "check_every", "accumulation", "name")
+        return {key: value for key, value in asdict(self).items() if key not in free}
+
+
+class SemanticBatches:
+    """Batches of questions, a function of (seed, step).
+
+    Args:
+        config: the recipe's settings.
+        saqa: the questions.
+    """
+
+    def __init__(self, config: TrainSemanticConfig, saqa: SAQADataset) -> None:
+        self.config, self.saqa = config, saqa
+        share = config.expert_share
+        if share is None:
+            self.samplers, self.shares = [saqa.sampler()], (1.0,)
+        else:
+            wanted = {"expert": share, "suboptimal": 1 - share}
+            kept: list[Any] = [group for group, part in wanted.items() if part]
+            self.samplers = [saqa.sampler(group) for group in kept]
+            self.shares = tuple(wanted[group] for group in kept)
+
+    def draw(self, step: int, rows: slice) -> QABatch:
+        """A process's part of a step's batch."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
+        numbers = mixed_rows(self.samplers, self.shares, config.rows, config.questions, rng)
+        wording = draw_wording(numbers.shape, rng)
+        return self.saqa.batch(numbers[rows], wording[rows])
+
+
+def starting_point(
+    config: TrainSemanticConfig,
+) -> tuple[SemanticNetwork, QuestionTokenizer, SemanticSpec | None]:
+    """Network and tokenizer to start from, and the card if there is one."""
+    if config.init:
+        model = load_semantic_model(str(resolve_checkpoint(config.init, None)))
+        return model.network.requires_grad_(True).train(), model.tokenizer, model.spec
+    tokenizer = langtable_tokenizer()
+    sizes = replace(config.network, vocabulary=tokenizer.size, action_width=LANGTABLE.action.size)
+    return SemanticNetwork(sizes, config.prefix_attention), tokenizer, None
+
+
+def add_lora(network: SemanticNetwork, rank: int) -> None:
+    """Freeze the network but for the action projection, and add low-rank updates to Gemma.
+
+    Raises:
+        ImportError: if peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("lora_rank needs peft: pip install 'wm_gym[lora]'") from error
+    modules = rf".*language_model.*\.({'|'.join(LORA_MODULES)})"
+    updates = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules)
+    network.requires_grad_(False)
+    network.paligemma = get_peft_model(network.paligemma, updates)  # pyright: ignore
+    network.action_projector.requires_grad_(True)
+
+
+def train_semantic(config: TrainSemanticConfig) -> Path:
+    """Run `wm-gym train semantic`: train, or resume, and write a checkpoint folder.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        QAError: if the questions cannot be read.
+        CheckpointError: if `init` does not fit.
+    """
+    from accelerate import Accelerator
+
+    torch.manual_seed(config.seed)
+    saqa = SAQADataset(config.qa)
+    batches = SemanticBatches(config, saqa)
+    network, tokenizer, card = starting_point(config)
+    if config.lora_rank:
+        add_lora(network, config.lora_rank)
+    spec = make_card(config, saqa, network, card)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    module = SemanticLoss(network, tokenizer, spec.action)
+    loop = TrainingLoop(
+        config.out, module, config.loop, fingerprint=config.fingerprint(), accelerator=accelerator
+    )
+    device = accelerator.device
+
+    def part(rows: slice, step: int):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            loss, accuracy = loop.module(batches.draw(step, rows))
+        return loss, {"accuracy": accuracy}
+
+    check = None if config.check is None else _check_batch(config, SAQADataset(config.check))
+
+    def measure(step: int) -> dict[str, float]:
+        assert check is not None
+        own = {k: v.clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(loop.weights())
+        with torch.no_grad():
+            loss, accuracy = module.eval()(check)
+        module.train().load_state_dict(own)
+        return {"check_loss": float(loss), "check_accuracy": float(accuracy)}
+
+    processes = accelerator.num_processes
+    parts = row_shares(config.rows, config.accumulation, accelerator.process_index, processes)
+    every = config.check_every if check is not None else 0
+    loop.run([partial(part, rows) for rows in parts], every=every, callback=measure)
+    if accelerator.is_main_process:
+        module.load_state_dict(loop.weights())
+        if config.lora_rank:
+            merged: Any = network.paligemma
+            network.paligemma = merged.merge_and_unload()
+        steps = {"steps": loop.step, "hours": round(loop.seconds / 3600, 2)}
+        spec = replace(spec, recipe={**spec.recipe, **steps})
+        save_semantic_model(config.out / CHECKPOINT, spec, network, tokenizer)
+    accelerator.wait_for_everyone()
+    return config.out / CHECKPOINT
+
+
+def _check_batch(config: TrainSemanticConfig, saqa: SAQADataset) -> QABatch:
+    rng = np.random.default_rng([config.seed, 1, 1])
+    numbers = saqa.sampler().draw(CHECK_ROWS, config.questions, rng)
+    return saqa.batch(numbers, draw_wording(numbers.shape, rng))
+
+
+def make_card(
+    config: TrainSemanticConfig,
+    saqa: SAQADataset,
+    network: SemanticNetwork,
+    card: SemanticSpec | None,
+) -> SemanticSpec:
+    """The card of what is trained; hashes come when it is saved."""
+    objects: dict[str, None] = {}
+    for number, source in enumerate(saqa.sources):
+        for episode in range(len(source)):
+            objects |= dict.fromkeys(saqa.objects(number, episode))
+    height, width = saqa.sources[0].frames(0, slice(0, 1)).shape[1:3]
+    recipe: Mapping[str, Any] = {
+        "command": "wm-gym train semantic",
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in _settings(config).items()},
+        "questions": {**saqa.settings, "records": len(saqa)},
+        "init": card.recipe if card is not None else None,
+    }
+    return SemanticSpec(
+        name=config.name,
+        description=(
+            "A semantic world model of wm_gym's LangTable simulator: says how likely an answer to "
+            "a question is after a sequence of actions."
+        ),
+        embedded=False,
+        licence="Apache-2.0",
+        training_data=LANGTABLE.training_data,
+        recipe=dict(recipe),
+        twin=LANGTABLE.twin,
+        frame=FrameSpec(int(height), int(width), LANGTABLE.frame.camera),
+        action=replace(LANGTABLE.action, width=network.config.action_width),
+        network=asdict(network.config),
+        prefix_attention=network.prefix_attention,
+        objects=tuple(objects),
+        weights_sha256={},
+        horizon=max(1, int(saqa.settings["max_horizon"])),
+        tasks=dict(LANGTABLE.tasks),
+    )
+
+
+def _settings(config: TrainSemanticConfig) -> dict[str, Any]:
+    kept = asdict(config)
+    del kept["network"], kept["out"]
+    return kept

@@ -1,0 +1,72 @@
+"""The loss of a semantic world model on a batch of frames with many questions each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from wm_gym.semantic.attention import Asked
+from wm_gym.semantic.model import SemanticNetwork
+from wm_gym.semantic.tokens import QuestionTokenizer
+from wm_gym.spec import ActionSpec
+from wm_gym.training.saqa import QABatch
+
+
+class SemanticLoss(nn.Module):
+    """Cross-entropy of the answers, with the network inside so that processes can share it.
+
+    Under block-causal attention all questions of a frame are one sequence and the loss is that of
+    the answers. Under full attention every question is a sequence of its own, and the token that
+    ends the answer is trained, too, as published.
+
+    Args:
+        network: what is trained.
+        tokenizer: words to tokens.
+        action: the actions' scaling.
+    """
+
+    def __init__(
+        self, network: SemanticNetwork, tokenizer: QuestionTokenizer, action: ActionSpec
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.action = action
+
+    def forward(self, batch: QABatch) -> tuple[Tensor, Tensor]:
+        """Mean loss, and how often "yes" and "no" stand in the right order.
+
+        Args:
+            batch: R frames with M questions each.
+        """
+        network = self.network
+        device = network.embeddings.device
+        asked = self.tokenizer.asked(batch.questions).to(device)
+        yes = torch.from_numpy(batch.yes).to(device)
+        answers = self.tokenizer.answer_tokens(yes)
+        actions = self.action.normalise(torch.from_numpy(batch.actions).to(device))
+        image = network.image_features(torch.from_numpy(batch.frames).to(device))
+        end = None
+        if network.prefix_attention == "full":
+            places = asked.tokens.shape[1]
+            asked, end = with_answers(asked, answers).one_a_row(), self.tokenizer.end
+            actions = actions.repeat_interleave(places, 0)
+            image = image.repeat_interleave(places, 0)
+            answers, yes = answers.reshape(-1, 1), yes.reshape(-1, 1)
+        hidden = network.read(image, actions, asked)
+        loss = network.loss(hidden, asked, answers, end)
+        with torch.no_grad():
+            logits = network.answer_logits(hidden, asked)
+            ids = self.tokenizer.answers
+            said = logits[..., ids["yes"]] > logits[..., ids["no"]]
+        return loss, (said == yes).float().mean()
+
+
+def with_answers(asked: Asked, answers: Tensor) -> Asked:
+    """The questions followed by their answers, (R, M) token ids, as a suffix of one token."""
+    tokens = torch.nn.functional.pad(asked.tokens, (0, 1))
+    tokens = tokens.scatter(2, asked.lengths[..., None], answers[..., None])
+    there = (asked.lengths > 0).long()
+    return replace(asked, tokens=tokens, lengths=asked.lengths + there, suffix=1)
