@@ -12,6 +12,7 @@ import numpy as np
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.instructions import Goal, InstructionSet
+from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import WorldModelSpec
 
 NOISE_SEEDS = 2**63
@@ -60,7 +61,11 @@ class EpisodeStarts:
     """
 
     def __init__(
-        self, spec: WorldModelSpec, folder: Path | None, task: str, judged_by: str | None
+        self,
+        spec: WorldModelSpec | SemanticSpec,
+        folder: Path | None,
+        task: str,
+        judged_by: str | None,
     ) -> None:
         self.spec = spec
         self.task = task
@@ -181,7 +186,7 @@ class EpisodeStarts:
         return None
 
 
-def _read_starts(folder: Path | None, spec: WorldModelSpec) -> StartStates:
+def _read_starts(folder: Path | None, spec: WorldModelSpec | SemanticSpec) -> StartStates:
     """Start states beside the card; none at all if card and folder know of none."""
     size = (spec.frame.height, spec.frame.width)
     if folder is None or not (FILENAME in spec.data_sha256 or (folder / FILENAME).exists()):

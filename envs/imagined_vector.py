@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +72,27 @@ class WorldModelVectorEnv(VectorEnv):
         max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
+        self._assemble(
+            num_envs,
+            lambda rows: Engine(rows, _settings(env_id, max_episode_steps, settings), model),
+            autoreset_mode,
+            render_mode,
+        )
+
+    def _assemble(
+        self,
+        num_envs: int,
+        make_engine: Callable[[int], Engine],
+        autoreset_mode: str | AutoresetMode,
+        render_mode: str | None,
+    ) -> None:
+        """Check the arguments and put the environment around an engine of that many rows."""
         if not isinstance(num_envs, int | np.integer) or num_envs < 1:
             raise ValueError(f"num_envs={num_envs!r}; expected a whole number of at least 1")
         check_render_mode(render_mode)
         self.num_envs = int(num_envs)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        self.engine = Engine(self.num_envs, _settings(env_id, max_episode_steps, settings), model)
+        self.engine = make_engine(self.num_envs)
         self.render_mode = render_mode
         self.single_observation_space = self.engine.observation_space
         self.single_action_space = self.engine.action_space

@@ -22,6 +22,9 @@ EMBEDDED_MODELS: dict[str, str | None] = {
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
 
+SEMANTIC_MODELS: dict[str, str | None] = {"WM-LangTable-SWM-v0": None}
+"""Semantic world models: id -> folder under assets/, or None if none ships."""
+
 SIMULATORS: dict[str, str] = {
     "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",
     "BridgeSim-v0": "wm_gym.envs.sims.bridge:BridgeSimEnv",
@@ -37,6 +40,14 @@ def register_environments() -> None:
                 env_id,
                 entry_point="wm_gym.envs.imagined:WorldModelEnv",
                 vector_entry_point="wm_gym.envs.imagined_vector:WorldModelVectorEnv",
+                kwargs={"env_id": env_id},
+            )
+    for env_id in SEMANTIC_MODELS:
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point="wm_gym.envs.semantic:SemanticEnv",
+                vector_entry_point="wm_gym.envs.semantic:SemanticVectorEnv",
                 kwargs={"env_id": env_id},
             )
     for env_id, entry_point in SIMULATORS.items():

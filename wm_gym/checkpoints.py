@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
-Card = TypeVar("Card", WorldModelSpec, SemanticSpec)
+Card = TypeVar("Card", bound=WorldModelSpec | SemanticSpec)
 
 HF_PATTERN = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<folder>.+))?$"

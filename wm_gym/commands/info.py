@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from wm_gym.evaluation.models import open_by_id
-from wm_gym.spec import WorldModelSpec
+from wm_gym.evaluation.models import open_any_by_id, open_by_id
+from wm_gym.semantic_card import SemanticSpec
+from wm_gym.spec import ActionSpec, WorldModelSpec
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,48 @@ def info(config: InfoConfig) -> dict[str, Any]:
 
 
 def _card(config: InfoConfig) -> dict[str, Any]:
-    opened = open_by_id(config.id, config.checkpoint)
-    print("\n".join(card_lines(opened.spec)))
+    opened = open_any_by_id(config.id, config.checkpoint)
+    semantic = isinstance(opened.spec, SemanticSpec)
+    lines = semantic_card_lines(opened.spec) if semantic else card_lines(opened.spec)
+    print("\n".join(lines))
     print(f"folder         {opened.folder}")
     return {"card": opened.spec.to_dict()}
+
+
+def _components(action: ActionSpec) -> str:
+    columns = zip(action.names, action.low, action.high, action.units, strict=True)
+    return ", ".join(f"{name} [{low:g}, {high:g}] {unit}" for name, low, high, unit in columns)
+
+
+def semantic_card_lines(spec: SemanticSpec) -> list[str]:
+    """The card of a semantic world model as a page of text."""
+    network = spec.network
+    lines = [
+        f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
+        f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}; read "
+        f"at {network['image_size']} pixels",
+        f"action         {_components(spec.action)}",
+        f"               {spec.action.control_hz:g} Hz, up to {spec.horizon} in a sequence",
+        f"network        SigLIP {network['vision_depth']} x {network['vision_width']}, Gemma "
+        f"{network['depth']} x {network['width']}, attention {spec.prefix_attention}",
+        f"answers        count as given above {spec.answer_threshold:g}",
+        f"tasks          {', '.join(spec.tasks) or 'none'}",
+        f"truth          {spec.twin or 'no simulator'}",
+        f"trained on     {spec.training_data}",
+        f"licence        {spec.licence}",
+    ]
+    for name, metric in spec.metrics.items():
+        lines.append(f"measured       {name}: {_headline(metric)}")
+    return lines
 
 
 def card_lines(spec: WorldModelSpec) -> list[str]:
     """The card as a page of text."""
     action, latent, context = spec.action, spec.latent, spec.context
-    components = ", ".join(
-        f"{name} [{low:g}, {high:g}] {unit}"
-        for name, low, high, unit in zip(
-            action.names, action.low, action.high, action.units, strict=True
-        )
-    )
     lines = [
         f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
         f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}",
-        f"action         {components}",
+        f"action         {_components(action)}",
         f"               {action.control_hz:g} Hz, frame skip {action.frame_skip}, "
         f"alignment {action.alignment}",
         f"latents        {latent.space}, {latent.grid[0]}x{latent.grid[1]}x{latent.channels}",

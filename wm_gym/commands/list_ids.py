@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_gym.checkpoints import Checkpoint, assets_folder
-from wm_gym.envs.registration import EMBEDDED_MODELS, SIMULATORS
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,14 @@ def describe_ids() -> list[dict[str, Any]]:
                 "about": spec.description if spec else "needs checkpoint=…; see `wm-gym info`",
             }
         )
+    for env_id, folder in SEMANTIC_MODELS.items():
+        path = assets_folder() / folder if folder else None
+        shipped = path is not None and (path / "card.json").exists()
+        about = "answers questions; needs checkpoint=…, made by `wm-gym train semantic`"
+        if path is not None and shipped:
+            about = Checkpoint.open_semantic(path).spec.description
+        source = "embedded" if shipped else None
+        entries.append({"id": env_id, "kind": "world model", "checkpoint": source, "about": about})
     for env_id in SIMULATORS:
         about = "MuJoCo: the ground truth"
         entries.append({"id": env_id, "kind": "simulator", "checkpoint": None, "about": about})

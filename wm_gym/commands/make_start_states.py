@@ -9,7 +9,7 @@ from typing import Any
 from wm_gym.checkpoints import save_data_file
 from wm_gym.domains import domain_of
 from wm_gym.envs.start_states import FILENAME, make_start_states
-from wm_gym.evaluation.models import open_by_id
+from wm_gym.evaluation.models import open_any_by_id
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run(config: MakeStartStatesConfig) -> Path:
     """
     from tqdm import tqdm
 
-    opened = open_by_id(config.id, config.checkpoint)
+    opened = open_any_by_id(config.id, config.checkpoint)
     spec = opened.spec
     if spec.twin is None:
         raise ValueError(

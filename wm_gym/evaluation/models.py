@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint
-from wm_gym.envs.registration import EMBEDDED_MODELS
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -27,6 +27,19 @@ def embedded_folder(env_id: str) -> str | None:
             "`wm-gym list` shows all"
         )
     return EMBEDDED_MODELS[env_id]
+
+
+def open_any_by_id(env_id: str, checkpoint: str = "embedded") -> Checkpoint[Any]:
+    """Open the card of an id's checkpoint, of a latent or a semantic world model.
+
+    Raises:
+        ValueError: if there is no such id.
+        CheckpointError: if there is no such checkpoint.
+    """
+    if env_id in SEMANTIC_MODELS:
+        folder = resolve_checkpoint(checkpoint, SEMANTIC_MODELS[env_id], env_id)
+        return Checkpoint.open_semantic(folder)
+    return open_by_id(env_id, checkpoint)
 
 
 def open_by_id(env_id: str, checkpoint: str = "embedded") -> Checkpoint[WorldModelSpec]:

@@ -3,7 +3,7 @@
 The embedded models take two stages. First questions about single pictures of tables with every
 colour-shape pair, which stands in for a VLM's pretraining:
 
-    wm-gym collect --objects mixed --behaviours random 1 --out scenes
+    wm-gym collect --objects mixed --out scenes
     wm-gym collect-qa --data scenes --present-only --out present
     wm-gym train semantic --qa present --expert-share None --out stage_1
 
