@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from wm_gym.spec import ActionSpec
 
+UNREADABLE = (TypeError, ValueError, OverflowError, RuntimeError)
+"""What numpy and torch raise for what is no numbers: RuntimeError for a tensor with a gradient."""
+
 
 def check_batch(actions: Any, rows: int, spec: ActionSpec) -> None:
     """Refuse a batch in which no row has an action of the right shape.
@@ -65,7 +68,7 @@ def read_actions(
         try:
             action = np.asarray(actions[row], np.float32)
             found = f"shape {action.shape}"
-        except (TypeError, ValueError) as error:
+        except UNREADABLE as error:
             action, found = np.empty(0), f"no shape ({error})"
         if action.shape != (spec.size,):
             errors[row] = f"action has {found}, expected shape ({spec.size},): {described(spec)}"
@@ -88,5 +91,5 @@ def shape_of(actions: Any) -> str:
     """The shape in words; that nothing has one if numbers cannot be made of it."""
     try:
         return str(np.asarray(actions, np.float32).shape)
-    except (TypeError, ValueError) as error:
+    except UNREADABLE as error:
         return f"none ({error})"

@@ -148,7 +148,11 @@ class Engine:
                 plan.instruction, plan.goal, plan.start, 0, False, float(distance)
             )
             self._show(row, plan.frames[-1])
-        return [self._reset_info(row) for row in rows]
+        infos = [self._reset_info(row) for row in rows]
+        for info, plan in zip(infos, plans, strict=True):
+            if plan.clipped is not None:
+                info["action_clipped"] = plan.clipped
+        return infos
 
     def instruct(self, instructions: Sequence[str]) -> None:
         """Give every row another instruction in the middle of its episode.

@@ -21,7 +21,10 @@ OPTIONS = ("actions", "frames", "instruction", "start")
 
 @dataclass(frozen=True)
 class Plan:
-    """How one row will begin: history (n, H, W, 3) uint8 and actions (n - 1, A) or None."""
+    """How one row will begin: history (n, H, W, 3) uint8 and actions (n - 1, A) or None.
+
+    `clipped` says whether an action lay outside the card's bounds; None without actions.
+    """
 
     seed: int
     frames: np.ndarray
@@ -29,6 +32,7 @@ class Plan:
     instruction: str
     goal: Goal | None
     start: str | None
+    clipped: bool | None = None
 
 
 def read_options(options: Any) -> dict[str, Any]:
@@ -110,15 +114,20 @@ class EpisodeStarts:
         # drawn first, so that the noise does not depend on how the episode begins
         seed = int(generator.integers(NOISE_SEEDS))
         instruction, start, actions = options.get("instruction"), None, None
+        clipped = None
         if "frames" in options:
             frames = self._history(options["frames"])
-            actions = self._history_actions(options.get("actions"), len(frames))
+            given = self._history_actions(options.get("actions"), len(frames))
+            if given is not None:
+                space = self.spec.action.space()
+                actions = np.clip(given, space.low, space.high)
+                clipped = bool((given != actions).any())
         else:
             index = self.start_index(generator, options.get("start"))
             start, frames = self.stored.names[index], self.stored.frames[index][None]
             instruction = instruction or self.stored.instructions[index]
         goal = self.goal(instruction)
-        return Plan(seed, frames, actions, instruction or "", goal, start)
+        return Plan(seed, frames, actions, instruction or "", goal, start, clipped)
 
     def start_index(self, generator: np.random.Generator, name: str | None) -> int:
         """Position of a stored start: the named one, or one drawn for the task."""
@@ -141,11 +150,14 @@ class EpisodeStarts:
             ) from error
         size = (self.spec.frame.height, self.spec.frame.width, 3)
         if frames.dtype != np.uint8 or frames.shape[-3:] != size or frames.ndim not in (3, 4):
-            advice = (
-                "multiply by 255 and use .astype(np.uint8)"
-                if frames.dtype.kind == "f" and frames.shape[-3:] == size
-                else "resize with wm_gym.data.frames.resize"
-            )
+            if frames.shape[-3:] != size:
+                advice = "resize with wm_gym.data.frames.resize"
+                if frames.shape[-3:] == (3, *size[:2]):
+                    advice = "the channels come last: np.moveaxis(frames, -3, -1)"
+            elif frames.dtype.kind == "f":
+                advice = "multiply by 255 and use .astype(np.uint8)"
+            else:
+                advice = "use .astype(np.uint8)"
             raise ValueError(
                 f"options['frames'] has dtype {frames.dtype} and shape {frames.shape}, expected "
                 f"uint8 and {size}, or (n, {size[0]}, {size[1]}, 3) for a history; {advice}"

@@ -53,7 +53,10 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         cache: "auto", "off", "exact" or "rolling", see `wm_gym.dynamics.rollout`.
         denoising_steps: steps per frame; the card's by default.
         device: torch device.
-        dtype: "float32" or "bfloat16" for the linear layers of the network.
+        dtype: "float32", "bfloat16" in the linear layers of the network (for CPUs), or "autocast",
+            bfloat16 in its attention, too (for GPUs). The last two are approximations: latents
+            differ by a few hundredths between cache modes and batch sizes.
+        compile: translate the network with torch.compile: slower first steps, faster later ones.
         horizon: steps per episode; the card's by default.
         render_mode: "rgb_array".
         model: an already loaded model, used as it is instead of `checkpoint`; not for specs that
@@ -119,7 +122,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             seed: seeds the choice of the start and the noise.
             options: `start`: name of a stored start state, which the twin knows too. `frames`:
                 uint8 (H, W, 3), one picture to begin from, or (n, H, W, 3), a history.
-                `actions`: (n - 1, A), what led from frame to frame of a history. `instruction`:
+                `actions`: (n - 1, A), what led from frame to frame of a history, clipped to the
+                card's bounds; then `info["action_clipped"]` says whether. `instruction`:
                 what to do, instead of the start's own; needed with `frames` if a reward judges.
 
         Returns:

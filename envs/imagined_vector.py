@@ -87,7 +87,8 @@ class WorldModelVectorEnv(VectorEnv):
         render_mode: str | None,
     ) -> None:
         """Check the arguments and put the environment around an engine of that many rows."""
-        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        whole = isinstance(num_envs, int | np.integer) and not isinstance(num_envs, bool)
+        if not whole or num_envs < 1:
             raise ValueError(f"num_envs={num_envs!r}; expected a whole number of at least 1")
         check_render_mode(render_mode)
         self.num_envs = int(num_envs)
@@ -135,7 +136,7 @@ class WorldModelVectorEnv(VectorEnv):
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [int(s) if isinstance(s, np.integer) else s for s in seed]
         per_row = {"seed": seeds, **{k: v for k, v in options.items() if isinstance(v, list)}}
         for key, values in per_row.items():
             if len(values) != self.num_envs:

@@ -20,6 +20,8 @@ def check_device(device: str) -> None:
         raise ValueError(
             f"device={device!r} is no torch device; expected e.g. 'cpu', 'cuda' or 'cuda:1'"
         ) from error
+    if parsed.type not in ("cpu", "cuda", "mps") or (parsed.type == "cpu" and parsed.index):
+        raise ValueError(f"device={device!r} is not supported; expected 'cpu', 'cuda' or 'mps'")
     if parsed.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or count == 0:

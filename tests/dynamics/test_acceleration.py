@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -70,6 +71,14 @@ def test_a_deep_copy_runs_its_own_weights(network: DiT):
     assert torch.equal(predictions(network), before)
     assert not torch.allclose(predictions(other), before, atol=1e-2)
     assert other.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "autocast"])
+def test_a_pickled_network_keeps_its_arithmetic(network: DiT, arithmetic: str):
+    reference = predictions(network)
+    half = predictions(accelerate(network, arithmetic))
+    assert not torch.equal(half, reference)
+    assert torch.equal(predictions(pickle.loads(pickle.dumps(network))), half)
 
 
 def test_an_unknown_arithmetic_is_refused(network: DiT):

@@ -74,6 +74,9 @@ def test_a_device_that_is_not_there_says_why_and_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match=r"there are 2 CUDA devices.*'cuda:0' to 'cuda:1'"):
         check_device("cuda:2")
     assert check_device("cuda:1") is None
+    for device in ("meta", "xpu", "cpu:1"):
+        with pytest.raises(ValueError, match=f"device='{device}' is not supported; expected 'cpu'"):
+            check_device(device)
 
 
 def test_an_unknown_render_mode_is_refused(tiny_model):
@@ -82,7 +85,7 @@ def test_an_unknown_render_mode_is_refused(tiny_model):
             env_class(model=tiny_model, reward="none", render_mode="human")
 
 
-@pytest.mark.parametrize("num_envs", [0, 2.0, "2"])
+@pytest.mark.parametrize("num_envs", [0, 2.0, "2", True])
 def test_the_number_of_rows_is_a_whole_number(tiny_model, num_envs):
     with pytest.raises(ValueError, match=r"num_envs=.*expected a whole number of at least 1"):
         WorldModelVectorEnv(num_envs, model=tiny_model, reward="none")

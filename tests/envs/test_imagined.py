@@ -115,6 +115,17 @@ def test_an_episode_can_begin_from_one_picture_or_a_history(tiny_model):
     assert not np.array_equal(one, env.step(np.zeros(2, np.float32))[0])
 
 
+def test_actions_of_a_history_are_clipped_and_reported(tiny_model):
+    env = make(tiny_model, obs="latents")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    seen = []
+    for action, clipped in ((env.action_space.high, False), (env.action_space.high * 40, True)):
+        _, info = env.reset(seed=0, options={"frames": frames, "actions": action[None]})
+        assert info["action_clipped"] is clipped
+        seen.append(env.step(np.zeros(2, np.float32))[0])
+    np.testing.assert_array_equal(*seen)
+
+
 def test_the_horizon_truncates_and_the_episode_then_needs_a_reset(tiny_model):
     env = make(tiny_model, horizon=3)
     env.reset(seed=0)
@@ -184,6 +195,8 @@ def test_out_of_range_actions_are_clipped_and_reported(tiny_model):
         ("left", "expected"),
         ([[0.0], [0.0, 1.0]], "no shape"),
         ([[0.0, 0.0]], "expected"),
+        ([10**400, 0], "no shape"),
+        (torch.zeros(2, requires_grad=True), "detach"),
     ],
 )
 def test_a_bad_action_raises_and_the_episode_goes_on_unharmed(tiny_model, action, message):
@@ -214,7 +227,9 @@ def test_a_model_that_diverges_raises_and_a_reset_repairs(tiny_model, monkeypatc
         ({"state": 1}, "unknown"),
         ({"start": "nowhere-0"}, "nowhere-0"),
         ({"frames": np.zeros((16, 16, 3), np.uint8)}, r"\(32, 32, 3\)"),
-        ({"frames": np.zeros((32, 32, 3))}, "float64"),
+        ({"frames": np.zeros((32, 32, 3))}, "float64.*multiply by 255"),
+        ({"frames": np.zeros((32, 32, 3), int)}, r"int64.*; use .astype\(np.uint8\)"),
+        ({"frames": np.zeros((2, 3, 32, 32), np.uint8)}, "channels come last"),
         ({"frames": np.zeros((32, 32, 3), np.uint8), "start": "push-0"}, "both"),
         ({"actions": np.zeros((1, 2))}, "without 'frames'"),
         (

@@ -166,7 +166,13 @@ def test_stepping_or_masking_before_a_reset_is_refused(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"), [([np.nan, 0.0], "finite"), ([0.0] * 3, r"shape \(3,\)"), (None, "shape")]
+    ("bad", "message"),
+    [
+        ([np.nan, 0.0], "finite"),
+        ([0.0] * 3, r"shape \(3,\)"),
+        (None, "shape"),
+        ([10**400, 0], "no shape"),
+    ],
 )
 def test_a_bad_action_ends_only_its_row(tiny_model, bad, message):
     envs = make(tiny_model, 3, obs="pixels", horizon=100)
@@ -259,7 +265,7 @@ def test_options_hold_for_all_rows_or_one_by_one(tiny_model):
     envs = make(tiny_model, 2)
     infos = envs.reset(seed=0, options={"start": "push-1"})[1]
     assert infos["start"].tolist() == ["push-1", "push-1"]
-    infos = envs.reset(seed=[3, 4], options={"start": ["push-0", "reach-0"]})[1]
+    infos = envs.reset(seed=np.array([3, 4]), options={"start": ["push-0", "reach-0"]})[1]
     assert infos["start"].tolist() == ["push-0", "reach-0"]
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     observations, _ = envs.reset(seed=0, options={"frames": list(frames)})

@@ -7,8 +7,8 @@ the time.
 
 from __future__ import annotations
 
-from types import MethodType
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -42,11 +42,32 @@ def accelerate(network: DiT, arithmetic: str, *, compiled: bool = False) -> DiT:
         )
     network.set_linear_dtype(torch.bfloat16 if arithmetic == "bfloat16" else None)
     for name in BLOCK_PASSES:
-        run = getattr(type(network), name)
-        if arithmetic == "autocast":
-            run = torch.autocast(network.device.type, torch.bfloat16)(run)
-        if compiled:
-            run = torch.compile(run)
-        # bound, so that a deep copy of the network runs its own weights
-        vars(network)[name] = MethodType(run, network)
+        vars(network)[name] = _BlockPass(network, name, arithmetic, compiled)
     return network
+
+
+class _BlockPass:
+    """A network's pass through its blocks in the arithmetic it was given.
+
+    It knows its network by reference and translates at the first call, so that a deep copy or an
+    unpickled network runs its own weights as the original does.
+    """
+
+    def __init__(self, network: DiT, name: str, arithmetic: str, compiled: bool) -> None:
+        self.network = network
+        self.name = name
+        self.arithmetic = arithmetic
+        self.compiled = compiled
+        self._run: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self._run
+        if run is None:
+            run = getattr(type(self.network), self.name)
+            if self.arithmetic == "autocast":
+                run = torch.autocast(self.network.device.type, torch.bfloat16)(run)
+            run = self._run = torch.compile(run) if self.compiled else run
+        return run(self.network, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_run": None}  # compiled code cannot be pickled
