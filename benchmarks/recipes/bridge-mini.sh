@@ -48,9 +48,7 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/vae" "${split[@]}" -
   --network.width 64 --network.patch 8 --network.fine 48 --kl-weight 5e-5 \
   --loop.steps "$autoencoder" --loop.ema 0.998 --loop.save-every 100
 wm-gym train vjepa --data "$run/episodes" --out "$run/vjepa" "${split[@]}" "${vjepa_rows[@]}" \
-  --loop.steps "$vjepa" --loop.learning-rate 1e-3 --loop.final-learning-rate-fraction 0.02 \
-  --loop.warmup-steps 200 --loop.ema 0.998 --loop.ema-from-start --loop.weight-decay 0.04 \
-  --loop.save-every 50
+  --loop.steps "$vjepa"
 
 for space in vae vjepa; do
   latents=$run/latents-$space
@@ -96,9 +94,7 @@ for space in vae vjepa; do
     --loop.warmup-steps 50 --loop.betas 0.9 0.99 --loop.ema 0.99 --loop.weight-decay 1e-2
   for k in 1 4; do
     wm-gym train idm --latents "$latents" --held-out "$latents-held-out" \
-      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 "${idm_rows[@]}" --loop.steps "$idm" \
-      --loop.learning-rate 1e-3 --loop.final-learning-rate-fraction 0.02 --loop.warmup-steps 100 \
-      --loop.ema 0.99 --loop.weight-decay 1e-2
+      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 "${idm_rows[@]}" --loop.steps "$idm"
     idms+=("$run/idm-$space-$k")
   done
   model=$run/bridge-$space-mini

@@ -73,7 +73,7 @@ class TrainVJEPAConfig:
     """Predictor sizes."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3500,
+            steps=2000,
             learning_rate=1e-3,
             final_learning_rate_fraction=0.02,
             warmup_steps=200,
