@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.killed_runs import killed_once_at
 from wm_gym.domains import LANGTABLE
 from wm_gym.metrics.idm import action_correlation
 from wm_gym.training.idm import ActionClips, TrainIDMConfig, load_idm, read_actions, train_idm
-from wm_gym.training.loop import LoopConfig, TrainingLoop
+from wm_gym.training.loop import LoopConfig
 
 EPISODES, STEPS = 20, 8
 
@@ -83,19 +84,7 @@ def test_it_learns_to_read_actions(latents, tmp_path: Path):
 
 def test_resuming_equals_an_uninterrupted_run(latents, tmp_path: Path):
     whole = load_file(train_idm(recipe(latents, tmp_path / "whole")))
-    interrupted = TrainingLoop.run
-
-    def killed(self, step_function, **options):
-        def step_or_die(step: int):
-            if step == 4 and not (tmp_path / "died").exists():
-                (tmp_path / "died").touch()
-                raise KeyboardInterrupt
-            return step_function(step)
-
-        return interrupted(self, step_or_die, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoop, "run", killed)
+    with killed_once_at(4):
         with pytest.raises(KeyboardInterrupt):
             train_idm(recipe(latents, tmp_path / "halves"))
         resumed = load_file(train_idm(recipe(latents, tmp_path / "halves")))

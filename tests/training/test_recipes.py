@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.killed_runs import killed_once_at
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
 from wm_gym.training.dynamics_loss import changed_tokens
@@ -90,20 +91,8 @@ def test_resuming_equals_an_uninterrupted_run(latents: Path, tmp_path: Path, con
     whole = recipe(latents, tmp_path / "whole", context=context)
     train_latent_dynamics(whole)
     halves = recipe(latents, tmp_path / "halves", context=context)
-    # a run killed after step 4, whose learning rates were planned for 6
-    interrupted = TrainingLoop.run
-
-    def killed(self, step_function, **options):
-        def step_or_die(step: int):
-            if step == 4 and self.step == 4 and not (tmp_path / "died").exists():
-                (tmp_path / "died").touch()
-                raise KeyboardInterrupt
-            return step_function(step)
-
-        return interrupted(self, step_or_die, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoop, "run", killed)
+    # killed after step 4, with learning rates that were planned for 6
+    with killed_once_at(4):
         with pytest.raises(KeyboardInterrupt):
             train_latent_dynamics(halves)
         train_latent_dynamics(halves)

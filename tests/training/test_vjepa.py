@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data.counter_env import CounterFactory
+from tests.training.killed_runs import killed_once_at
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.latents.vjepa_mini import VJEPAMini, VJEPAMiniConfig
 from wm_gym.metrics.features import collapse_figures, effective_rank
@@ -140,20 +141,8 @@ def test_the_run_folder_is_a_latent_space(episodes: Path, tmp_path: Path):
 
 def test_resuming_equals_an_uninterrupted_run(episodes: Path, tmp_path: Path):
     whole = load_file(train_vjepa(recipe(episodes, tmp_path / "whole")))
-    interrupted = TrainingLoop.run
-
-    def killed(self, step_function, **options):
-        def step_or_die(step: int):
-            if step == 4 and not (tmp_path / "died").exists():
-                (tmp_path / "died").touch()
-                raise KeyboardInterrupt
-            return step_function(step)
-
-        return interrupted(self, step_or_die, **options)
-
     halves = recipe(episodes, tmp_path / "halves")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoop, "run", killed)
+    with killed_once_at(4):
         with pytest.raises(KeyboardInterrupt):
             train_vjepa(halves)
         resumed = load_file(train_vjepa(halves))
