@@ -196,6 +196,12 @@ COMMANDS: dict[str, Command] = {
         "train_behaviour_cloning",
         "train a small image policy",
     ),
+    "import-semantic": Command(
+        "wm_gym.training.import_semantic",
+        "ImportSemanticConfig",
+        "import_semantic",
+        "convert a PaliGemma into a semantic checkpoint",
+    ),
     "import-checkpoint": Command(
         "wm_gym.commands.import_checkpoint",
         "ImportCheckpointConfig",

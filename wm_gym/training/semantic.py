@@ -8,7 +8,7 @@ colour-shape pair, which stands in for a VLM's pretraining:
     wm-gym train semantic --qa present --expert-share None --out stage_1
 
 then questions about the future (`--qa saqa --init stage_1/checkpoint`). A base such as PaliGemma-3B
-needs no first stage.
+needs no first stage: `wm-gym import-semantic` converts it for `--init`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TrainSemanticConfig:
     )
     """Optimisation. The paper fine-tunes PaliGemma-3B for 24 000 steps with a rate that falls from
     1e-5, and an effective batch of 96."""
-    rows: int = 32
+    rows: int = 16
     """Frames a step."""
     questions: int = 16
     """Questions about every frame."""
