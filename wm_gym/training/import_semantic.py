@@ -172,7 +172,7 @@ def read_sizes(folder: Path, weights: dict[str, Tensor]) -> SemanticNetworkConfi
     content: dict[str, Any] = json.loads(_read(folder / "config.json"))
     if not {"vision_config", "text_config"} <= set(content):
         raise CheckpointError(f"{folder / 'config.json'} is not PaliGemma's: no vision_config")
-    known = PaliGemmaConfig(
+    known: Any = PaliGemmaConfig(
         vision_config=content["vision_config"], text_config=content["text_config"]
     )
     vision, text = known.vision_config, known.text_config
