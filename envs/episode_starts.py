@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ def read_options(options: Any) -> dict[str, Any]:
         return {}
     if not isinstance(options, Mapping):
         raise ValueError(
-            f"options are {options!r}; expected a dict such as {{'start': 'push-6500'}}, with "
-            f"keys among {list(OPTIONS)}"
+            f"options are {reprlib.repr(options)}; expected a dict such as "
+            f"{{'start': 'push-6500'}}, with keys among {list(OPTIONS)}"
         )
     return dict(options)
 
@@ -103,9 +104,11 @@ class EpisodeStarts:
             raise ValueError(f"options {unknown} are unknown; expected {list(OPTIONS)}")
         for key in ("start", "instruction"):
             if not isinstance(text := options.get(key), str | None):
+                picture = isinstance(text, Mapping) or hasattr(text, "ndim")
                 raise ValueError(
-                    f"options[{key!r}] is {text!r} of type {type(text).__name__}; expected "
-                    "text, or in a vector environment a list with one per row"
+                    f"options[{key!r}] is {reprlib.repr(text)} of type {type(text).__name__}; "
+                    "expected text, or in a vector environment a list with one per row"
+                    + ("; a picture goes into options['frames']" if picture else "")
                 )
         if "frames" in options and "start" in options:
             raise ValueError("options has both 'frames' and 'start'; give one of them")

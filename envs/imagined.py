@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -12,7 +12,7 @@ from gymnasium.utils import EzPickle
 
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import read_options
-from wm_gym.envs.settings import Settings, check_render_mode
+from wm_gym.envs.settings import Settings, check_names, check_render_mode
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -61,9 +61,11 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         render_mode: "rgb_array".
         model: an already loaded model, used as it is instead of `checkpoint`; not for specs that
             are stored.
+        **unknown: refused, naming the arguments there are.
 
     Raises:
         CheckpointError: if the checkpoint is not there, naming the ways to get one.
+        TypeError: if there is no such argument.
         ValueError: if an argument is unknown or does not fit the card.
     """
 
@@ -85,7 +87,10 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         horizon: int | None = None,
         render_mode: str | None = "rgb_array",
         model: LatentWorldModel | None = None,
+        **unknown: Any,
     ) -> None:
+        known = [entry.name for entry in fields(Settings)]
+        check_names(unknown, [*known, "render_mode", "model", "max_episode_steps"])
         settings = Settings(
             env_id, checkpoint, scale, task, reward, obs, cache, denoising_steps, device, dtype,
             compile, horizon,

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from wm_gym.envs.actions import check_batch
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import read_options
-from wm_gym.envs.settings import Settings, check_render_mode
+from wm_gym.envs.settings import Settings, check_names, check_render_mode
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -303,12 +303,8 @@ class WorldModelVectorEnv(VectorEnv):
 
 
 def _settings(env_id: str, max_episode_steps: int | None, settings: dict[str, Any]) -> Settings:
-    known = [entry.name for entry in fields(Settings)]
-    if unknown := sorted(set(settings) - set(known)):
-        raise TypeError(
-            f"{', '.join(unknown)}: no such argument; expected some of {', '.join(known)}, "
-            "num_envs, autoreset_mode, render_mode, model, max_episode_steps"
-        )
+    other = ("num_envs", "autoreset_mode", "render_mode", "model", "max_episode_steps")
+    check_names(settings, [*(entry.name for entry in fields(Settings)), *other])
     if max_episode_steps is not None:
         horizon = settings.get("horizon")
         if horizon not in (None, max_episode_steps):

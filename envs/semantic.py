@@ -12,7 +12,7 @@ from wm_gym.envs.engine import Engine
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.semantic_engine import SemanticEngine, SemanticSettings
-from wm_gym.envs.settings import check_render_mode
+from wm_gym.envs.settings import check_names, check_render_mode
 
 if TYPE_CHECKING:
     from wm_gym.semantic.world_model import SemanticWorldModel
@@ -103,9 +103,5 @@ class SemanticVectorEnv(WorldModelVectorEnv):
 
 def _settings(env_id: str, settings: dict[str, Any]) -> SemanticSettings:
     known = [entry.name for entry in fields(SemanticSettings)]
-    if unknown := sorted(set(settings) - set(known)):
-        raise TypeError(
-            f"{', '.join(unknown)}: no such argument; expected some of {', '.join(known)}, "
-            "render_mode, model"
-        )
+    check_names(settings, [*known, "render_mode", "model"])
     return SemanticSettings(env_id, **settings)

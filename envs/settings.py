@@ -94,6 +94,19 @@ def _check_count(name: str, value: int | None) -> None:
         )
 
 
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that an environment does not have.
+
+    Raises:
+        TypeError: naming those that it has.
+    """
+    known = list(known)
+    if unknown := sorted(set(given) - set(known)):
+        raise TypeError(
+            f"{', '.join(unknown)}: no such argument; expected some of {', '.join(known)}"
+        )
+
+
 def check_render_mode(render_mode: str | None) -> None:
     """Refuse a render mode that imagined environments do not have.
 

@@ -11,7 +11,6 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +71,30 @@ class StartStates:
         """Position of a start state.
 
         Raises:
-            StartStateError: naming the nearest names if there is none of this name.
+            StartStateError: naming the first and last of every task if there is none of this name.
         """
         if name not in self.names:
-            near = get_close_matches(name, self.names, 3, 0.0)
             raise StartStateError(
-                f"start {name!r} is unknown; the {len(self)} stored ones are named like "
-                f"{', '.join(near) or 'nothing: the file is empty'}"
+                f"start {name!r} is unknown; the {len(self)} stored ones are "
+                f"{self.ranges() or 'none: the file is empty'}"
             )
         return self.names.index(name)
+
+    def ranges(self) -> str:
+        """The names in short: the first and the last with each beginning.
+
+        Example:
+            >>> picture = np.zeros((3, 8, 8, 3), np.uint8)
+            >>> StartStates(("a-0", "a-1", "b-0"), ("",) * 3, picture, ({}, {}, {})).ranges()
+            'a-0 to a-1, b-0'
+        """
+        groups: dict[str, list[str]] = {}
+        for name in self.names:
+            groups.setdefault(name.rpartition("-")[0] or name, []).append(name)
+        return ", ".join(
+            group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}"
+            for group in groups.values()
+        )
 
     def to_bytes(self) -> bytes:
         """Content of the file; the same start states give the same bytes."""

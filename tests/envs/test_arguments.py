@@ -114,9 +114,12 @@ def test_max_episode_steps_means_the_same_in_make_and_make_vec(tiny_checkpoint):
         gymnasium.make_vec(ID, 2, horizon=3, **kwargs)
 
 
-def test_an_unknown_argument_names_those_that_exist(tiny_model):
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+@pytest.mark.parametrize("env_id", [ID, "WM-LangTable-SWM-v0"])
+def test_an_unknown_argument_names_those_that_exist(make, env_id):
     with pytest.raises(TypeError, match=r"speed: no such argument; expected some of .*horizon"):
-        gymnasium.make_vec(ID, 2, model=tiny_model, speed=3)
+        make(env_id, speed=3)
 
 
 PICTURE = np.zeros((32, 32, 3), np.uint8)
@@ -130,6 +133,16 @@ PICTURE = np.zeros((32, 32, 3), np.uint8)
         ({"start": 3}, r"options\['start'\] is 3 of type int; expected text"),
         ({"instruction": 3}, r"options\['instruction'\] is 3 of type int; expected text"),
         ({"instruction": ()}, r"options\['instruction'\] is \(\) of type tuple"),
+        (
+            {"start": {"frames": PICTURE}},
+            r"options\['start'\] is .{,90} of type dict; .*a picture goes into options\['frames'\]",
+        ),
+        ({"start": PICTURE}, r"'start'\] is .{,60} of type ndarray; .*a picture goes into"),
+        (
+            {"start": "reach-9"},
+            "start 'reach-9' is unknown; the 6 stored ones are "
+            "reach-0 to reach-1, separate-0, push-0 to push-2$",
+        ),
         ({"frames": "picture.png"}, "dtype <U11 and shape .*expected uint8"),
         ({"frames": None}, "dtype object.*expected uint8"),
         ({"frames": [PICTURE, PICTURE[:16]]}, "cannot be read as an array.*one size"),

@@ -146,6 +146,18 @@ def test_check_env_embedded(embedded_checkpoint, env_id):
     assert env.unwrapped.card.embedded
 
 
+@pytest.mark.parametrize("env_id", ["WM-LangTable-VAE-v0", *SIMULATORS])
+def test_an_environment_goes_on_after_a_first_reset_that_was_refused(tiny_checkpoint, env_id):
+    simulated = env_id in SIMULATORS
+    kwargs = {"obs": "state"} if simulated else {"checkpoint": tiny_checkpoint, "reward": "none"}
+    env = gymnasium.make(env_id, **kwargs)
+    with pytest.raises(ValueError, match="strat"):
+        env.reset(options={"strat": "push-0"})
+    env.reset(seed=0)
+    assert len(env.step(env.action_space.sample())) == 5
+    env.close()
+
+
 def test_unknown_attributes_of_the_package_are_refused():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = wm_gym.nothing
