@@ -13,6 +13,7 @@ from wm_gym.domains import domain_of
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import NOISE_SEEDS
 from wm_gym.envs.observations import dict_observation
+from wm_gym.spec import WorldModelSpec
 
 
 class TwinEnv(gymnasium.Wrapper):
@@ -29,6 +30,11 @@ class TwinEnv(gymnasium.Wrapper):
         self.observation_space = engine.observation_space
         self._steps = 0
         self._generator, _ = seeding.np_random()
+
+    @property
+    def card(self) -> WorldModelSpec:
+        """The dream's card: actions and frames are the same."""
+        return self.engine.spec
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -34,8 +34,15 @@ POLICY_KINDS: dict[str, str] = {
 }
 
 
+HOW_TO_MAKE_ONE = (
+    "subclass wm_gym.policies.base.Policy, define act(observation), and construct it with the "
+    "environment's specs, MyPolicy(env.unwrapped.card.action, env.unwrapped.card.frame); "
+    "docs/policies.md shows one"
+)
+
+
 class PolicyError(RuntimeError):
-    """A saved policy that cannot be found or read, or whose files do not fit."""
+    """An object that is no policy, or a saved one that cannot be found or read or does not fit."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,12 @@ class Policy(ABC):
     function of the seeds given to `reset`, so that a row acts the same whatever its neighbours do.
 
     Attributes:
-        kind: its name in `POLICY_KINDS`.
-        action_spec: the action language it speaks.
-        frame_spec: the frames it expects, or None if any will do.
+        kind: its name in `POLICY_KINDS`, "" for a policy that `save_policy` does not know.
+        action_spec: the action language it speaks, e.g. `env.unwrapped.card.action`.
+        frame_spec: the frames it expects, e.g. `env.unwrapped.card.frame`, or None if any will do.
+
+    Raises:
+        PolicyError: if a spec is none.
 
     Example:
         >>> class StandStill(Policy):
@@ -80,6 +90,7 @@ class Policy(ABC):
     kind: ClassVar[str] = ""
 
     def __init__(self, action_spec: ActionSpec, frame_spec: FrameSpec | None = None) -> None:
+        _check_specs(type(self).__name__, action_spec, frame_spec)
         self.action_spec = action_spec
         self.frame_spec = frame_spec
 
@@ -125,8 +136,67 @@ class Policy(ABC):
         return cls(action_spec, frame_spec, **config)
 
 
+def check_policy(policy: object) -> Policy:
+    """Refuses what is no policy, before anything runs.
+
+    Args:
+        policy: what should be one.
+
+    Returns:
+        The policy.
+
+    Raises:
+        PolicyError: naming what is missing and the remedy.
+    """
+    if isinstance(policy, type):
+        raise PolicyError(
+            f"{policy.__name__} is a class, expected an instance of a Policy: {HOW_TO_MAKE_ONE}"
+        )
+    name = type(policy).__name__
+    needed = ("action_spec", "frame_spec", "reset", "act")
+    missing = [part for part in needed if not hasattr(policy, part)]
+    if not isinstance(policy, Policy):
+        lacks = f" and has no {', '.join(missing)}" if missing else ""
+        raise PolicyError(f"{name} is no subclass of Policy{lacks}: {HOW_TO_MAKE_ONE}")
+    if missing:
+        raise PolicyError(
+            f"{name} has no {', '.join(missing)}: call super().__init__(action_spec, frame_spec) "
+            "in its constructor"
+        )
+    _check_specs(name, policy.action_spec, policy.frame_spec)
+    return policy
+
+
+def _check_specs(name: str, action_spec: object, frame_spec: object) -> None:
+    if not isinstance(action_spec, ActionSpec):
+        raise PolicyError(
+            f"the action_spec of {name} is {action_spec!r}, expected an ActionSpec, which says "
+            "components, units, range and rate of its actions: env.unwrapped.card.action of the "
+            "world model it acts in, also for the twin"
+        )
+    if frame_spec is not None and not isinstance(frame_spec, FrameSpec):
+        raise PolicyError(
+            f"the frame_spec of {name} is {frame_spec!r}, expected a FrameSpec such as "
+            "env.unwrapped.card.frame, or None if frames of any size will do"
+        )
+
+
 def describe(policy: Policy) -> dict[str, Any]:
-    """A policy as JSON, without its weights; `build` is the way back."""
+    """A policy as JSON, without its weights; `build` is the way back.
+
+    Raises:
+        PolicyError: if its kind is not one that `build` knows, or the kind of another class.
+    """
+    check_policy(policy)
+    made = type(policy)
+    if POLICY_KINDS.get(policy.kind) != f"{made.__module__}:{made.__qualname__}":
+        raise PolicyError(
+            f"a {made.__qualname__} cannot be saved: its kind {policy.kind!r} is that of no or of "
+            f"another class, and no file decides which class is imported; expected a policy of "
+            f"one of the kinds {sorted(POLICY_KINDS)}. Keep its weights in a file of your own and "
+            f"name the class, or a function that loads them, where a policy is asked for: "
+            f"--policies {made.__module__}:{made.__qualname__}"
+        )
     return {
         "kind": policy.kind,
         "action_spec": asdict(policy.action_spec),
@@ -183,6 +253,9 @@ def save_policy(
 
     Returns:
         The folder.
+
+    Raises:
+        PolicyError: if it is of no kind in `POLICY_KINDS`; nothing is written then.
     """
     folder = Path(folder)
     content: dict[str, Any] = {"version": POLICY_VERSION, **describe(policy)}

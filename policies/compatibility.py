@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wm_gym.policies.base import check_policy
+
 if TYPE_CHECKING:
     from wm_gym.policies.base import Policy
     from wm_gym.spec import ActionSpec, FrameSpec
@@ -80,7 +82,9 @@ def check_compatible(
 
     Raises:
         IncompatiblePolicyError: with both specs and what to do.
+        PolicyError: if it is no policy.
     """
+    check_policy(policy)
     ours = policy.action_spec
     faults = []
     for field in ("control_hz", "frame_skip"):

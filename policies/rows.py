@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from wm_gym.domains import domain_of
 from wm_gym.spec import ActionSpec, FrameSpec
 
 Frames = dict[int, np.ndarray]
@@ -87,11 +88,11 @@ class VectorRows:
                 f"the vector environment has autoreset_mode={mode!r}; expected 'Disabled', because "
                 "the runner decides what each row does next: pass autoreset_mode='Disabled'"
             )
-        card = getattr(env, "card", None)
+        action, frame = environment_specs(env)
         self.env = env
         self.count = env.num_envs
-        self.action_spec = action_spec or (card.action if card is not None else None)
-        self.frame_spec = frame_spec or (card.frame if card is not None else None)
+        self.action_spec = action_spec or action
+        self.frame_spec = frame_spec or frame
         self._filler: tuple[int, Mapping[str, Any]] = (0, {})
         self._asleep = set(range(self.count))  # rows whose episode has ended, or never began
 
@@ -205,15 +206,38 @@ class SimulatorRows:
             env.close()
 
 
+def environment_specs(
+    env: gymnasium.Env | VectorEnv,
+) -> tuple[ActionSpec | None, FrameSpec | None]:
+    """The action language and the frames of an environment, None where they are not known.
+
+    A world model and its twin have them in their card, a simulator of wm_gym in its domain.
+
+    Args:
+        env: the environment, wrapped or not.
+    """
+    if isinstance(env, VectorEnv):
+        card = getattr(env.unwrapped, "card", None)
+    else:
+        card = env.get_wrapper_attr("card") if env.has_wrapper_attr("card") else None
+    if card is not None:
+        return getattr(card, "action", None), getattr(card, "frame", None)
+    domain = domain_of(env.spec.id) if env.spec is not None else None
+    if domain is None:
+        return None, None
+    shape = env.observation_space.shape
+    if shape is None or len(shape) != 3:
+        return domain.action, None
+    return domain.action, FrameSpec(shape[0], shape[1])
+
+
 def as_rows(env: EpisodeRows | VectorEnv | gymnasium.Env | Sequence[gymnasium.Env]) -> EpisodeRows:
     """Wraps a vector environment, one simulator or several as rows; rows stay as they are."""
     if isinstance(env, VectorEnv):
         return VectorRows(env)
     if isinstance(env, gymnasium.Env):
-        simulator: gymnasium.Env = env
-        card = getattr(simulator.unwrapped, "card", None)
-        action, frame = getattr(card, "action", None), getattr(card, "frame", None)
-        return SimulatorRows([simulator], action, frame)
+        return SimulatorRows([env], *environment_specs(env))
     if isinstance(env, Sequence):
-        return SimulatorRows(env)
+        action, frame = environment_specs(env[0]) if env else (None, None)
+        return SimulatorRows(env, action, frame)
     return env

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.policies.base import Observation, Policy
+from wm_gym.policies.base import Observation, Policy, check_policy
+from wm_gym.policies.chunks import ChunkError, read_chunk
 from wm_gym.policies.compatibility import ActionConversion, check_compatible
 from wm_gym.policies.rows import EpisodeRows, as_rows
 
@@ -88,7 +89,7 @@ def run_policy(
     same file as one that was not (wall times apart).
 
     Args:
-        env: a vector environment (autoreset "Disabled"), a simulator or several, or rows.
+        env: a vector environment (autoreset "Disabled"), a simulator, twin or several, or rows.
         policy: the policy.
         starts: per episode, the name of a start state or the options of `reset`.
         seeds: one per episode, for environment and policy.
@@ -103,9 +104,11 @@ def run_policy(
         One record per start, in order.
 
     Raises:
+        PolicyError: if `policy` is none, naming what is missing.
         IncompatiblePolicyError: if policy and environment speak different languages.
         ResultsError: if `results` holds other episodes.
     """
+    check_policy(policy)
     rows = as_rows(env)
     if len(starts) != len(seeds) or max_steps < 1:
         raise ValueError(
@@ -246,22 +249,12 @@ class _Block:
             np.array(asking),
         )
         chunks = self.policy.act(observation)
-        whole = len(chunks) == len(asking)
-        size = self.policy.action_spec.size
         errors = {}
         for k, row in enumerate(asking):
-            chunk: np.ndarray
             try:
-                chunk = np.asarray(chunks[k], np.float64)
-            except (IndexError, TypeError, ValueError):
-                chunk = np.empty(0)
-            if not whole or chunk.ndim != 2 or chunk.shape[1] != size or not len(chunk):
-                errors[row] = (
-                    f"the policy returned {len(chunks)} chunks for {len(asking)} rows, this row's "
-                    f"of shape {chunk.shape}; expected (rows, n, {size}) with n of at least 1"
-                )
-            elif not np.isfinite(chunk).all():
-                errors[row] = f"the policy returned a NaN or an infinity: {chunk.tolist()}"
+                chunk = read_chunk(chunks, k, len(asking), self.policy.action_spec.size)
+            except ChunkError as error:
+                errors[row] = str(error)
             else:
                 running[row].chunk = list(self.conversion(chunk))
         return errors

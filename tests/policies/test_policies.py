@@ -152,3 +152,24 @@ def test_cloning_keypoints_are_where_attention_is():
     np.testing.assert_allclose(centres[0], [-23 / 24, 23 / 24], rtol=1e-6)  # top left
     np.testing.assert_allclose(centres[-1], [23 / 24, -23 / 24], rtol=1e-6)
     assert centres[1, 0] > centres[0, 0]
+
+
+class Right(RandomPolicy):
+    pass
+
+
+class Nameless(RandomPolicy):
+    kind = ""
+
+
+class Magic(RandomPolicy):
+    kind = "magic"
+
+
+@pytest.mark.parametrize("made", [Right, Nameless, Magic])
+@pytest.mark.parametrize("wrap", [lambda policy: policy, lambda policy: NoisyPolicy(policy, 0.5)])
+def test_a_policy_that_could_not_be_loaded_again_is_not_saved(made, wrap, tmp_path):
+    name = rf"a {made.__name__} cannot be saved: its kind '{made.kind}'"
+    with pytest.raises(PolicyError, match=rf"{name}.* --policies \S+:{made.__name__}"):
+        save_policy(wrap(made(PLANE)), tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()

@@ -1,11 +1,13 @@
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv, Walker
+from wm_gym.policies.base import Policy, PolicyError
 from wm_gym.policies.compatibility import IncompatiblePolicyError
 from wm_gym.policies.noisy import NoisyPolicy
 from wm_gym.policies.rows import SimulatorRows, VectorRows
@@ -158,3 +160,80 @@ def test_autoresetting_environments_are_refused():
     env.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
     with pytest.raises(ValueError, match="expected 'Disabled'"):
         run(env, Walker())
+
+
+class Duck:
+    def act(self, observation):
+        raise AssertionError("asked before it was checked")
+
+
+class Forgetful(Policy):
+    def __init__(self):
+        pass
+
+    act = Duck.act
+
+
+class Late(Walker):
+    def __init__(self):
+        super().__init__()
+        self.action_spec = None
+
+    act = Duck.act
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Duck(), r"Duck is no subclass of Policy and has no action_spec, frame_spec, reset: subc"),
+        (
+            SimpleNamespace(),
+            r"has no action_spec, frame_spec, reset, act: subclass wm_gym\.policies",
+        ),
+        (Duck, r"Duck is a class, expected an instance of a Policy"),
+        (Forgetful(), r"Forgetful has no action_spec, frame_spec: call super\(\).__init__"),
+        (Late(), r"action_spec of Late is None, expected .* env\.unwrapped\.card\.action"),
+    ],
+)
+def test_what_is_no_policy_is_refused_before_anything_runs(policy, message):
+    env = LineEnv()
+    with pytest.raises(PolicyError, match=message):
+        run([env], policy)
+    assert env.resets == 0
+
+
+def test_a_policy_cannot_be_made_without_a_spec():
+    with pytest.raises(PolicyError, match=r"action_spec of Walker is None, expected an ActionSpec"):
+        Walker(spec=None)
+    with pytest.raises(PolicyError, match=r"frame_spec of Walker is \(4, 20\), expected"):
+        Walker(frame=(4, 20))
+
+
+@pytest.mark.parametrize("nothing", [None, 3.0])
+def test_a_policy_that_returns_no_chunks_is_told_so(nothing):
+    class Silent(Walker):
+        def act(self, observation):
+            return nothing
+
+    records = run(vector(2), Silent())
+    assert all(f"returned {type(nothing).__name__} {nothing}" in r.error for r in records)
+
+
+def test_dream_twin_and_simulator_state_their_specs(tiny_model):
+    import gymnasium
+
+    import wm_gym
+    from wm_gym.policies.rows import as_rows
+
+    env = gymnasium.make("WM-LangTable-VAE-v0", model=tiny_model)
+    envs = gymnasium.make_vec(
+        "WM-LangTable-VAE-v0", num_envs=2, model=tiny_model, autoreset_mode="Disabled"
+    )
+    twin = wm_gym.make_twin(env)
+    card = tiny_model.spec
+    for world in (env, envs, twin, [twin, twin]):
+        rows = as_rows(world)
+        assert (rows.action_spec, rows.frame_spec) == (card.action, card.frame)
+    simulator = as_rows(gymnasium.make("LangTable-v0", frame_size=(48, 64)))
+    assert simulator.action_spec.names == ("dx", "dy")
+    assert (simulator.frame_spec.height, simulator.frame_spec.width) == (48, 64)
