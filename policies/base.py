@@ -293,7 +293,8 @@ def load_policy(folder: str | Path) -> Policy:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PolicyError(
-            f"{path} cannot be read as JSON ({error}); expected a folder written by save_policy"
+            f"{path} cannot be read as JSON ({error}); expected a folder written by save_policy, "
+            "or module:Class where a command takes a policy"
         ) from error
     if content.get("version") != POLICY_VERSION:
         raise PolicyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +23,14 @@ def test_the_readme_gives_the_commands_of_the_makefile():
     for target in ("demo", "test"):
         assert f"make {target}" in readme
         assert f"\n{target}:" in makefile
+
+
+def test_the_example_of_a_policy_acts_in_both_worlds(embedded_checkpoint, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "run_policy" in block]
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    for records in (names["imagined"], names["true"]):
+        assert [record.instruction.split()[0] for record in records] == ["reach", "push"]
+        assert all(record.error is None for record in records)
+    assert capsys.readouterr().out.count("(") == 2

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +10,12 @@ from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv
 from wm_gym.envs.start_states import StartStates
 from wm_gym.evaluation import compare_real as module
 from wm_gym.evaluation.compare_real import CompareRealConfig, compare_real
+from wm_gym.evaluation.compare_real_policies import FewEpisodesWarning
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionSet
 from wm_gym.policies.action_replay import ActionReplayPolicy
 from wm_gym.policies.base import PolicyError, save_policy
+from wm_gym.policies.compatibility import IncompatiblePolicyError
 
 TEMPLATES = {"reach": "reach the {first}", "leave": "leave the {first}"}
 STARTS = 12
@@ -162,6 +165,50 @@ def test_too_few_starts_and_missing_policies_name_the_remedy(worlds, config):
         compare_real(replace(config, policies=config.policies[:1], noise=(0.0,)))
     with pytest.raises(PolicyError, match="written by save_policy"):
         compare_real(replace(config, policies=("nowhere",)))
+
+
+def test_an_own_policy_is_compared_and_its_source_belongs_to_the_records(
+    worlds, config, tmp_path, monkeypatch
+):
+    source = """
+import numpy as np
+from wm_gym.policies.base import Policy
+
+class Right(Policy):
+    def act(self, observation):
+        return np.full((len(observation), 1, 1), PACE)
+"""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.1"))
+    own = replace(config, policies=(config.policies[0], "line_policies:Right"))
+    try:
+        with pytest.warns(FewEpisodesWarning, match="4 policies .* 12 starts per task"):
+            report = compare_real(own)
+        last = report["policies"][2]
+        assert (last["name"], last["folder"]) == ("line_policies.Right", "line_policies:Right")
+        assert last["true_success_rate"] == last["imagined_success_rate"] == 1.0
+        assert (config.out / "true" / "line_policies.Right-reach.jsonl").exists()
+        (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.05"))
+        with pytest.raises(ValueError, match=r"other settings .the policy line_policies:Right"):
+            compare_real(own)
+    finally:
+        sys.modules.pop("line_policies", None)
+
+
+def test_a_policy_that_does_not_fit_is_refused_before_anything_runs(worlds, config, tmp_path):
+    slow = replace(ACTIONS, control_hz=5.0)
+    policy = ActionReplayPolicy(slow, sequences=[np.zeros((20, 1))])
+    folder = str(save_policy(policy, tmp_path / "slow"))
+    with pytest.raises(IncompatiblePolicyError, match="control_hz is 5"):
+        compare_real(replace(config, policies=(*config.policies, folder)))
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(("starts", "noise", "warns"), [(10, (0.0, 0.3), 0), (9, (0.0, 0.3), 1)])
+def test_few_starts_are_warned_of(worlds, config, starts, noise, warns, recwarn):
+    compare_real(replace(config, starts=starts, noise=noise))
+    assert sum(w.category is FewEpisodesWarning for w in recwarn) == warns
 
 
 def test_an_unknown_task_lists_the_tasks(worlds, config):

@@ -18,7 +18,7 @@ WORLD_MODEL_OPTIONS = ("checkpoint", "denoising_steps", "device", "reward")
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Play an episode with random or saved actions and write it as mp4."""
+    """Play an episode with random actions or a policy and write it as mp4."""
 
     id: Annotated[str, tyro.conf.Positional] = "WM-LangTable-VAE-v0"
     """Environment id; `wm-gym list` shows them."""
@@ -32,8 +32,8 @@ class RecordConfig:
     """For a world model: classifier, distance or none; what decides that an episode ends."""
     task: str | None = None
     """Task; the environment's default if not given."""
-    policy: Path | None = None
-    """Folder of a saved policy; random actions if not given."""
+    policy: str | None = None
+    """Folder of a saved policy, or module:Class of your own; random actions if not given."""
     steps: int = 60
     """Steps to record; episodes that end earlier are followed by another."""
     hold: int = 5
@@ -79,7 +79,7 @@ def record(config: RecordConfig) -> Path:
 
 def _play(env: gymnasium.Env, config: RecordConfig) -> Iterator[np.ndarray]:
     """The first frame, then one per step."""
-    player = _RandomPlayer(env, config) if config.policy is None else _PolicyPlayer(config)
+    player = _RandomPlayer(env, config) if config.policy is None else _PolicyPlayer(env, config)
     observation, info = env.reset(seed=config.seed)
     player.begin(info)
     yield np.asarray(env.render())
@@ -108,13 +108,24 @@ class _RandomPlayer:
 
 
 class _PolicyPlayer:
-    """A saved policy, asked for a new chunk whenever it has carried one out."""
+    """A policy, asked for a new chunk whenever it has carried one out.
 
-    def __init__(self, config: RecordConfig) -> None:
-        from wm_gym.policies.base import load_policy
+    Raises:
+        PolicyError: if there is no such policy.
+        IncompatiblePolicyError: if it does not speak the environment's action language.
+    """
+
+    def __init__(self, env: gymnasium.Env, config: RecordConfig) -> None:
+        from wm_gym.policies.compatibility import check_compatible
+        from wm_gym.policies.named import open_policy
+        from wm_gym.policies.rows import environment_specs
 
         assert config.policy is not None
-        self.policy, self.seed = load_policy(config.policy), config.seed
+        action, frame = environment_specs(env)
+        if action is None:
+            raise ValueError(f"{config.id} states no action language; policy={config.policy!r}")
+        self.policy, self.seed = open_policy(config.policy, action, frame), config.seed
+        self.conversion = check_compatible(self.policy, action, frame)
         self.planned: list[np.ndarray] = []
 
     def begin(self, info: dict[str, Any]) -> None:
@@ -124,10 +135,12 @@ class _PolicyPlayer:
 
     def act(self, observation: Any) -> np.ndarray:
         from wm_gym.policies.base import Observation
+        from wm_gym.policies.chunks import read_chunk
 
         if not self.planned:
             frames, steps = np.asarray(observation)[None], np.array([self.steps])
             seen = Observation(frames, (self.instruction,), steps, np.array([0]))
-            self.planned = list(self.policy.act(seen)[0])
+            chunk = read_chunk(self.policy.act(seen), 0, 1, self.policy.action_spec.size)
+            self.planned = list(self.conversion(chunk))
         self.steps += 1
         return self.planned.pop(0)

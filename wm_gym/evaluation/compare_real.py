@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
+from wm_gym.evaluation.compare_real_policies import NamedPolicy, open_policies, warn_of_few
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.statistics import (
@@ -29,15 +29,12 @@ from wm_gym.metrics.statistics import (
     spearman,
     wilson_interval,
 )
-from wm_gym.policies.base import POLICY_FILE, Policy, PolicyError, load_policy
-from wm_gym.policies.noisy import NoisyPolicy
 from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
 from wm_gym.policies.runner import EpisodeRecord, run_policy
 
 if TYPE_CHECKING:
     from wm_gym.envs.start_states import StartStates
 
-EMBEDDED_POLICIES = {"WM-LangTable-VAE-v0": "langtable-bc"}
 STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
 
 
@@ -52,7 +49,7 @@ class CompareRealConfig:
     bad_checkpoint: str | None = None
     """A deliberately bad world model, e.g. an early checkpoint, to be measured beside it."""
     policies: tuple[str, ...] = ("embedded",)
-    """Folders of saved policies; embedded stands for the stages that ship with wm_gym."""
+    """Folders of saved policies, or module:Class of your own; embedded: those that ship."""
     noise: tuple[float, ...] = (0.0, 0.6)
     """Action noise levels of each policy, as fractions of half the action range."""
     tasks: tuple[str, ...] = ("reach", "push")
@@ -94,16 +91,6 @@ class CompareRealConfig:
 
 
 @dataclass(frozen=True)
-class NamedPolicy:
-    """A policy with the name it has in the report."""
-
-    name: str
-    folder: str
-    noise: float
-    policy: Policy
-
-
-@dataclass(frozen=True)
 class Starts:
     """The K·N starts that all share: options of `reset` by task, and their seeds."""
 
@@ -121,13 +108,17 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         The report, which is also written as JSON beside a scatter plot.
 
     Raises:
-        PolicyError: if a folder holds no policy.
+        PolicyError: if a policy is not there or is none.
+        IncompatiblePolicyError: if one does not fit the world model; nothing has run then.
         ValueError: if there are too few start states, or `out` holds a run with other settings.
     """
     from wm_gym.evaluation.compare_real_figures import draw_comparison
 
-    policies = open_policies(config)
     dream = open_dream(config, config.checkpoint)
+    policies = open_policies(
+        config.policies, config.noise, config.id, dream.card.action, dream.card.frame
+    )
+    warn_of_few(len(policies), config.starts)
     stored = dream.engine.starts.stored
     starts = choose_starts(config, stored, dream.engine.starts.instructions)
     claim_folder(config.out, _settings(config, dream), policies)
@@ -163,39 +154,6 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     path = write_json(config.json or config.out / f"{name}.json", report)
     _tell(report, path, config.out / f"{name}.png")
     return report
-
-
-def open_policies(config: CompareRealConfig) -> list[NamedPolicy]:
-    """Load every policy once for each noise level.
-
-    Raises:
-        PolicyError: if a folder holds no policy.
-    """
-    folders: list[Path] = []
-    for name in config.policies:
-        if name != "embedded":
-            folders.append(Path(name).expanduser())
-            continue
-        home = assets_folder() / EMBEDDED_POLICIES.get(config.id, "no-policies")
-        found = sorted(path.parent for path in home.glob(f"*/{POLICY_FILE}"))
-        if not found:
-            raise PolicyError(
-                f"no policies ship for {config.id} (looked in {home}); name folders of saved "
-                "policies: --policies runs/bc/stage_1 runs/bc/stage_2"
-            )
-        folders += found
-    named = []
-    for folder in folders:
-        for level in config.noise:
-            policy = load_policy(folder)
-            name = folder.name + (f" noise {level:g}" if level else "")
-            if level:
-                policy = NoisyPolicy(policy, level)
-            named.append(NamedPolicy(name, str(folder), level, policy))
-    names = [policy.name for policy in named]
-    if len(set(names)) < len(names) or len(names) < 2:
-        raise PolicyError(f"policies are {names}; expected at least two, with different names")
-    return named
 
 
 def open_dream(config: CompareRealConfig, checkpoint: str) -> WorldModelVectorEnv:
@@ -285,7 +243,7 @@ def summarise(
     summary["policies"] = [
         {
             "name": entry.name,
-            "folder": entry.folder,
+            "folder": entry.source,
             "noise": entry.noise,
             **_rates(dream[p], real[p]),
             "imagined_errors": sum(r.error is not None for task in imagined[p] for r in task),

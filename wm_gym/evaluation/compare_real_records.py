@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.evaluation.report import write_json
-from wm_gym.policies.base import POLICY_FILE
 
 if TYPE_CHECKING:
-    from wm_gym.evaluation.compare_real import NamedPolicy
+    from wm_gym.evaluation.compare_real_policies import NamedPolicy
 
 SETTINGS_FILE = "settings.json"
 
@@ -21,8 +20,7 @@ SETTINGS_FILE = "settings.json"
 def claim_folder(folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy]) -> None:
     """Write what the records in a folder depend on, or compare it with what stands there."""
     settings["policy_files"] = {
-        entry.folder: hashlib.sha256((Path(entry.folder) / POLICY_FILE).read_bytes()).hexdigest()
-        for entry in policies
+        entry.source: hashlib.sha256(entry.file.read_bytes()).hexdigest() for entry in policies
     }
     path = folder / SETTINGS_FILE
     if path.exists():

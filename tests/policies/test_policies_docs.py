@@ -1,0 +1,81 @@
+"""The examples of docs/policies.md run, its commands are understood, its names exist."""
+
+import re
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wm_gym.cli import COMMANDS, _command_name, _parse
+
+TEXT = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+MODULES = ("my_policies", "my_trained_policies")
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A current directory with the modules of the page; the other Python blocks."""
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    others = []
+    for block in blocks:
+        named = re.match(r"# (\w+)\.py\n", block)
+        if named is None:
+            others.append(block)
+        else:
+            (tmp_path / f"{named[1]}.py").write_text(block)
+    assert sorted(path.stem for path in tmp_path.glob("*.py")) == list(MODULES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield others
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_the_example_acts_in_dream_and_twin(modules, embedded_checkpoint, capsys):
+    (block,) = modules
+    names = {}
+    exec(compile(block, "docs/policies.md", "exec"), names)
+    for records in (names["imagined"], names["true"]):
+        assert [r.start for r in records] == names["starts"]
+        assert all(r.error is None and 1 <= r.steps <= 12 for r in records)
+    assert [r.instruction for r in names["imagined"]] == [r.instruction for r in names["true"]]
+    assert capsys.readouterr().out.count("reach the") == 4
+
+
+def test_a_function_loads_what_the_class_needs(modules, tmp_path):
+    from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
+    from wm_gym.policies.named import open_policy
+    from wm_gym.policies.runner import run_policy
+
+    np.save(tmp_path / "bias.npy", np.array([1.0]))
+    policy = open_policy("my_trained_policies:biased", ACTIONS, FRAMES)
+    (record,) = run_policy([LineEnv()], policy, ["s0"], [0], 30, progress=False)
+    assert (record.success, record.steps) == (True, 8)  # the bias is more than all the wandering
+
+
+def test_every_command_is_understood():
+    blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("wm-gym")]
+    assert len(commands) == 6
+    for words in commands:
+        name = _command_name(words)
+        assert name is not None, words
+        command = COMMANDS[name]
+        config = getattr(import_module(command.module), command.config)
+        assert isinstance(_parse(config, name, words[len(name.split()) :]), config)
+
+
+def test_the_fields_of_the_report_are_those_it_explains():
+    from wm_gym.evaluation.compare_real import CompareRealConfig, _agreement
+
+    outcomes = np.array([[False, True], [True, True]])
+    fields = set(_agreement(CompareRealConfig(resamples=5), outcomes, outcomes))
+    named = {f"{n}{end}" for n in ("pearson", "spearman", "mmrv") for end in ("", "_interval")}
+    named |= {f"{n}_undefined_resamples" for n in ("pearson", "spearman", "mmrv")}
+    assert fields == named | {"episode_agreement", "mean_rate_difference"}
+    for field in ("pearson", "spearman", "mmrv", "episode_agreement", "mean_rate_difference"):
+        assert f"| `{field}` |" in TEXT
