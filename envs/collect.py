@@ -136,6 +136,12 @@ class CollectConfig:
             object.__setattr__(self, "tasks", self.tasks or tuple(domain.tasks))
             object.__setattr__(self, "frame_size", self.frame_size or frame)
             object.__setattr__(self, "steps", self.steps or domain.episode_steps)
+        elif not self.steps:
+            raise ValueError(
+                f"env_id {self.env_id!r} is no simulator known here, expected one of "
+                f"{sorted(BEHAVIOURS)}; for one of your own give tasks, frame_size and steps, and "
+                "pass collect(config, factory=...)"
+            )
         if self.episodes < 1 or self.steps < 1 or self.workers < 1 or self.shard_episodes < 1:
             raise ValueError(
                 f"episodes={self.episodes}, steps={self.steps}, workers={self.workers} and "

@@ -8,6 +8,9 @@ import pytest
 
 from wm_gym.checkpoints import Checkpoint, save_data_file
 from wm_gym.cli import COMMANDS, main
+from wm_gym.commands.info import metric_lines
+from wm_gym.domains import DOMAINS
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 from wm_gym.evaluation.demo_clips import FILENAME
 
 
@@ -60,7 +63,15 @@ def test_a_mistyped_command_exits_2_and_names_the_nearest(words, near, capsys):
         (["demo", "--id", "WM-LangTable-VEA-v0"], "the nearest are WM-LangTable-VAE-v0"),
         (["demo", "--steps", "0"], "must be at least 1"),
         (["info", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
-        (["record", "NoSuchEnv-v0"], "NoSuchEnv"),
+        (["record", "NoSuchEnv-v0"], "'NoSuchEnv-v0' is not registered; those of wm_gym are WM-"),
+        (["record", "LangTable-v9"], "'LangTable-v9' is not registered"),
+        (["collect", "--env-id", "WM-LangTable-VAE-v0", "--out", "/nowhere"], "is no simulator"),
+        (["compare-real", "--id", "LangTable-v0", "--out", "/nowhere"], "is a simulator, no world"),
+        (["demo", "--id", "WM-LangTable-SWM-v0"], "a semantic world model, which makes no frames"),
+        (
+            ["info", "LangTable-v0", "--checkpoint", "/x"],
+            "is a simulator: it takes no --checkpoint",
+        ),
         (["evaluate", "open-loop", "--data", "/nowhere", "--clips", "1"], "at least 2 clips"),
         (["check-parity", "/nowhere"], "/nowhere holds no *.safetensors"),
     ],
@@ -97,6 +108,43 @@ def test_info_shows_what_a_card_promises(tiny_checkpoint, capsys):
     shown = capsys.readouterr().out
     for fact in ("tiny", "32x32", "x [-0.03, 0.03] m", "banded of 4", "LangTable-v0", "Apache-2.0"):
         assert fact in shown
+
+
+@pytest.mark.parametrize("env_id", [*SIMULATORS, *EMBEDDED_MODELS, *SEMANTIC_MODELS])
+def test_info_knows_every_id_that_list_shows(env_id, tmp_path, capsys):
+    import json
+
+    assert main(["info", env_id, "--json", str(tmp_path / "info.json")]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((tmp_path / "info.json").read_text())
+    if env_id in SIMULATORS:
+        domain = next(d for d in DOMAINS.values() if d.twin == env_id)
+        assert all(name in shown for name in (*domain.tasks, *domain.objects, *domain.action.names))
+        assert "WM-LangTable-VAE-v0" in shown or "WM-Bridge-VJEPA-v0" in shown
+        assert report["simulator"]["twin"] == env_id
+    elif "card" in report:
+        assert f"{report['card']['name']} (embedded)" in shown
+    else:
+        assert "no checkpoint ships" in shown and "wm-gym train" in shown
+        assert env_id in SEMANTIC_MODELS or "hf://org/repo@revision" in shown
+        assert report["model"]["domain"] in shown
+
+
+def test_published_spaces_without_a_checkpoint_are_described(capsys):
+    assert main(["info", "WM-Bridge-SigLIP296-v0"]) == 0
+    assert "SigLIP296, 16x16x96 of 256x256 frames, compressed by" in capsys.readouterr().out
+
+
+def test_a_metric_is_told_by_its_numbers():
+    scores = {"reach": {"balanced_accuracy": 0.914, "threshold": 0.33}, "push": {"kept": True}}
+    report = {"horizon": 20, "real": scores, "command": "wm-gym …", "duration_s": 80.1}
+    assert metric_lines("reward_model", report) == [
+        "reward_model: horizon 20",
+        "reward_model, real: reach balanced accuracy 0.914, threshold 0.33",
+    ]
+    horizons = {"horizon_1": {"gap_closed": 0.75, "psnr": 29.7}, "duration_s": 2.0}
+    assert metric_lines("open_loop", horizons) == ["open_loop: horizon_1 gap closed 0.75"]
+    assert metric_lines("accuracy", 0.5) == ["accuracy: 0.5"]
 
 
 def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from wm_gym.dynamics.dit import DIT_SIZES, DiT, DiTConfig
 
@@ -117,15 +118,15 @@ def _count(function: Any) -> tuple[float, Any]:
 def published_costs(denoising_steps: int = 10) -> list[dict[str, Any]]:
     """Costs of every published variant and size: the compute-parity table."""
     rows = []
-    for variant in VARIANTS:
-        for size, shape in DIT_SIZES.items():
-            arguments: dict[str, Any] = {
-                "channels": variant.channels,
-                "patch": variant.patch,
-                "head": variant.head,
-                "action_width": PUBLISHED_ACTION_WIDTH,
-                **shape,
-            }
-            cost = step_cost(DiTConfig(**arguments), variant.grid, denoising_steps)
-            rows.append({"model": variant.env_id, "size": size, **asdict(cost)})
+    every = [(variant, size) for variant in VARIANTS for size in DIT_SIZES]
+    for variant, size in tqdm(every, desc="counting", unit="network", leave=False):
+        arguments: dict[str, Any] = {
+            "channels": variant.channels,
+            "patch": variant.patch,
+            "head": variant.head,
+            "action_width": PUBLISHED_ACTION_WIDTH,
+            **DIT_SIZES[size],
+        }
+        cost = step_cost(DiTConfig(**arguments), variant.grid, denoising_steps)
+        rows.append({"model": variant.env_id, "size": size, **asdict(cost)})
     return rows

@@ -8,9 +8,19 @@ from typing import Annotated, Any
 
 import tyro
 
+from wm_gym.commands.known_ids import (
+    described_components,
+    missing_model,
+    missing_model_lines,
+    simulator_lines,
+)
+from wm_gym.domains import domain_of
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 from wm_gym.evaluation.models import open_any_by_id, open_by_id
 from wm_gym.semantic_card import SemanticSpec
-from wm_gym.spec import ActionSpec, WorldModelSpec
+from wm_gym.spec import WorldModelSpec
+
+_HEADER = ("command", "date", "duration_s", "machine", "seeds", "versions")
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,7 @@ class InfoConfig:
     """Show what a world model is, promises and reached; or --flops, what a step costs."""
 
     id: Annotated[str, tyro.conf.Positional] = "WM-LangTable-VAE-v0"
-    """World-model id."""
+    """Id of a world model or a simulator; `wm-gym list` shows them."""
     checkpoint: str = "embedded"
     """embedded, a folder, or hf://org/repo@revision."""
     flops: bool = False
@@ -44,17 +54,24 @@ def info(config: InfoConfig) -> dict[str, Any]:
 
 
 def _card(config: InfoConfig) -> dict[str, Any]:
+    domain = domain_of(config.id) if config.id in SIMULATORS else None
+    if domain is not None:
+        if config.checkpoint != "embedded":
+            raise ValueError(
+                f"{config.id} is a simulator: it takes no checkpoint={config.checkpoint!r}"
+            )
+        print("\n".join(simulator_lines(domain)))
+        return {"simulator": asdict(domain)}
+    ships = {**EMBEDDED_MODELS, **SEMANTIC_MODELS}
+    if config.checkpoint == "embedded" and ships.get(config.id, "") is None:
+        print("\n".join(missing_model_lines(config.id)))
+        return {"model": missing_model(config.id)}
     opened = open_any_by_id(config.id, config.checkpoint)
     semantic = isinstance(opened.spec, SemanticSpec)
     lines = semantic_card_lines(opened.spec) if semantic else card_lines(opened.spec)
     print("\n".join(lines))
     print(f"folder         {opened.folder}")
     return {"card": opened.spec.to_dict()}
-
-
-def _components(action: ActionSpec) -> str:
-    columns = zip(action.names, action.low, action.high, action.units, strict=True)
-    return ", ".join(f"{name} [{low:g}, {high:g}] {unit}" for name, low, high, unit in columns)
 
 
 def semantic_card_lines(spec: SemanticSpec) -> list[str]:
@@ -64,7 +81,7 @@ def semantic_card_lines(spec: SemanticSpec) -> list[str]:
         f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
         f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}; read "
         f"at {network['image_size']} pixels",
-        f"action         {_components(spec.action)}",
+        f"action         {described_components(spec.action)}",
         f"               {spec.action.control_hz:g} Hz, up to {spec.horizon} in a sequence",
         f"network        SigLIP {network['vision_depth']} x {network['vision_width']}, Gemma "
         f"{network['depth']} x {network['width']}, attention {spec.prefix_attention}",
@@ -75,7 +92,7 @@ def semantic_card_lines(spec: SemanticSpec) -> list[str]:
         f"licence        {spec.licence}",
     ]
     for name, metric in spec.metrics.items():
-        lines.append(f"measured       {name}: {_headline(metric)}")
+        lines += [f"measured       {line}" for line in metric_lines(name, metric)]
     return lines
 
 
@@ -85,7 +102,7 @@ def card_lines(spec: WorldModelSpec) -> list[str]:
     lines = [
         f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
         f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}",
-        f"action         {_components(action)}",
+        f"action         {described_components(action)}",
         f"               {action.control_hz:g} Hz, frame skip {action.frame_skip}, "
         f"alignment {action.alignment}",
         f"latents        {latent.space}, {latent.grid[0]}x{latent.grid[1]}x{latent.channels}",
@@ -98,21 +115,43 @@ def card_lines(spec: WorldModelSpec) -> list[str]:
         f"licence        {spec.licence}",
     ]
     for name, metric in spec.metrics.items():
-        lines.append(f"measured       {name}: {_headline(metric)}")
+        lines += [f"measured       {line}" for line in metric_lines(name, metric)]
     return lines
 
 
-def _headline(metric: Any) -> str:
-    """One line of a metric: horizons by gap closed, plain numbers as they are, the rest by name."""
+def metric_lines(name: str, metric: Any) -> list[str]:
+    """A metric as text, one line for each of its parts; what the command was is left to the card.
+
+    Horizons are told by their gap closed, everything else by its numbers.
+    """
     if not isinstance(metric, dict):
-        return f"{metric:.3g}" if isinstance(metric, float) else str(metric)
-    parts = []
-    for name, value in metric.items():
-        if isinstance(value, dict) and "gap_closed" in value and value["gap_closed"] is not None:
-            parts.append(f"{name} gap closed {value['gap_closed']:.2f}")
-        elif isinstance(value, float):
-            parts.append(f"{name} {value:.3g}")
-    return ", ".join(parts) or ", ".join(metric)
+        return [f"{name}: {_numbers('', metric)}"]
+    gaps = [
+        f"{key} gap closed {value['gap_closed']:.2f}"
+        for key, value in metric.items()
+        if isinstance(value, dict) and value.get("gap_closed") is not None
+    ]
+    if gaps:
+        return [f"{name}: {', '.join(gaps)}"]
+    parts = {key: value for key, value in metric.items() if key not in _HEADER}
+    plain = [_numbers(key, value) for key, value in parts.items() if not isinstance(value, dict)]
+    lines = [f"{name}: {', '.join(filter(None, plain))}"] if any(plain) else []
+    for key, value in parts.items():
+        if isinstance(value, dict) and (text := _numbers("", value)):
+            lines.append(f"{name}, {key}: {text}")
+    return lines
+
+
+def _numbers(name: str, value: Any) -> str:
+    """The numbers in a value with their names, parts apart by semicolons; no other things."""
+    if isinstance(value, dict):
+        texts = [_numbers(key, part) for key, part in value.items()]
+        nested = any(isinstance(part, dict) for part in value.values())
+        inner = ("; " if nested else ", ").join(filter(None, texts))
+        return f"{name} {inner}".strip() if inner else ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return f"{name.replace('_', ' ')} {value:.3g}".strip()
 
 
 def _flops(config: InfoConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import tyro
 
-from wm_gym.envs.registration import EMBEDDED_MODELS
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 
 WORLD_MODEL_OPTIONS = ("checkpoint", "denoising_steps", "device", "reward")
 
@@ -66,7 +66,14 @@ def record(config: RecordConfig) -> Path:
         if config.id not in EMBEDDED_MODELS:
             raise ValueError(f"{config.id} is no world model: it takes no {name}={value!r}")
         arguments[name] = value
-    env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
+    try:
+        env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
+    except gymnasium.error.UnregisteredEnv as error:
+        known = ", ".join((*EMBEDDED_MODELS, *SEMANTIC_MODELS, *SIMULATORS))
+        raise ValueError(
+            f"id {config.id!r} is not registered; those of wm_gym are {known}; one of another "
+            "package is written as module:id"
+        ) from error
     try:
         frames = list(tqdm(_play(env, config), total=config.steps + 1, unit="frame"))
         fps = env.metadata.get("render_fps", 10)

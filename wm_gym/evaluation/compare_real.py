@@ -20,6 +20,7 @@ from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
 from wm_gym.evaluation.compare_real_policies import NamedPolicy, open_policies, warn_of_few
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
+from wm_gym.evaluation.models import embedded_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.statistics import (
     Interval,
@@ -114,6 +115,7 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     """
     from wm_gym.evaluation.compare_real_figures import draw_comparison
 
+    embedded_folder(config.id)  # refuses what is no world model in words that name its kind
     dream = open_dream(config, config.checkpoint)
     policies = open_policies(
         config.policies, config.noise, config.id, dream.card.action, dream.card.frame

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint
-from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS
+from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -21,6 +21,15 @@ def embedded_folder(env_id: str) -> str | None:
         ValueError: if there is no such id, naming the nearest.
     """
     if env_id not in EMBEDDED_MODELS:
+        if env_id in SIMULATORS:
+            raise ValueError(
+                f"id {env_id!r} is a simulator, no world model; `wm-gym list` shows which is which"
+            )
+        if env_id in SEMANTIC_MODELS:
+            raise ValueError(
+                f"id {env_id!r} is a semantic world model, which makes no frames; see "
+                "docs/semantic-models.md for what it is measured by"
+            )
         near = get_close_matches(env_id, EMBEDDED_MODELS, 2, 0.0)
         raise ValueError(
             f"id {env_id!r} is no world model; the nearest are {' and '.join(near)}, and "

@@ -92,7 +92,7 @@ def print_table(name: str, scores: dict[str, Any]) -> None:
     print(f"{name}: open loop, mean over clips")
     print(
         " horizon  clips  gap closed  shuffled  changed PSNR   decoder   copy 1st      SSIM"
-        "  hand off %"
+        "  effector off %"
     )
     for horizon in horizons_of(scores):
         entry = scores[f"horizon_{horizon}"]
@@ -105,7 +105,7 @@ def print_table(name: str, scores: dict[str, Any]) -> None:
             show(entry["changed_psnr_reconstruction"]),
             " " + show(entry["changed_psnr_copy_first"]),
             show(entry["ssim"], 3),
-            "  " + show(entry.get("effector_error_percent_of_width_median")),
+            "      " + show(entry.get("effector_error_percent_of_width_median")),
         ]
         print(" ".join(cells))
     blocks = scores.get("block_persistence")
