@@ -19,7 +19,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   exit 1
 fi
 
-echo "Setting up $folder with $("$python" --version) (about two minutes and 2 GB)…"
+echo "Setting up $folder with $("$python" --version) (a few minutes and about 2 GB)…"
 "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"
 
 # Without an NVIDIA GPU torch for the CPU is enough: a fraction of the size, and no triton. Whoever has told pip
@@ -41,7 +41,7 @@ PROBE
     fi
   fi
 fi
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+"$folder/bin/python" -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 if [ -n "${no_gpu:-}" ] && "$folder/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
   echo "note: this is torch built for CUDA, on a machine without an NVIDIA GPU. Everything runs on the CPU; should an" >&2
   echo "import of triton fail, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu and repeat: make clean setup" >&2
