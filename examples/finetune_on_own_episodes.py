@@ -1,13 +1,19 @@
-"""Fine-tune a world model on your own episodes, and see what it gains.
+r"""Fine-tune a world model on your own episodes, and see what it gains.
 
 The embedded LangTable model has seen eight blocks. Here the table holds six others, whose colours
 and shapes it never saw together ("red cube", "purple pentagon", …). About a hundred episodes are
-collected, encoded by the model's own latent space, and its transition network is trained on with
-`--init`. The errors of rollouts under recorded actions are measured on held-out episodes before and
-after.
+collected, encoded by the model's own latent space, and its transition network is trained on, from
+its own weights. The errors of rollouts under recorded actions are measured on held-out episodes
+before and after.
 
     python examples/finetune_on_own_episodes.py                       # about 15 minutes on a laptop
     python examples/finetune_on_own_episodes.py --data my_robot/train --held-out my_robot/test
+
+To see in a few minutes that every part runs, make it small; a model trained so briefly may well be
+worse than before, and the example says so:
+
+    python examples/finetune_on_own_episodes.py --out outputs/small --episodes 6 \
+        --held-out-episodes 3 --episode-steps 20 --train-steps 20 --horizons 1 5 10
 
 Your own data may be episodes of `wm-gym collect`, a LeRobot folder or mp4 + npz files; their
 actions must be in the units of the model's card.
@@ -16,6 +22,7 @@ actions must be in the units of the model's card.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +211,16 @@ def print_gain(before: dict[str, Any], after: dict[str, Any]) -> None:
         print(f"{steps:>8} {copied:>11} {was:>8} {now:>8} {best:>15}")
 
 
+def horizons_lost(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Horizons, in steps, at which the fine-tuned model's PSNR over changed pixels is lower."""
+    lost = []
+    for horizon in before:
+        was, now = before[horizon]["changed_psnr"], after[horizon]["changed_psnr"]
+        if was is not None and now is not None and now < was:
+            lost.append(horizon.removeprefix("horizon_"))
+    return lost
+
+
 def main(args: Args) -> dict[str, Any]:
     """Collect, measure, fine-tune, measure again.
 
@@ -221,6 +238,13 @@ def main(args: Args) -> dict[str, Any]:
     tuned = fine_tune(args, card, data)
     after = measure(args, tuned, held_out)
     print_gain(before, after)
+    if lost := horizons_lost(before, after):
+        warnings.warn(
+            f"the fine-tuned model is worse than before at horizon {', '.join(lost)}: train on "
+            "more episodes (--episodes) or longer (--train-steps), or with a lower "
+            "--learning-rate; until then keep the model as it was",
+            stacklevel=2,
+        )
     print(f"\nThe fine-tuned model: checkpoint={str(tuned)!r}")
     report = {"before": before, "after": after, "checkpoint": str(tuned)}
     write_json(args.out / "gain.json", measurement_header(seeds=args.seed) | report)

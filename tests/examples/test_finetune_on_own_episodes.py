@@ -50,6 +50,37 @@ def test_a_tiny_model_is_fine_tuned_and_measured(example, tiny_checkpoint, tmp_p
     assert json.loads((tmp_path / "gain.json").read_text())["seeds"] == 0
 
 
+@pytest.mark.parametrize(("now", "lost"), [(9.0, ["1"]), (11.0, []), (None, [])])
+def test_a_loss_is_told(example, now, lost):
+    before = {"horizon_1": {"changed_psnr": 10.0}, "horizon_5": {"changed_psnr": None}}
+    after = {"horizon_1": {"changed_psnr": now}, "horizon_5": {"changed_psnr": 3.0}}
+    assert example.horizons_lost(before, after) == lost
+
+
+def test_a_model_that_got_worse_is_warned_of(example, tiny_checkpoint, tmp_path, monkeypatch):
+    measured = iter([{"horizon_1": {"changed_psnr": value}} for value in (10.0, 9.0)])
+    monkeypatch.setattr(example, "measure", lambda *_: next(measured))
+    monkeypatch.setattr(example, "collect_episodes", lambda *_: (tmp_path, tmp_path))
+    monkeypatch.setattr(example, "fine_tune", lambda *_: tmp_path)
+    monkeypatch.setattr(example, "print_gain", lambda *_: None)
+    with pytest.warns(UserWarning, match=r"worse than before at horizon 1: .*--train-steps"):
+        example.main(example.Args(checkpoint=tiny_checkpoint, out=tmp_path))
+
+
+def test_the_small_setting_of_the_docstring_is_understood(example):
+    import re
+    import shlex
+
+    import tyro
+
+    lines = example.__doc__.replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.strip().startswith("python examples/")]
+    assert len(commands) == 3
+    small = shlex.split(re.sub(r"#.*", "", commands[-1]))[2:]
+    args = tyro.cli(example.Args, args=small)
+    assert args.train_steps == 20 and args.horizons == (1, 5, 10)
+
+
 def test_the_table_holds_other_blocks(example):
     from wm_gym.envs.sims.langtable_tasks import OBJECTS
 
