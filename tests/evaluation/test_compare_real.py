@@ -205,6 +205,14 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_runs(worlds, conf
     assert not config.out.exists()
 
 
+def test_another_policy_of_the_same_name_does_not_take_over_the_records(worlds, config, tmp_path):
+    compare_real(config)
+    other = ActionReplayPolicy(ACTIONS, sequences=[np.full((20, 1), 0.07)])
+    folder = str(save_policy(other, tmp_path / "second" / "pace_0"))
+    with pytest.raises(ValueError, match=r"pace_0, filed under the same name as .*second/pace_0"):
+        compare_real(replace(config, policies=(folder, *config.policies[1:])))
+
+
 @pytest.mark.parametrize(("starts", "noise", "warns"), [(10, (0.0, 0.3), 0), (9, (0.0, 0.3), 1)])
 def test_few_starts_are_warned_of(worlds, config, starts, noise, warns, recwarn):
     compare_real(replace(config, starts=starts, noise=noise))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.evaluation.report import write_json
+from wm_gym.policies.named import short_name
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real_policies import NamedPolicy
@@ -19,9 +20,10 @@ SETTINGS_FILE = "settings.json"
 
 def claim_folder(folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy]) -> None:
     """Write what the records in a folder depend on, or compare it with what stands there."""
-    settings["policy_files"] = {
+    hashes = {
         entry.source: hashlib.sha256(entry.file.read_bytes()).hexdigest() for entry in policies
     }
+    settings["policy_files"] = hashes
     path = folder / SETTINGS_FILE
     if path.exists():
         stored = json.loads(path.read_text())
@@ -33,6 +35,12 @@ def claim_folder(folder: Path, settings: dict[str, Any], policies: Sequence[Name
             for key, value in stored.items()
             if key != "policy_files" and settings.get(key) != value
         ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
+        different += [  # records are filed under short names
+            f"the policy {old}, filed under the same name as {new}"
+            for old, known in kept.items()
+            for new, found in hashes.items()
+            if old != new and short_name(old) == short_name(new) and known != found
+        ]
         if different:
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(different)}); choose "
