@@ -85,6 +85,19 @@ def test_input_it_refuses_gives_one_line_and_exit_2(words, expected, capsys):
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("policy", ["/nowhere/policy", "no_such_module_here:Policy"])
+def test_record_looks_for_the_policy_before_it_loads_a_model(policy, monkeypatch, capsys):
+    import gymnasium
+
+    def make(*_, **__):
+        raise AssertionError("an environment was made before its policy was looked for")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    assert main(["record", "--policy", policy]) == 2
+    message = capsys.readouterr().err
+    assert policy.partition(":")[0] in message and "module:Class" in message
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     import wm_gym.commands.list_ids as list_ids
 

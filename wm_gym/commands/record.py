@@ -66,6 +66,8 @@ def record(config: RecordConfig) -> Path:
         if config.id not in EMBEDDED_MODELS:
             raise ValueError(f"{config.id} is no world model: it takes no {name}={value!r}")
         arguments[name] = value
+    if config.policy is not None:
+        _check_policy_is_there(config.policy)
     try:
         env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
     except gymnasium.error.UnregisteredEnv as error:
@@ -82,6 +84,18 @@ def record(config: RecordConfig) -> Path:
     path = write_mp4(config.out or Path("outputs") / f"{config.id}.mp4", frames, fps)
     print(f"video: {path.resolve()}")
     return path
+
+
+def _check_policy_is_there(name: str) -> None:
+    """Refuse a policy that does not exist before a world model is loaded for it."""
+    from wm_gym.policies.base import PolicyError
+    from wm_gym.policies.named import policy_file
+
+    if not (file := policy_file(name)).is_file():
+        raise PolicyError(
+            f"policy={name!r}: there is no {file}; expected the folder of a saved policy, or "
+            "module:Class"
+        )
 
 
 def _play(env: gymnasium.Env, config: RecordConfig) -> Iterator[np.ndarray]:
