@@ -151,8 +151,8 @@ def test_an_environment_goes_on_after_a_first_reset_that_was_refused(tiny_checkp
     simulated = env_id in SIMULATORS
     kwargs = {"obs": "state"} if simulated else {"checkpoint": tiny_checkpoint, "reward": "none"}
     env = gymnasium.make(env_id, **kwargs)
-    with pytest.raises(ValueError, match="strat"):
-        env.reset(options={"strat": "push-0"})
+    with pytest.raises(ValueError, match="begin"):
+        env.reset(options={"begin": "push-0"})
     env.reset(seed=0)
     assert len(env.step(env.action_space.sample())) == 5
     env.close()
