@@ -50,7 +50,7 @@ def open_loop_table(report: dict[str, Any]) -> list[str]:
         "",
         "| horizon | gap closed | with shuffled actions | changed PSNR (copy · rollout · "
         "decoder), dB "
-        "| peg off, % of width |",
+        "| effector off, % of width |",
         "|---|---|---|---|---|",
     ]
     for key, row in scores.items():
