@@ -77,7 +77,7 @@ def _card(config: InfoConfig) -> dict[str, Any]:
 def semantic_card_lines(spec: SemanticSpec) -> list[str]:
     """The card of a semantic world model as a page of text."""
     network = spec.network
-    lines = [
+    return [
         f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
         f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}; read "
         f"at {network['image_size']} pixels",
@@ -87,19 +87,14 @@ def semantic_card_lines(spec: SemanticSpec) -> list[str]:
         f"{network['depth']} x {network['width']}, attention {spec.prefix_attention}",
         f"answers        count as given above {spec.answer_threshold:g}",
         f"tasks          {', '.join(spec.tasks) or 'none'}",
-        f"truth          {spec.twin or 'no simulator'}",
-        f"trained on     {spec.training_data}",
-        f"licence        {spec.licence}",
+        *origin_lines(spec),
     ]
-    for name, metric in spec.metrics.items():
-        lines += [f"measured       {line}" for line in metric_lines(name, metric)]
-    return lines
 
 
 def card_lines(spec: WorldModelSpec) -> list[str]:
     """The card as a page of text."""
     action, latent, context = spec.action, spec.latent, spec.context
-    lines = [
+    return [
         f"{spec.name}{' (embedded)' if spec.embedded else ''}: {spec.description}",
         f"frames         {spec.frame.height}x{spec.frame.width}, camera {spec.frame.camera}",
         f"action         {described_components(action)}",
@@ -110,6 +105,13 @@ def card_lines(spec: WorldModelSpec) -> list[str]:
         f"sampler        {spec.dynamics.objective}, {spec.dynamics.denoising_steps} steps"
         + (f"; distilled to {spec.distilled.denoising_steps}" if spec.distilled else ""),
         f"tasks          {', '.join(spec.tasks) or 'none'}; horizon {spec.horizon}",
+        *origin_lines(spec),
+    ]
+
+
+def origin_lines(spec: WorldModelSpec | SemanticSpec) -> list[str]:
+    """What a model comes from, and how good it was measured to be."""
+    lines = [
         f"truth          {spec.twin or 'no simulator'}",
         f"trained on     {spec.training_data}",
         f"licence        {spec.licence}",
