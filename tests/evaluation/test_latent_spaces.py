@@ -31,7 +31,7 @@ from wm_gym.evaluation.latent_spaces import (
     evaluate_latent_spaces,
     idms_of,
 )
-from wm_gym.evaluation.open_loop import sample_clips
+from wm_gym.evaluation.open_loop_clips import sample_clips
 from wm_gym.instructions import Goal
 from wm_gym.latents.vjepa_mini import VJEPAMini, VJEPAMiniConfig
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig

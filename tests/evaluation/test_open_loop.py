@@ -12,14 +12,13 @@ from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
 from wm_gym.evaluation.components import locate_peg
 from wm_gym.evaluation.open_loop import (
-    OpenLoopClips,
     OpenLoopConfig,
     block_persistence,
     effector_errors,
     evaluate_open_loop,
     horizon_scores,
-    sample_clips,
 )
+from wm_gym.evaluation.open_loop_clips import OpenLoopClips, sample_clips
 
 SIZE = 32
 

@@ -24,7 +24,7 @@ from wm_gym.training.idm import read_actions
 from wm_gym.training.loop import generator
 
 if TYPE_CHECKING:
-    from wm_gym.evaluation.open_loop import OpenLoopClips
+    from wm_gym.evaluation.open_loop_clips import OpenLoopClips
     from wm_gym.world_model import LatentWorldModel
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.rollout import LatentHistory
-from wm_gym.evaluation.open_loop import OpenLoopClips, open_recorded, sample_clips
+from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.report import measurement_header, write_json
 
 if TYPE_CHECKING:

@@ -25,13 +25,8 @@ from wm_gym.evaluation.action_content import (
     measure_recovery,
     read_clips,
 )
-from wm_gym.evaluation.open_loop import (
-    OpenLoopClips,
-    OpenLoopConfig,
-    measure_open_loop,
-    open_recorded,
-    sample_clips,
-)
+from wm_gym.evaluation.open_loop import OpenLoopConfig, measure_open_loop
+from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.reward_model import RewardModelConfig, measure_reward_model
 from wm_gym.latents.registry import find_space

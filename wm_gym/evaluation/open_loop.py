@@ -18,18 +18,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wm_gym.data.episodes import EpisodeDataset, EpisodeReader
-from wm_gym.data.frames import resize_views
-from wm_gym.data.open_dataset import open_dataset
+from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import domain_of
 from wm_gym.envs.collect import HELD_OUT_SEEDS
 from wm_gym.evaluation.components import BlockReference
 from wm_gym.evaluation.effectors import EFFECTORS
+from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.visual import changed_psnr, gap_closed, psnr, ssim
 
 if TYPE_CHECKING:
-    from wm_gym.spec import WorldModelSpec
     from wm_gym.world_model import LatentWorldModel
 
 PERSISTENCE_STEPS = 30
@@ -77,99 +75,6 @@ class OpenLoopConfig:
                 f"clips={self.clips}, batch={self.batch}, horizons={self.horizons}: expected at "
                 "least 2 clips (shuffled actions need another clip), a batch and horizons of 1"
             )
-
-
-@dataclass(frozen=True)
-class OpenLoopClips:
-    """Clips of one length, N of them, T steps after a history of n frames.
-
-    Attributes:
-        frames: (N, n + T, H, W, 3) uint8; repeated after a clip's end.
-        actions: (N, n - 1 + T, A) float32; zero after a clip's end.
-        steps: (N,) steps that are recorded, at most T.
-        history: n.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    steps: np.ndarray
-    history: int
-
-    @property
-    def start(self) -> np.ndarray:
-        """The frame that rollouts begin from, (N, H, W, 3)."""
-        return self.frames[:, self.history - 1]
-
-    @property
-    def truth(self) -> np.ndarray:
-        """What was recorded after it, (N, T, H, W, 3)."""
-        return self.frames[:, self.history :]
-
-
-def open_recorded(
-    folder: Path, spec: WorldModelSpec, cameras: tuple[str, ...] = ()
-) -> EpisodeReader:
-    """Open episodes that a model is compared with.
-
-    Args:
-        folder: any layout of `wm_gym.data.open_dataset`.
-        spec: card of the model.
-        cameras: of the dataset.
-
-    Raises:
-        ValueError: if there are not as many cameras as the model has views.
-    """
-    if max(1, len(cameras)) != spec.num_views:
-        raise ValueError(
-            f"{spec.name} sees {spec.num_views} camera(s) side by side, got --cameras "
-            f"{list(cameras)}; name as many, in the order the model was trained with"
-        )
-    return open_dataset(folder, cameras or None)
-
-
-def sample_clips(
-    dataset: EpisodeReader, spec: WorldModelSpec, clips: int, steps: int, seed: int
-) -> OpenLoopClips:
-    """Choose episodes without repetition and a start in each.
-
-    Args:
-        dataset: episodes.
-        spec: card of the model: frame size, history and frame skip.
-        clips: number of clips; fewer if there are fewer usable episodes.
-        steps: T; an episode that is shorter gives a shorter clip.
-        seed: of the choice.
-
-    Raises:
-        ValueError: if fewer than two episodes are long enough for one step.
-    """
-    rng = np.random.default_rng(seed)
-    skip, history = spec.action.frame_skip, spec.context.history
-    lengths = dataset.lengths // skip
-    usable = rng.permutation(np.flatnonzero(lengths >= history))[:clips]
-    if len(usable) < 2:
-        raise ValueError(
-            f"{dataset.folder} has {len(usable)} episodes of at least {history * skip} actions, "
-            "expected 2 or more; collect longer episodes"
-        )
-    frames, actions, recorded = [], [], []
-    for episode in usable:
-        start = rng.integers(max(0, lengths[episode] - (history - 1 + steps)) + 1)
-        available = int(min(steps, lengths[episode] - start - (history - 1)))
-        states = (start + np.arange(history + steps).clip(max=history - 1 + available)) * skip
-        shown = dataset.frames(int(episode), states)
-        seen = resize_views(shown, spec.frame.height, spec.frame.width, spec.num_views)
-        taken = np.zeros((history - 1 + steps, spec.action.size), np.float32)
-        whole = dataset.actions(int(episode))[start * skip :: skip][: history - 1 + available]
-        if whole.shape[1] != spec.action.size:
-            raise ValueError(
-                f"{dataset.folder} has actions of {whole.shape[1]} components, the model's card "
-                f"says {spec.action.size}: {list(spec.action.names)}; use episodes of its domain"
-            )
-        taken[: len(whole)] = whole
-        frames.append(seen)
-        actions.append(taken)
-        recorded.append(available)
-    return OpenLoopClips(np.stack(frames), np.stack(actions), np.asarray(recorded), history)
 
 
 def roll_out(

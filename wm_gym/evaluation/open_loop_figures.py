@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from wm_gym.evaluation.open_loop import OpenLoopClips
+    from wm_gym.evaluation.open_loop_clips import OpenLoopClips
 
 STRIPS = 4
 _LINES = {
