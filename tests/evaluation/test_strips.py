@@ -30,6 +30,7 @@ def test_a_text_with_room_is_whole_and_one_without_is_not_drawn():
     assert " ".join(wrap(LONG, 120, 5)) == LONG
     assert wrap(LONG, 120, 1)[0].startswith("recorded: ")
     assert wrap(LONG, 3, 2) == ["", ""]
+    assert wrap("0 :", text_width(":"), 2) == ["", ""]  # ":" alone would look whole
 
 
 def caption_band(picture: np.ndarray) -> np.ndarray:

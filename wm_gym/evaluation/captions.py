@@ -45,7 +45,8 @@ def wrap(text: str, width_px: int, max_lines: int) -> list[str]:
         max_lines: room for lines; an ellipsis stands for what comes after the last one.
 
     Returns:
-        At most `max_lines` lines, none wider than `width_px` in `caption_font`.
+        At most `max_lines` lines, none wider than `width_px` in `caption_font`; all of them empty
+        where a word is too wide and an ellipsis, too.
     """
     lines: list[str] = []
     words = text.split()
@@ -57,7 +58,8 @@ def wrap(text: str, width_px: int, max_lines: int) -> list[str]:
         while words and text_width(f"{line} {words[0]}") <= width_px:
             line += f" {words.pop(0)}"
         lines.append(shorten(line, width_px))
-    return lines
+    # where not even an ellipsis fits, what is left would look like the whole text
+    return lines if all(lines) else [""] * len(lines)
 
 
 def draw_lines(draw: ImageDraw.ImageDraw, left: int, top: int, lines: list[str]) -> None:
