@@ -54,8 +54,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         denoising_steps: steps per frame; the card's by default.
         device: torch device.
         dtype: "float32", "bfloat16" in the linear layers of the network (for CPUs), or "autocast",
-            bfloat16 in its attention, too (for GPUs). The last two are approximations: latents
-            differ by a few hundredths between cache modes and batch sizes.
+            bfloat16 in its attention, too (for GPUs). The last two are approximations,
+            and latents then differ a little between cache modes and batch sizes.
         compile: translate the network with torch.compile: slower first steps, faster later ones.
         horizon: steps per episode; the card's by default.
         render_mode: "rgb_array".

@@ -271,6 +271,7 @@ def check_compute_table(report, printed, sizes):
 def test_the_compute_table_shows_every_variant(tmp_path, monkeypatch, capsys):
     table = compute_table(tmp_path, monkeypatch, capsys, ["S"])
     check_compute_table(*table, ["S"])
+    assert {row["size"] for row in table[0]["rows"] if row["size"] in ("S", "B", "L")} == {"S"}
 
 
 @pytest.mark.slow

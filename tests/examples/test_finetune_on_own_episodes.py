@@ -63,8 +63,11 @@ def test_a_model_that_got_worse_is_warned_of(example, tiny_checkpoint, tmp_path,
     monkeypatch.setattr(example, "collect_episodes", lambda *_: (tmp_path, tmp_path))
     monkeypatch.setattr(example, "fine_tune", lambda *_: tmp_path)
     monkeypatch.setattr(example, "print_gain", lambda *_: None)
-    with pytest.warns(UserWarning, match=r"worse than before at horizon 1: .*--train-steps"):
+    with pytest.warns(
+        UserWarning, match=r"worse than before at horizon 1: .*--train-steps"
+    ) as told:
         example.main(example.Args(checkpoint=tiny_checkpoint, out=tmp_path))
+    assert sum("worse than before" in str(warning.message) for warning in told) == 1
 
 
 def test_the_small_setting_of_the_docstring_is_understood(example):
