@@ -120,6 +120,8 @@ def test_given_thresholds_are_used_as_they_are():
     assert report["reach"]["distance_error_m_median"] < 1e-6
     blind = measure_classifier(Knows(), _separable(), per_kind=50, thresholds={"reach": 2.0})
     assert blind["reach"]["balanced_accuracy"] == 0.5
+    with pytest.raises(ValueError, match=r"no threshold for \['reach'\].*it has \['push'\]"):
+        measure_classifier(Knows(), _separable(), per_kind=50, thresholds={"push": 0.5})
 
 
 def test_the_autoencoder_learns_and_its_encoder_can_be_kept(episodes: Path, tmp_path: Path):

@@ -2,8 +2,7 @@
 
 Batches are balanced by task and by kind: a third of the examples are successes, a third near misses
 (just outside the threshold: nearly touching, pushed past), a third anything else. Latents carry
-light
-noise in training, because they will come out of a world model.
+light noise in training, because they will come out of a world model.
 """
 
 from __future__ import annotations
@@ -191,7 +190,21 @@ def measure_classifier(
     Returns:
         By task: threshold, balanced accuracy, share of near misses taken for successes, median
         distance error in metres. A task without any success in the data is left out.
+
+    Raises:
+        ValueError: if a task of the data has successes but `thresholds` says nothing about it.
     """
+    missing = [
+        task
+        for task in data.tasks
+        if thresholds is not None and task not in thresholds and len(data.pools[task, "success"])
+    ]
+    if missing:
+        raise ValueError(
+            f"the success classifier has no threshold for {missing}, expected one for every task "
+            f"that the data solve; it has {sorted(thresholds or {})}. Train it on episodes in "
+            "which these tasks are solved (`wm-gym train reward`)"
+        )
     rng, report = np.random.default_rng(seed), {}
     for task in data.tasks:
         parts = {}
