@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -295,3 +296,28 @@ def test_import_loads_no_mujoco():
     heavy = ["mujoco", "mink", "torch"]
     code = f"import sys, {', '.join(modules)}; assert not set({heavy}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Mesa's renderer is Linux's")
+def test_triton_is_loaded_before_the_first_picture_or_not_at_all(tmp_path: Path):
+    # after Mesa's LLVM, Triton's crashes the interpreter; torch's CUDA builds load it with the
+    # first optimizer. Here a stand-in says when it was imported.
+    (tmp_path / "triton.py").write_text("import sys; print('first', 'mujoco' not in sys.modules)")
+    program = (
+        "import gymnasium as gym, wm_gym; env = gym.make('LangTable-v0', frame_size=64);"
+        "env.reset(seed=0); print('rendered')"
+    )
+
+    def said() -> list[str]:
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout.split("\n")[:-1]
+
+    assert said() == ["first True", "rendered"]
+    (tmp_path / "triton.py").write_text("raise ImportError('a broken installation')")
+    assert said() == ["rendered"]
