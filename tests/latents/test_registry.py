@@ -24,7 +24,7 @@ def published(space, **config):
 def test_the_nine_published_spaces_and_the_minis_are_there():
     names = ("VJEPA", "WebDINO", "SigLIP2", "VAE", "VAVAE", "Cosmos")
     narrow = ("VJEPA96", "WebDINO96", "SigLIP296")
-    assert set(LATENT_SPACES) == {*names, *narrow, "vae-mini", "vjepa-mini"}
+    assert set(LATENT_SPACES) == {*names, *narrow, "vae-mini", "vjepa-mini", "vjepa-mini-svae"}
     for entry in LATENT_SPACES.values():
         assert callable(entry.space_class)
     tokens = {n: e.grid[0] * e.grid[1] // e.patch**2 for n, e in LATENT_SPACES.items() if e.grid}

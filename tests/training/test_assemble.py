@@ -16,10 +16,12 @@ from tests.data.recorded_data import write_mp4_npz
 from tests.training.test_frozen_features import adapter_recipe
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.latents.vjepa21 import VJEPA21Space
+from wm_gym.latents.vjepa_mini import VJEPAMini, VJEPAMiniConfig
 from wm_gym.training.assemble import AssembleConfig, assemble
 from wm_gym.training.encode_latents import EncodeLatentsConfig, encode_latents
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics
 from wm_gym.training.loop import LoopConfig
+from wm_gym.training.mini_space import write_mini_space
 from wm_gym.training.pixel_decoder import TrainPixelDecoderConfig, train_pixel_decoder
 from wm_gym.training.svae import load_adapter, train_svae
 from wm_gym.world_model import load_world_model
@@ -173,3 +175,39 @@ def test_the_card_says_what_the_command_was_told(runs: Path):
     assemble(settings(runs, licence="CC-BY-4.0", training_data="mine", horizon=7))
     read = Checkpoint.open(runs / "out").spec
     assert (read.licence, read.training_data, read.horizon) == ("CC-BY-4.0", "mine", 7)
+
+
+def test_an_adapter_on_a_space_trained_here(tmp_path: Path):
+    pytest.importorskip("av")
+    data = write_mp4_npz(tmp_path / "data")
+    torch.manual_seed(0)
+    mini = VJEPAMini(VJEPAMiniConfig(height=16, width=16, patch=4, dim=24, depth=1, heads=2))
+    write_mini_space(tmp_path / "mini", mini, mini.state_dict(), "encoder.safetensors", {})
+    encode = EncodeLatentsConfig(data, tmp_path / "wide", encoder=tmp_path / "mini", domain="data")
+    encode_latents(encode)
+    train_svae(adapter_recipe(tmp_path / "wide", tmp_path / "adapter", steps=1, batch=1))
+    encode_latents(replace(encode, out=tmp_path / "narrow", adapter=tmp_path / "adapter"))
+    wide, narrow = (np.load(tmp_path / name / "latents.npy") for name in ("wide", "narrow"))
+    assert (wide.shape[1:], narrow.shape[1:]) == ((4, 4, 24), (4, 4, 4))
+    assert json.loads((tmp_path / "narrow/source.json").read_text())["space"] == "vjepa-mini-svae"
+    dynamics = LatentDynamicsConfig(
+        tmp_path / "narrow", tmp_path / "dynamics", dim=16, depth=1, heads=1, batch=2,
+        clip_length=5, held_out=1, bf16=False, loop=LoopConfig(steps=1, warmup_steps=1),
+    )  # fmt: skip
+    train_latent_dynamics(dynamics)
+    parts = AssembleConfig(
+        "mine", tmp_path / "out", tmp_path / "narrow", tmp_path / "dynamics",
+        encoder=tmp_path / "mini", adapter=tmp_path / "adapter", domain="data",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="vjepa-mini-svae latents, which need --encoder and the"):
+        assemble(replace(parts, adapter=None))
+    with pytest.raises(ValueError, match="vjepa-mini latents, which need --encoder and no --ada"):
+        assemble(replace(parts, latents=tmp_path / "wide"))
+    spec = assemble(parts)
+    assert (spec.latent.space, spec.latent.channels) == ("vjepa-mini-svae", 4)
+    assert spec.latent.config["adapter"]["input_dim"] == 24
+    frames = torch.randint(0, 255, (3, 16, 16, 3), dtype=torch.uint8)
+    world = load_world_model(str(tmp_path / "out"))
+    by_hand = load_adapter(tmp_path / "adapter").encode(mini.eval().encode(frames))
+    # the checkpoint's weights are rounded to bfloat16
+    torch.testing.assert_close(world.latent_space.encode(frames), by_hand, atol=0.1, rtol=0.05)

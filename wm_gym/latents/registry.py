@@ -27,7 +27,8 @@ class SpaceEntry:
         channels: D, or None where the configuration decides.
         frame_size: (H, W), or None where the configuration decides.
         patch: patch size of the published transition models.
-        compressed: an S-VAE is part of the space.
+        compresses: name of the wide space whose latents an S-VAE compresses to this one's; "" if
+            none does.
         semantic: the space was learned without painting pixels.
     """
 
@@ -37,8 +38,13 @@ class SpaceEntry:
     channels: int | None = None
     frame_size: tuple[int, int] | None = (256, 256)
     patch: int = 1
-    compressed: bool = False
+    compresses: str = ""
     semantic: bool = False
+
+    @property
+    def compressed(self) -> bool:
+        """Whether an S-VAE is part of the space."""
+        return bool(self.compresses)
 
     @property
     def space_class(self) -> Any:
@@ -60,18 +66,28 @@ LATENT_SPACES: dict[str, SpaceEntry] = {
     "VJEPA": SpaceEntry("vjepa21", "VJEPA21Space", channels=1024, semantic=True),
     "WebDINO": SpaceEntry("web_dino", "WebDINOSpace", channels=1024, semantic=True),
     "SigLIP2": SpaceEntry("siglip2", "SigLIP2Space", channels=1152, semantic=True),
-    "VJEPA96": SpaceEntry("vjepa21", "VJEPA21Space", (16, 16), 96, compressed=True, semantic=True),
+    "VJEPA96": SpaceEntry(
+        "vjepa21", "VJEPA21Space", channels=96, compresses="VJEPA", semantic=True
+    ),
     "WebDINO96": SpaceEntry(
-        "web_dino", "WebDINOSpace", (16, 16), 96, compressed=True, semantic=True
+        "web_dino", "WebDINOSpace", channels=96, compresses="WebDINO", semantic=True
     ),
     "SigLIP296": SpaceEntry(
-        "siglip2", "SigLIP2Space", (16, 16), 96, compressed=True, semantic=True
+        "siglip2", "SigLIP2Space", channels=96, compresses="SigLIP2", semantic=True
     ),
     "VAE": SpaceEntry("sd3_vae", "SD3VAESpace", grid=(32, 32), channels=16, patch=2),
     "VAVAE": SpaceEntry("va_vae", "VAVAESpace", channels=32),
     "Cosmos": SpaceEntry("cosmos", "CosmosSpace", channels=16),
     "vae-mini": SpaceEntry("vae_mini", "VAEMini", grid=None, frame_size=None),
     "vjepa-mini": SpaceEntry("vjepa_mini", "VJEPAMini", grid=None, frame_size=None, semantic=True),
+    "vjepa-mini-svae": SpaceEntry(
+        "vjepa_mini",
+        "VJEPAMini",
+        grid=None,
+        frame_size=None,
+        compresses="vjepa-mini",
+        semantic=True,
+    ),
 }
 """Entries by name."""
 
@@ -91,6 +107,19 @@ def find_space(name: str) -> SpaceEntry:
     return LATENT_SPACES[name]
 
 
+def compressed_space(wide: str) -> str:
+    """Name of the space that compresses a wide one.
+
+    Raises:
+        CardError: if none does.
+    """
+    for name, entry in LATENT_SPACES.items():
+        if entry.compresses == wide:
+            return name
+    known = [entry.compresses for entry in LATENT_SPACES.values() if entry.compressed]
+    raise CardError(f"no S-VAE compresses the latents of {wide}; expected one of {known}")
+
+
 def load_latent_space(
     latent: LatentSpec, checkpoint: Checkpoint | None = None, *, device: str = "cpu"
 ) -> LatentSpace:
@@ -99,8 +128,9 @@ def load_latent_space(
     `latent.config` of a published space may hold the keyword arguments of its class's `load`
     (`local`, `revision`, `sha256`, `dtype` by name, ...), under `adapter` and `pixel_decoder` the
     sizes of an S-VAE and a pixel decoder, whose weights lie beside the card (file name under
-    `weights`). That of a space trained here holds its sizes, `weights`, and `pixel_decoder`. Either
-    may hold `num_views`, the number of cameras side by side, encoded and decoded one by one.
+    `weights`). That of a space trained here holds its sizes, `weights`, `adapter` and
+    `pixel_decoder`. Either may hold `num_views`, the number of cameras side by side, encoded and
+    decoded one by one.
 
     Args:
         latent: the card's latent entry.
@@ -136,20 +166,44 @@ def _load_mini(
     checkpoint: Checkpoint | None,
     device: str,
 ) -> Any:
-    painter = _painter(config.pop("pixel_decoder", None), checkpoint)
+    parts = _small_parts(name, entry, config, checkpoint, device)
     space: Any = _beside(entry.module, entry.cls, config, checkpoint, MINI_WEIGHTS).to(device)
-    if painter is None:
+    return _adapted(name, entry, space, parts)
+
+
+def _small_parts(
+    name: str,
+    entry: SpaceEntry,
+    config: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    device: str,
+) -> list[Any]:
+    """Takes S-VAE and pixel decoder out of `config`; None for what the card does not name."""
+    adapter, decoder = config.pop("adapter", None), config.pop("pixel_decoder", None)
+    if entry.compressed and adapter is None:
+        raise CardError(
+            f"latent space {name} needs the sizes of its adapter under latent.config.adapter and "
+            f"its weights beside the card as {ADAPTER_WEIGHTS}; `wm-gym import-checkpoint` with an "
+            "adapter file writes both, and so does `wm-gym train assemble --adapter`"
+        )
+    svae = None
+    if adapter is not None:
+        svae = _beside("svae", "SVAE", adapter, checkpoint, ADAPTER_WEIGHTS)
+    painter = None
+    if decoder is not None:
+        painter = _beside(
+            "pixel_decoder", "PixelDecoder", decoder, checkpoint, PIXEL_DECODER_WEIGHTS
+        )
+    return [None if part is None else part.to(device) for part in (svae, painter)]
+
+
+def _adapted(name: str, entry: SpaceEntry, space: Any, parts: list[Any]) -> Any:
+    """The space with what `_small_parts` found before and behind it."""
+    if not any(part is not None for part in parts):
         return space
     from wm_gym.latents.adapted import AdaptedSpace
 
-    return AdaptedSpace(space, None, painter.to(device), compressed=False, name=name)
-
-
-def _painter(sizes: Mapping[str, Any] | None, checkpoint: Checkpoint | None) -> Any:
-    """The pixel decoder beside a card, if the card names one."""
-    if sizes is None:
-        return None
-    return _beside("pixel_decoder", "PixelDecoder", sizes, checkpoint, PIXEL_DECODER_WEIGHTS)
+    return AdaptedSpace(space, *parts, compressed=entry.compressed, name=name)
 
 
 def _load_published(
@@ -161,30 +215,15 @@ def _load_published(
 ) -> Any:
     import torch
 
-    from wm_gym.latents.adapted import AdaptedSpace
-
-    adapter, decoder = config.pop("adapter", None), config.pop("pixel_decoder", None)
     if "dtype" in config:
         config["dtype"] = getattr(torch, config["dtype"])
-    if entry.compressed and adapter is None:
-        raise CardError(
-            f"latent space {name} needs the sizes of its adapter under latent.config.adapter and "
-            f"its weights beside the card as {ADAPTER_WEIGHTS}; `wm-gym import-checkpoint` with an "
-            "adapter file writes both"
-        )
     # the small parts first: what is wrong with them shows before gigabytes are fetched
-    svae = None
-    if adapter is not None:
-        svae = _beside("svae", "SVAE", adapter, checkpoint, ADAPTER_WEIGHTS)
-    painter = _painter(decoder, checkpoint)
+    parts = _small_parts(name, entry, config, checkpoint, device)
     try:
         space = entry.space_class.load(device=device, **config)
     except TypeError as error:
         raise CardError(f"latent.config of {name} has an unknown entry: {error}") from error
-    if svae is not None or painter is not None:
-        parts: list[Any] = [None if p is None else p.to(device) for p in (svae, painter)]
-        space = AdaptedSpace(space, *parts, compressed=entry.compressed, name=name)
-    return space
+    return _adapted(name, entry, space, parts)
 
 
 def _beside(

@@ -53,8 +53,8 @@ class AssembleConfig:
     """Run folder of `wm-gym train autoencoder` or `train vjepa`, for latents of a space trained
     here."""
     adapter: Path | None = None
-    """Run folder of `wm-gym train svae`: part of the spaces ending in 96; with a native semantic
-    space it serves the pixel decoder."""
+    """Run folder of `wm-gym train svae`: part of the compressed spaces; with a native semantic
+    space of a published model it serves the pixel decoder."""
     pixel_decoder: Path | None = None
     """Run folder of `wm-gym train pixel-decoder`."""
     distilled: Path | None = None
@@ -113,25 +113,37 @@ def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
     Raises:
         ValueError: if there is no encoder, or parts do not belong together.
     """
-    if config.encoder is None or config.adapter:
+    entry = find_space(source["space"])
+    if config.encoder is None or entry.compressed != (config.adapter is not None):
         raise ValueError(
-            f"{config.latents} holds {source['space']} latents, which need --encoder and no "
-            "--adapter; give the run folder of its training"
+            f"{config.latents} holds {source['space']} latents, which need --encoder and "
+            f"{'the' if entry.compressed else 'no'} --adapter; give the run folder of its training"
         )
     mini = read_mini_space(config.encoder)
-    if mini.space != source["space"]:
+    if mini.space != (entry.compresses or source["space"]):
         raise ValueError(
             f"--encoder {config.encoder} is a {mini.space}, {config.latents} holds "
             f"{source['space']} latents; give the one they were made with"
         )
     space = mini.load()
-    weights, sizes = {MINI_WEIGHTS: mini.tensors()}, dict(mini.network)
+    weights, sizes, channels = {MINI_WEIGHTS: mini.tensors()}, dict(mini.network), space.channels
+    if config.adapter is not None:
+        sizes["adapter"], weights[ADAPTER_WEIGHTS] = adapter_parts(config.adapter)
+        channels = sizes["adapter"]["latent_dim"]
     if config.pixel_decoder is not None:
         sizes["pixel_decoder"], weights[PIXEL_DECODER_WEIGHTS] = painter_parts(
-            config.pixel_decoder, space.channels
+            config.pixel_decoder, channels
         )
     size = (mini.network["height"], mini.network["width"])
-    return LatentParts(weights, sizes, space.grid, space.channels, size)
+    return LatentParts(weights, sizes, space.grid, channels, size)
+
+
+def adapter_parts(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Sizes and weights of an S-VAE."""
+    from safetensors.torch import load_file
+
+    sizes = json.loads((folder / svae.RECORD).read_text())["adapter"]
+    return sizes, load_file(folder / ADAPTER_WEIGHTS)
 
 
 def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -161,8 +173,6 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
     Raises:
         ValueError: if an adapter is missing, or parts do not belong together.
     """
-    from safetensors.torch import load_file
-
     entry = find_space(source["space"])
     if "card" in source:
         raise ValueError(
@@ -176,10 +186,8 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
     channels = entry.channels or 0
     narrow = channels
     if config.adapter is not None:
-        record = json.loads((config.adapter / svae.RECORD).read_text())
-        sizes["adapter"] = record["adapter"]
-        weights[ADAPTER_WEIGHTS] = load_file(config.adapter / ADAPTER_WEIGHTS)
-        narrow = record["adapter"]["latent_dim"]
+        sizes["adapter"], weights[ADAPTER_WEIGHTS] = adapter_parts(config.adapter)
+        narrow = sizes["adapter"]["latent_dim"]
         channels = narrow if entry.compressed else channels
     if config.pixel_decoder is not None:
         sizes["pixel_decoder"], weights[PIXEL_DECODER_WEIGHTS] = painter_parts(
@@ -311,7 +319,7 @@ def _commands(config: AssembleConfig, space: str) -> list[str]:
     made = {
         "wm-gym collect": find_space(space).trained_here,
         "wm-gym train autoencoder": space == "vae-mini",
-        "wm-gym train vjepa": space == "vjepa-mini",
+        "wm-gym train vjepa": space in ("vjepa-mini", "vjepa-mini-svae"),
         "wm-gym train latents": True,
         "wm-gym train svae": config.adapter is not None,
         "wm-gym train pixel-decoder": config.pixel_decoder is not None,

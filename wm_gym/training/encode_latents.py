@@ -24,10 +24,12 @@ from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_epi
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.domains import DOMAINS, domain_of
 from wm_gym.latents.adapted import AdaptedSpace
+from wm_gym.latents.base import LatentSpace
 from wm_gym.latents.fetch import file_sha256
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
     MINI_WEIGHTS,
+    compressed_space,
     find_space,
     load_latent_space,
 )
@@ -55,7 +57,7 @@ class EncodeLatentsConfig:
     encoder: Path | None = None
     """Latent space trained here: the run folder of `wm-gym train autoencoder` or `train vjepa`."""
     adapter: Path | None = None
-    """Run folder of `wm-gym train svae`, for the spaces ending in 96."""
+    """Run folder of `wm-gym train svae`, for the spaces ending in 96, or with --encoder."""
     local: Path | None = None
     """Folder that holds the weights of a published space; None fetches them."""
     revision: str | None = None
@@ -109,9 +111,12 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         )
     if config.encoder is not None:
         mini = read_mini_space(config.encoder)
-        space = mini.load().to(config.device)
+        space, source = mini.load().to(config.device), mini.source
+        if config.adapter is not None:
+            source["space"] = compressed_space(mini.space)
+            space = compress(space, config, source)
         size = (mini.network["height"], mini.network["width"])
-        return FrozenSpace(space.encode, size, mini.source)
+        return FrozenSpace(space.encode, size, source)
     if "/" in config.space or (Path(config.space) / "card.json").exists():
         card = Checkpoint.open(resolve_checkpoint(config.space, None))
         spec = card.spec
@@ -141,7 +146,8 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
             f"--adapter {config.adapter}; the spaces ending in 96 take the run folder of `wm-gym "
             "train svae`, or the folder of an imported checkpoint as --space"
         )
-    wide = find_space(config.space.removesuffix("96")) if entry.compressed else entry
+    name = entry.compresses or config.space
+    wide = find_space(name)
     assert wide.grid and wide.channels and entry.frame_size
     options: dict[str, Any] = {
         "local": None if config.local is None else str(config.local),
@@ -150,15 +156,24 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     }
     options = {name: value for name, value in options.items() if value is not None}
     zeros, ones = (0.0,) * wide.channels, (1.0,) * wide.channels
-    name = config.space.removesuffix("96") if entry.compressed else config.space
     latent = LatentSpec(name, wide.grid, wide.channels, zeros, ones, options)
     space = load_latent_space(latent, device=config.device)
     source: dict[str, Any] = {"space": config.space, "local": "", **options}
     if config.adapter is not None:
-        adapter = load_adapter(config.adapter).to(config.device)
-        space = AdaptedSpace(space, adapter, name=config.space)
-        source["adapter_sha256"] = file_sha256(config.adapter / ADAPTER_WEIGHTS)
+        space = compress(space, config, source)
     return FrozenSpace(space.encode, entry.frame_size, source)
+
+
+def compress(space: LatentSpace, config: EncodeLatentsConfig, source: dict[str, Any]) -> Any:
+    """Put the S-VAE of `config.adapter` in front of a wide space, and its hash into `source`.
+
+    Raises:
+        ValueError: if it was trained on latents of another width.
+    """
+    assert config.adapter is not None
+    adapter = load_adapter(config.adapter).to(config.device)
+    source["adapter_sha256"] = file_sha256(config.adapter / ADAPTER_WEIGHTS)
+    return AdaptedSpace(space, adapter, name=source["space"])
 
 
 def action_spec_of_data(data: EpisodeReader) -> ActionSpec:
