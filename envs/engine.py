@@ -77,6 +77,12 @@ class Engine:
         self.model = model if model is not None else load_model(settings)
         self.spec = self.model.spec
         self.horizon = settings.horizon or self.spec.horizon
+        if settings.surprise_penalty and self.model.denoising_steps < 2:
+            raise ValueError(
+                f"surprise_penalty={settings.surprise_penalty} with one denoising step, which "
+                "knows no surprise: make the environment with denoising_steps=2 or more, or "
+                "without the penalty"
+            )
         self.observation_space = observation_space(self.spec, settings.obs)
         self.action_space = self.spec.action.space()
         folder = self.model.folder
@@ -270,6 +276,7 @@ class Engine:
             }
             if not np.isnan(surprise[row]):  # at one denoising step there is nothing to compare
                 info["surprise"] = float(surprise[row])
+                rewards[row] -= self.settings.surprise_penalty * float(surprise[row])
             if np.isfinite(distance_m):
                 info["distance"] = float(distance_m)
             if self.reward.name != "none" and row in verdicts:

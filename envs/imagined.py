@@ -58,6 +58,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             and latents then differ a little between cache modes and batch sizes.
         compile: translate the network with torch.compile: slower first steps, faster later ones.
         horizon: steps per episode; the card's by default.
+        surprise_penalty: what a unit of `info["surprise"]` costs in every step's reward, so that an
+            agent stays where the model is sure; needs two denoising steps or more.
         render_mode: "rgb_array".
         model: an already loaded model, used as it is instead of `checkpoint`; not for specs that
             are stored.
@@ -85,6 +87,7 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         dtype: str = "float32",
         compile: bool = False,
         horizon: int | None = None,
+        surprise_penalty: float = 0.0,
         render_mode: str | None = "rgb_array",
         model: LatentWorldModel | None = None,
         **unknown: Any,
@@ -93,7 +96,7 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         check_names(unknown, [*known, "render_mode", "model", "max_episode_steps"])
         settings = Settings(
             env_id, checkpoint, scale, task, reward, obs, cache, denoising_steps, device, dtype,
-            compile, horizon,
+            compile, horizon, surprise_penalty,
         )  # fmt: skip
         check_render_mode(render_mode)
         EzPickle.__init__(self, **asdict(settings), render_mode=render_mode, model=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -42,6 +43,7 @@ class Settings:
             bfloat16 in its attention, too (for GPUs).
         compile: translate the network with torch.compile: slower first steps, faster later ones.
         horizon: steps per episode; the card's by default.
+        surprise_penalty: what a unit of `info["surprise"]` costs in every step's reward.
     """
 
     env_id: str = "WM-LangTable-VAE-v0"
@@ -56,6 +58,7 @@ class Settings:
     dtype: str = "float32"
     compile: bool = False
     horizon: int | None = None
+    surprise_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         """Check what can be checked without a card, before anything is loaded."""
@@ -77,6 +80,9 @@ class Settings:
         check_reward_name(self.reward)
         _check_count("denoising_steps", self.denoising_steps)
         _check_count("horizon", self.horizon)
+        penalty = self.surprise_penalty
+        if type(penalty) not in (int, float) or not 0 <= penalty < math.inf:
+            raise ValueError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
         check_device(self.device)
 
 

@@ -1,4 +1,4 @@
-"""Arguments of `gym.make` and options of `reset`: refused early, in words that help."""
+"""Arguments of `gymnasium.make` and options of `reset`: refused early, in words that help."""
 
 import gymnasium
 import numpy as np
@@ -192,3 +192,34 @@ def test_one_denoising_step_has_no_surprise_to_report(tiny_checkpoint):
         assert ("surprise" in info, "surprise" in infos) == (steps > 1, steps > 1)
         check_env(env.unwrapped)
     assert info["surprise"] > 0 and (infos["surprise"] > 0).all()
+
+
+def test_a_penalty_on_surprise_is_taken_off_every_step(tiny_checkpoint):
+    def rewards(**settings):
+        envs = gymnasium.make_vec(
+            "WM-LangTable-VAE-v0", num_envs=2, checkpoint=tiny_checkpoint, reward="distance",
+            **settings,
+        )  # fmt: skip
+        envs.reset(seed=0)
+        found = [envs.step(np.full((2, 2), 0.01, np.float32)) for _ in range(2)]
+        return np.stack([step[1] for step in found]), np.stack([s[4]["surprise"] for s in found])
+
+    plain, surprise = rewards()
+    penalised, same = rewards(surprise_penalty=2.0)
+    np.testing.assert_array_equal(surprise, same)
+    np.testing.assert_allclose(penalised, plain - 2.0 * surprise)
+    assert (surprise > 0).all()
+
+
+@pytest.mark.parametrize("penalty", [-1, float("nan"), "1", True])
+def test_a_penalty_on_surprise_is_a_number(tiny_checkpoint, penalty):
+    with pytest.raises(ValueError, match=r"surprise_penalty=.*expected a finite number, 0 or more"):
+        gymnasium.make("WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, surprise_penalty=penalty)
+
+
+def test_a_penalty_on_surprise_needs_two_denoising_steps(tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"knows no surprise.*denoising_steps=2"):
+        gymnasium.make(
+            "WM-LangTable-VAE-v0", checkpoint=tiny_checkpoint, surprise_penalty=0.1,
+            denoising_steps=1,
+        )  # fmt: skip
