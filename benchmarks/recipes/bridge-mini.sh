@@ -13,7 +13,7 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=1200 starts=50
-  autoencoder=2400 vjepa=2000 painter=3000 dynamics=(3000 6000) judge=4500 idm=2000 cloning=4000
+  autoencoder=2400 vjepa=2000 painter=3000 dynamics=(1200 3000) judge=4500 idm=2000 cloning=4000
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
@@ -68,7 +68,7 @@ wm-gym train pixel-decoder --data "$run/episodes" --latents "$run/latents-vjepa"
   --loop.warmup-steps 50 --loop.ema 0.99
 
 # a good quarter of the cells changes from frame to frame by this threshold, in either space
-shape=(--dim 160 --depth 3 --heads 5 --band 10 --clip-length 12 --context clean --times uniform
+shape=(--dim 128 --depth 3 --heads 4 --band 10 --clip-length 12 --context clean --times uniform
   --change-weight 6 --change-threshold 0.15 --loop.learning-rate 1e-3)
 models=() idms=()
 for space in vae vjepa; do
@@ -90,9 +90,10 @@ for space in vae vjepa; do
     --loop.final-learning-rate-fraction 0.02 --loop.warmup-steps 100 --loop.ema 0.998 \
     --loop.save-every 100
   wm-gym train reward --latents "$latents" --held-out "$latents-held-out" \
-    --out "$run/reward-$space" --dim 96 --depth 1 --noise 0.1 "${judge_rows[@]}" --bf16 \
-    --loop.steps "$judge" --loop.learning-rate 2e-3 --loop.final-learning-rate-fraction 0.01 \
-    --loop.warmup-steps 50 --loop.betas 0.9 0.99 --loop.ema 0.99 --loop.weight-decay 1e-2
+    --out "$run/reward-$space" --dim 96 --depth 1 --trunk-dim 96 --trunk-depth 2 --noise 0.1 \
+    "${judge_rows[@]}" --bf16 --loop.steps "$judge" --loop.learning-rate 2e-3 \
+    --loop.final-learning-rate-fraction 0.01 --loop.warmup-steps 50 --loop.betas 0.9 0.99 \
+    --loop.ema 0.99 --loop.weight-decay 1e-2
   for k in 1 4; do
     wm-gym train idm --latents "$latents" --held-out "$latents-held-out" \
       --out "$run/idm-$space-$k" --horizon "$k" --patch 2 "${idm_rows[@]}" --loop.steps "$idm"

@@ -79,12 +79,17 @@ def test_a_reward_model_learns_from_labels_that_know_one_goal_a_state(bridge, tm
     rows, columns = data.draw(np.random.default_rng(0), 400)
     assert all(TASKS[column] == tasks[row] for row, column in zip(rows, columns, strict=True))
     loop = LoopConfig(steps=3, warmup_steps=1, ema=0.5, log_every=1)
-    config = RewardConfig(folder, folder, tmp_path / "out", dim=16, depth=1, batch=24, loop=loop)
+    config = RewardConfig(
+        folder, folder, tmp_path / "out", dim=16, depth=1, trunk_dim=24, trunk_depth=1,
+        trunk_heads=2, batch=24, loop=loop,
+    )  # fmt: skip
     train_reward(config)
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     assert all(np.isfinite(json.loads(line)["position_error_mm_median"]) for line in lines)
     record = json.loads((tmp_path / "out" / "reward.json").read_text())
     assert record["network"]["objects"][4:] == ["plate", "towel", "yellow block", "basket"]
+    sizes = [record["network"][f"trunk_{name}"] for name in ("dim", "depth", "heads")]
+    assert sizes == [24, 1, 2]
     # nobody knows what a success in the basket looks like here
     assert set(record["held_out"]) == set(TASKS[:3])
 

@@ -46,6 +46,12 @@ class RewardConfig:
     """Classifier width."""
     depth: int = 2
     """Classifier blocks."""
+    trunk_dim: int = 128
+    """Width of the transformer that reads the latents first."""
+    trunk_depth: int = 3
+    """Its blocks."""
+    trunk_heads: int = 4
+    """Its attention heads."""
     trunk: Path | None = None
     """Autoencoder weights whose decoder the trunk starts from."""
     view: tuple[float, float, float, float] | None = None
@@ -287,6 +293,9 @@ def train_reward(config: RewardConfig) -> Path:
             objects=data.objects,
             dim=config.dim,
             depth=config.depth,
+            trunk_dim=config.trunk_dim,
+            trunk_depth=config.trunk_depth,
+            trunk_heads=config.trunk_heads,
         )
     )
     view = view_of(config, data.tasks)
