@@ -14,6 +14,8 @@ from typing import Any
 
 import tyro
 
+from wm_gym.evaluation.latent_spaces import table_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
@@ -113,24 +115,91 @@ def reward_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def truth_table(report: dict[str, Any]) -> list[str]:
+def truth_table(worlds: dict[str, dict[str, Any]], policies: int) -> list[str]:
     """Does success in the dream predict success in the simulator."""
     lines = [
-        f"**Imagined against true success**, {len(report['policies'])} policies from paired starts "
+        f"**Imagined against true success**, {policies} policies from paired starts "
         "(`wm-gym compare-real`; 95 % bootstrap intervals over policies and episodes):",
         "",
         "| | Pearson | Spearman | MMRV |",
         "|---|---|---|---|",
     ]
-    worlds = [("this model", report)]
-    if bad := report.get("bad_world_model"):
-        worlds.append(("a deliberately bad one (dynamics stopped early)", bad))
-    for name, rows in worlds:
+    for name, rows in worlds.items():
         cells = []
         for statistic in ("pearson", "spearman", "mmrv"):
             low, high = rows[f"{statistic}_interval"]
             cells.append(f"{number(rows[statistic])} [{number(low)}, {number(high)}]")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def langtable_truth(report: dict[str, Any]) -> list[str]:
+    """The shipped model of LangTable, and the one that is bad on purpose."""
+    worlds = {"this model": report}
+    if bad := report.get("bad_world_model"):
+        worlds["a deliberately bad one (dynamics stopped early)"] = bad
+    return truth_table(worlds, len(report["policies"]))
+
+
+def bridge_open_loop(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """Rollouts of both models of BridgeSim under recorded actions."""
+    heading = [f"gap closed, {model} (shuffled actions)" for model in reports]
+    heading += [f"gripper off, % of width, {model}" for model in reports]
+    lines = [
+        "**Open loop**, held-out episodes, recorded actions (`wm-gym evaluate open-loop`):",
+        "",
+        f"| horizon | {' | '.join(heading)} |",
+        f"|---|{'---|' * len(heading)}",
+    ]
+    scores = [report["open_loop"] for report in reports.values()]
+    for key in (key for key in scores[0] if key.startswith("horizon_")):
+        row = [
+            f"{number(s[key]['gap_closed'])} ({number(s[key]['gap_closed_shuffled_actions'])})"
+            for s in scores
+        ]
+        row += [number(s[key].get("effector_error_percent_of_width_median"), 1) for s in scores]
+        lines.append(f"| {key.removeprefix('horizon_')} | {' | '.join(row)} |")
+    return lines
+
+
+def bridge_rewards(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """The success classifiers of both models of BridgeSim."""
+    lines = [
+        "**Success classifier**, balanced accuracy, real held-out frames · imagined frames of the "
+        "same actions (`wm-gym evaluate reward-model`):",
+        "",
+        f"| task | {' | '.join(reports)} |",
+        f"|---|{'---|' * len(reports)}",
+    ]
+    rewards = [report["reward_model"] for report in reports.values()]
+    for task in rewards[0]["real"]:
+        cells = []
+        for reward in rewards:
+            pair = [reward[where].get(task, {}) for where in ("real", "imagined")]
+            cells.append(" · ".join(number(row.get("balanced_accuracy")) for row in pair))
+        lines.append(f"| {task.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
+
+
+def latent_spaces(report: dict[str, Any]) -> list[str]:
+    """What either latent space keeps of the actions."""
+    heading, *rows = table_rows(report)
+    lines = [
+        "**Latent spaces**: what inverse dynamics and CEM read back of the actions (`wm-gym evaluate "
+        "latent-spaces`; `docs/latent-spaces.md` says what each column is):",
+        "",
+        f"| {' | '.join(heading)} |",
+        f"|{'---|' * len(heading)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    for k, answer in report["families"].items():
+        low, high = (number(value, 3) for value in answer["interval"])
+        lines.append(
+            f"Do semantic latents keep actions better here, {k.replace('_', ' = ')}? "
+            f"**{answer['semantic_latents_keep_actions_better'].capitalize()}**: r on imagined "
+            f"latents differs by {answer['semantic_minus_reconstruction']:+.3f} [{low}, {high}]."
+        )
     return lines
 
 
@@ -162,25 +231,49 @@ def step_table(report: dict[str, Any]) -> list[str]:
 
 
 BY_STEPS = tuple(f"open_loop_langtable_{steps}" for steps in ("1_step", "2_steps", "10_steps"))
-TABLES = {
-    "open_loop_langtable": lambda report: [
-        *open_loop_table(report),
-        "",
-        *denoising_table(),
-    ],
+LANGTABLE = {
+    "open_loop_langtable": lambda report: [*open_loop_table(report), "", *denoising_table()],
     "reward_model_langtable": reward_table,
-    "imagined_vs_real_langtable": truth_table,
+    "imagined_vs_real_langtable": langtable_truth,
     "rollout_step": step_table,
 }
+BRIDGE_MODELS = {"bridge-vjepa-mini": "bridge_vjepa", "bridge-vae-mini": "bridge_vae"}
+
+
+def read_bridge(measurement: str) -> dict[str, dict[str, Any]]:
+    """Result files of one measurement by model of BridgeSim; {} unless it was made for both."""
+    reports = {}
+    for model, name in BRIDGE_MODELS.items():
+        report = read(f"{measurement}_{name}")
+        if report is None:
+            return {}
+        reports[model] = report
+    return reports
+
+
+def bridge_figures() -> list[str]:
+    """Tables of BridgeSim's models."""
+    blocks = []
+    if reports := read_bridge("open_loop"):
+        blocks.append(bridge_open_loop(reports))
+    if reports := read_bridge("reward_model"):
+        blocks.append(bridge_rewards(reports))
+    if report := read("latent_spaces_bridge"):
+        blocks.append(latent_spaces(report))
+    if worlds := read_bridge("imagined_vs_real"):
+        blocks.append(truth_table(worlds, len(next(iter(worlds.values()))["policies"])))
+    return ["\n".join(block) for block in blocks]
 
 
 def figures() -> str:
     """The whole block."""
     blocks = []
-    for name, table in TABLES.items():
+    for name, table in LANGTABLE.items():
         report = read(name)
         if report is not None:
             blocks.append("\n".join(table(report)))
+    if bridge := bridge_figures():
+        blocks = ["### LangTable", *blocks, "### BridgeSim", *bridge]
     return "\n\n".join(blocks)
 
 
