@@ -185,8 +185,8 @@ def latent_spaces(report: dict[str, Any]) -> list[str]:
     """What either latent space keeps of the actions."""
     heading, *rows = table_rows(report)
     lines = [
-        "**Latent spaces**: what inverse dynamics and CEM read back of the actions (`wm-gym evaluate "
-        "latent-spaces`; `docs/latent-spaces.md` says what each column is):",
+        "**Latent spaces**: what inverse dynamics and CEM read back of the actions (`wm-gym "
+        "evaluate latent-spaces`; `docs/latent-spaces.md` says what each column is):",
         "",
         f"| {' | '.join(heading)} |",
         f"|{'---|' * len(heading)}",
