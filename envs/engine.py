@@ -7,7 +7,6 @@ instruction depend on its own generator only, never on the batch or on its neigh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,11 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.envs.actions import read_actions
 from wm_gym.envs.engine_snapshot import EngineState, from_bytes, model_identity, to_bytes
+from wm_gym.envs.episode import Episode, Transition
+from wm_gym.envs.episode_clips import EpisodeClips
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.observations import dict_observation, observation_space
-from wm_gym.envs.rewards import make_reward
+from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
 from wm_gym.envs.settings import Settings, load_model
 from wm_gym.instructions import Goal
 from wm_gym.world_model import LatentWorldModel
@@ -28,32 +29,6 @@ from wm_gym.world_model import LatentWorldModel
 
 class ImaginationError(RuntimeError):
     """The world model produced NaN or infinite latents."""
-
-
-@dataclass
-class Episode:
-    """What the engine remembers of one row besides its rollout."""
-
-    instruction: str = ""
-    goal: Goal | None = None
-    start: str | None = None
-    steps: int = 0
-    ended: bool = True
-    distance_m: float = float("nan")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; the goal follows from the instruction."""
-        return {key: value for key, value in vars(self).items() if key != "goal"}
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One step of B rows: rewards, terminated, truncated (B,) and one info per row."""
-
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    infos: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Engine:
@@ -90,7 +65,12 @@ class Engine:
             settings.reward,
             None if folder is None else Checkpoint(folder, self.spec),
             settings.device,
+            self.model,
         )
+        self.clips: EpisodeClips | None = None  # what a judge will see
+        if isinstance(self.reward, JudgeReward):
+            frames = self.reward.asked.frames
+            self.clips = EpisodeClips(rows, self.horizon, frames, self.model.decode)
         judged_by = self.reward.name if self.reward.needs_goal else None
         self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by)
         self.episodes = [Episode() for _ in range(rows)]
@@ -154,6 +134,8 @@ class Engine:
                 plan.instruction, plan.goal, plan.start, 0, False, float(distance)
             )
             self._show(row, plan.frames[-1])
+            if self.clips is not None:
+                self.clips.begin(row, plan.frames[-1])
         infos = [self._reset_info(row) for row in rows]
         for info, plan in zip(infos, plans, strict=True):
             if plan.clipped is not None:
@@ -173,10 +155,11 @@ class Engine:
             episode.distance_m = float(distances[row])
 
     def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
-        if not self.reward.needs_goal or self.reward.judged_at_horizon:
+        reward = self.reward
+        if isinstance(reward, JudgeReward) or not reward.needs_goal or reward.judged_at_horizon:
             return np.full(len(rows), np.nan)
         known = [goal for goal in goals if goal is not None]
-        return self.reward.judge(self._latents[list(rows)], known).distance_m
+        return reward.judge(self._latents[list(rows)], known).distance_m
 
     def _reset_info(self, row: int) -> dict[str, Any]:
         episode = self.episodes[row]
@@ -258,12 +241,15 @@ class Engine:
         live = [row for row in np.flatnonzero(~idle).tolist() if row not in errors]
         for row in live:
             self.episodes[row].steps += 1
+            if self.clips is not None:
+                self.clips.show(row, self.episodes[row].steps, self._latents[row])
         at_horizon = {row for row in live if self.episodes[row].steps >= self.horizon}
         judged = [row for row in live if row in at_horizon or not self.reward.judged_at_horizon]
         verdicts = self._verdicts(judged, rewards)
         for row in live:
             episode = self.episodes[row]
-            score, success, distance_m, rationale = verdicts.get(row, (0.0, False, np.nan, ""))
+            verdict = verdicts.get(row, (0.0, False, np.nan, "", {}))
+            score, success, distance_m, rationale, facts = verdict
             done_by_judge = row in at_horizon and self.reward.judged_at_horizon
             terminated[row] = (success and not self.reward.judged_at_horizon) or done_by_judge
             truncated[row] = row in at_horizon and not terminated[row]
@@ -280,28 +266,39 @@ class Engine:
             if np.isfinite(distance_m):
                 info["distance"] = float(distance_m)
             if self.reward.name != "none" and row in verdicts:
-                info["success_probability"] = float(score)
+                if self.clips is None:
+                    info["success_probability"] = float(score)
                 if episode.ended:
                     judge = {"score": float(score), "rationale": rationale}
-                    info["judge"] = {**judge, "name": self.reward.name}
+                    info["judge"] = {**judge, "name": self.reward.name, **facts}
         for row, message in errors.items():
             truncated[row] = self.episodes[row].ended = True
             instruction = self.episodes[row].instruction
             infos[row] |= {"instruction": instruction, "is_success": False, "error": message}
         return Transition(rewards, terminated, truncated, infos)
 
-    def _verdicts(
-        self, rows: list[int], rewards: np.ndarray
-    ) -> dict[int, tuple[float, bool, float, str]]:
-        """Judge rows and write their rewards."""
+    def _verdicts(self, rows: list[int], rewards: np.ndarray) -> dict[int, tuple[Any, ...]]:
+        """Judge rows and write their rewards; the columns of `Scores` by row."""
         if not rows:
             return {}
-        goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
-        verdict = self.reward.judge(self._latents[rows], goals)
+        if isinstance(self.reward, JudgeReward):
+            scores = self._ask_judge(self.reward, rows)
+        else:
+            goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
+            scores = self.reward.judge(self._latents[rows], goals)
         previous = np.array([self.episodes[row].distance_m for row in rows])
-        rewards[rows] = self.reward.value(verdict, previous)
-        columns = (verdict.score, verdict.success, verdict.distance_m, verdict.rationale)
-        return dict(zip(rows, zip(*columns, strict=True), strict=True))
+        rewards[rows] = self.reward.value(scores, previous)
+        return dict(zip(rows, scores.by_row(), strict=True))
+
+    def _ask_judge(self, reward: JudgeReward, rows: list[int]) -> Scores:
+        """Ask about the episodes that end, all at once."""
+        assert self.clips is not None
+        for row in rows:  # whatever the judge answers, the episode is over
+            self.episodes[row].ended = True
+        if self.settings.obs != "latents":
+            self.frames()  # so that it sees what the agent sees, to the bit
+        texts = [self.episodes[row].instruction for row in rows]
+        return reward.judge_clips(self.clips.clips(rows), texts)
 
     # ---- showing -----------------------------------------------------------------------------
 
@@ -322,6 +319,9 @@ class Engine:
                 frames = self._rollout.frames().cpu().numpy().copy()
                 for row, frame in self._known.items():
                     frames[row] = frame
+                if self.clips is not None:
+                    for row in set(range(self.rows)) - set(self._known):
+                        self.clips.show(row, self.episodes[row].steps, frames[row])
             self._frames = frames
         return frames
 
@@ -355,6 +355,7 @@ class Engine:
                 self._latents.cpu().numpy(),
                 self._frames,
                 self._known,
+                None if self.clips is None else self.clips.shown,
             )
         )
 
@@ -373,6 +374,8 @@ class Engine:
             Episode(**episode, goal=self.starts.goal(episode["instruction"]))
             for episode in state.episodes
         ]
+        if self.clips is not None:
+            self.clips.restore(state.clips, [episode.steps for episode in episodes])
         self._rollout = Rollout.restore(self.model, state.rollout)
         self.episodes = episodes
         self._latents = torch.from_numpy(state.latents).to(self.model.device)

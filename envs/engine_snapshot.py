@@ -25,6 +25,7 @@ class EngineState:
         latents: newest latents shown, (B, h, w, D).
         frames: newest frames (B, H, W, 3), or None if nobody has asked for them.
         known: frames that need no decoding, by row.
+        clips: what a judge will see, by row and step (see `EpisodeClips`); None without a judge.
     """
 
     model: dict[str, Any]
@@ -34,6 +35,7 @@ class EngineState:
     latents: np.ndarray
     frames: np.ndarray | None
     known: dict[int, np.ndarray]
+    clips: list[dict[int, np.ndarray]] | None = None
 
 
 def model_identity(model: Any) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def to_bytes(state: EngineState) -> bytes:
         "episodes": state.episodes,
         "generators": state.generators,
         "known": list(state.known),
+        "clips": None if state.clips is None else [list(row) for row in state.clips],
     }
     arrays = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -63,6 +66,9 @@ def to_bytes(state: EngineState) -> bytes:
         arrays["frames"] = state.frames
     if state.known:
         arrays["known"] = np.stack(list(state.known.values()))
+    if state.clips is not None:
+        for row, pictures in enumerate(state.clips):
+            arrays |= {f"clip_{row}_{step}": shown for step, shown in pictures.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -109,6 +115,12 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
             "in gym.make (one row) or gym.make_vec (num_envs rows) with as many"
         )
     known = dict(zip(header["known"], arrays.get("known", []), strict=True))
+    clips = None
+    if (steps_by_row := header.get("clips")) is not None:
+        clips = [
+            {step: arrays[f"clip_{row}_{step}"] for step in steps}
+            for row, steps in enumerate(steps_by_row)
+        ]
     return EngineState(
         header["model"],
         arrays["rollout"].tobytes(),
@@ -117,4 +129,5 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
         arrays["latents"],
         arrays.get("frames"),
         known,
+        clips,
     )

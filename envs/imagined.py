@@ -46,7 +46,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
         scale: subfolder of a checkpoint that comes in several sizes ("S", "B", "L").
         task: task that random starts are drawn from, or "any".
-        reward: "classifier" (1 at success), "distance" (metres of progress, plus 1 at success) or
+        reward: "classifier" (1 at success), "distance" (metres of progress, plus 1 at success),
+            "judge:<name>" (a judge's score of the whole episode, see `wm_gym.judges.registry`) or
             "none".
         obs: "pixels": uint8 (H, W, 3). "latents": normalised latents, float32 (h, w, D); nothing
             is decoded unless `render` is called. "dict": `pixels`, `goal`, `time_left`.

@@ -1,4 +1,4 @@
-"""Rewards of imagined episodes: a success classifier, a distance regressor, or none."""
+"""Rewards of imagined episodes: a success classifier, a distance regressor, a judge, or none."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from wm_gym.checkpoints import Checkpoint
     from wm_gym.instructions import Goal
     from wm_gym.judges.success_classifier import RewardModel
+    from wm_gym.judges.verdicts import Clip, Judge
+    from wm_gym.world_model import LatentWorldModel
+
+JUDGE_PREFIX = "judge:"
+VERDICT_FACTS = ("prompt", "model", "revision")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Scores:
     """What a reward says about one batch of B frames.
 
     Attributes:
@@ -25,12 +30,20 @@ class Verdict:
         success: (B,) bool.
         distance_m: (B,) metres to the goal, NaN where it has no opinion.
         rationale: one sentence per row.
+        facts: what else stands in `info["judge"]`, by row; nothing by default.
     """
 
     score: np.ndarray
     success: np.ndarray
     distance_m: np.ndarray
     rationale: list[str] = field(default_factory=list)
+    facts: list[dict[str, str]] = field(default_factory=list)
+
+    def by_row(self) -> list[tuple[float, bool, float, str, dict[str, str]]]:
+        """The fields, row by row."""
+        facts = self.facts or [{} for _ in self.rationale]
+        columns = (self.score, self.success, self.distance_m, self.rationale, facts)
+        return list(zip(*columns, strict=True))
 
 
 class Reward(Protocol):
@@ -47,12 +60,12 @@ class Reward(Protocol):
     needs_goal: bool
     judged_at_horizon: bool
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Verdict:
+    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
         """Judge normalised latents (B, h, w, D)."""
         ...
 
-    def value(self, verdict: Verdict, previous_m: np.ndarray) -> np.ndarray:
-        """Rewards (B,) of a step, given the verdict after it and the distances before it."""
+    def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
+        """Rewards (B,) of a step, given the scores after it and the distances before it."""
         ...
 
 
@@ -63,13 +76,13 @@ class NoReward:
     needs_goal = False
     judged_at_horizon = False
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Verdict:
+    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
         """No opinion."""
         rows = len(latents)
         nothing = np.zeros(rows, np.float64)
-        return Verdict(nothing, np.zeros(rows, bool), np.full(rows, np.nan), [""] * rows)
+        return Scores(nothing, np.zeros(rows, bool), np.full(rows, np.nan), [""] * rows)
 
-    def value(self, verdict: Verdict, previous_m: np.ndarray) -> np.ndarray:
+    def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """Zeros."""
         return np.zeros(len(previous_m))
 
@@ -88,7 +101,7 @@ class ClassifierReward:
     def __init__(self, model: RewardModel) -> None:
         self.model = model
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Verdict:
+    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
         """Probability of success and distance to the goal."""
         goals = list(goals)
         score = self.model.probability(latents, goals).double().cpu().numpy()
@@ -97,11 +110,11 @@ class ClassifierReward:
             f"probability {p:.3f} against threshold {t:.3f} of task {goal.task!r}"
             for p, t, goal in zip(score, threshold, goals, strict=True)
         ]
-        return Verdict(score, score > threshold, self._distance(latents, goals), rationale)
+        return Scores(score, score > threshold, self._distance(latents, goals), rationale)
 
-    def value(self, verdict: Verdict, previous_m: np.ndarray) -> np.ndarray:
+    def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """1 where successful."""
-        return verdict.success.astype(np.float64)
+        return scores.success.astype(np.float64)
 
     def _distance(self, latents: torch.Tensor, goals: list[Goal]) -> np.ndarray:
         return np.full(len(goals), np.nan)
@@ -112,12 +125,55 @@ class DistanceReward(ClassifierReward):
 
     name = "distance"
 
-    def value(self, verdict: Verdict, previous_m: np.ndarray) -> np.ndarray:
+    def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """Progress in metres, plus the sparse reward."""
-        return previous_m - verdict.distance_m + verdict.success
+        return previous_m - scores.distance_m + scores.success
 
     def _distance(self, latents: torch.Tensor, goals: list[Goal]) -> np.ndarray:
         return self.model.distance(latents, goals).double().cpu().numpy()
+
+
+class JudgeReward:
+    """The score that a judge gives a whole episode, in the step in which it ends; before, 0.
+
+    Args:
+        judge: who is asked.
+        name: the reward's name, `judge:` and the judge's.
+    """
+
+    needs_goal = True
+    judged_at_horizon = True
+
+    def __init__(self, judge: Judge, name: str) -> None:
+        self.asked, self.name = judge, name
+
+    def judge_clips(self, clips: Sequence[Clip], instructions: Sequence[str]) -> Scores:
+        """Judge B whole episodes.
+
+        Raises:
+            JudgeError: if there is no verdict on an episode, which then has no reward.
+        """
+        from wm_gym.judges.verdicts import JudgeError
+
+        verdicts = self.asked.judge(clips, instructions)
+        pairs = zip(verdicts, instructions, strict=True)
+        failed = [f"{verdict.error} ({text!r})" for verdict, text in pairs if verdict.error]
+        if failed:
+            raise JudgeError(
+                f"reward {self.name!r} has no verdict on {len(failed)} of {len(verdicts)} episodes "
+                f"that ended: {'; '.join(failed)}; reset to go on"
+            )
+        return Scores(
+            np.array([verdict.score for verdict in verdicts]),
+            np.array([verdict.success for verdict in verdicts]),
+            np.full(len(verdicts), np.nan),
+            [verdict.rationale for verdict in verdicts],
+            [{name: getattr(verdict, name) for name in VERDICT_FACTS} for verdict in verdicts],
+        )
+
+    def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
+        """The scores themselves."""
+        return scores.score
 
 
 REWARDS = ("classifier", "distance", "none")
@@ -127,34 +183,45 @@ def check_reward_name(name: str) -> None:
     """Refuse a reward that does not exist, before a model is loaded for it.
 
     Raises:
-        ValueError: naming those that exist.
+        ValueError: naming those that exist, or what a judge's name should be.
     """
-    if name in REWARDS:
-        return
-    planned = (
-        ": judges and semantic tasks are not part of this version"
-        if name.startswith(("judge:", "semantic:"))
-        else ""
-    )
-    raise ValueError(
-        f"reward={name!r} does not exist{planned}; expected one of {', '.join(map(repr, REWARDS))}"
-    )
+    if name.startswith(JUDGE_PREFIX):
+        from wm_gym.judges.registry import read_judge_name
+
+        read_judge_name(name.removeprefix(JUDGE_PREFIX))
+    elif name not in REWARDS:
+        raise ValueError(
+            f"reward={name!r} does not exist; expected one of {', '.join(map(repr, REWARDS))}, or "
+            "'judge:' and the name of a judge"
+        )
 
 
-def make_reward(name: str, checkpoint: Checkpoint | None, device: str = "cpu") -> Reward:
+def make_reward(
+    name: str,
+    checkpoint: Checkpoint | None,
+    device: str = "cpu",
+    model: LatentWorldModel | None = None,
+) -> Reward | JudgeReward:
     """The reward of a name.
 
     Args:
-        name: one of `REWARDS`.
+        name: one of `REWARDS`, or "judge:" and the name of a judge.
         checkpoint: the opened checkpoint, which holds the classifier; None if there is no folder.
         device: torch device of the latents to judge.
+        model: the world model in use, for judges that need it.
 
     Raises:
         ValueError: if the name is unknown, or the checkpoint has no classifier.
+        JudgeError: if the judge needs something that is not there.
     """
     check_reward_name(name)
     if name == "none":
         return NoReward()
+    if name.startswith(JUDGE_PREFIX):
+        from wm_gym.judges.registry import JudgeContext, make_judge
+
+        context = JudgeContext(None if model is None else lambda: model, device=device)
+        return JudgeReward(make_judge(name.removeprefix(JUDGE_PREFIX), context), name)
     if checkpoint is None or checkpoint.spec.reward is None:
         where = "this model" if checkpoint is None else str(checkpoint.folder)
         raise ValueError(
@@ -163,5 +230,5 @@ def make_reward(name: str, checkpoint: Checkpoint | None, device: str = "cpu") -
         )
     from wm_gym.judges.success_classifier import RewardModel
 
-    model = RewardModel.from_checkpoint(checkpoint, device)
-    return ClassifierReward(model) if name == "classifier" else DistanceReward(model)
+    classifier = RewardModel.from_checkpoint(checkpoint, device)
+    return ClassifierReward(classifier) if name == "classifier" else DistanceReward(classifier)

@@ -20,7 +20,7 @@ from gymnasium.error import ResetNeeded
 
 from wm_gym.devices import check_device
 from wm_gym.envs.actions import read_actions
-from wm_gym.envs.engine import Transition
+from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.registration import SEMANTIC_MODELS
 from wm_gym.instructions import Goal

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wm_gym.envs.rewards import Verdict
+from wm_gym.envs.rewards import Scores
 
 
 class ScriptedReward:
@@ -30,14 +30,14 @@ class ScriptedReward:
         self.rows = rows
         self.calls = 0
 
-    def judge(self, latents, goals) -> Verdict:
+    def judge(self, latents, goals) -> Scores:
         self.calls += 1
         count = len(latents)
         success = np.full(count, self.calls >= self.success_at)
         if self.rows is not None:
             success &= np.isin(np.arange(count), self.rows)
         text = [f"call {self.calls}"] * count
-        return Verdict(success.astype(float), success, np.full(count, np.nan), text)
+        return Scores(success.astype(float), success, np.full(count, np.nan), text)
 
-    def value(self, verdict, previous_m) -> np.ndarray:
-        return verdict.success.astype(float)
+    def value(self, scores, previous_m) -> np.ndarray:
+        return scores.success.astype(float)

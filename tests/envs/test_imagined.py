@@ -262,8 +262,8 @@ def test_a_reward_that_judges_needs_an_instruction_with_a_picture(tiny_model):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"reward": "judge:vlm"}, "not part of this version.*'classifier', 'distance', 'none'"),
-        ({"reward": "semantic:push"}, "expected one of"),
+        ({"reward": "semantic:push"}, "'classifier', 'distance', 'none', or 'judge:'"),
+        ({"reward": "judge:vibes"}, "judge 'vibes' does not exist; expected one of classifier"),
         ({"obs": "sound"}, "'pixels', 'latents', 'dict'"),
         ({"dtype": "int8"}, "bfloat16"),
         ({"task": "sort"}, "reach"),

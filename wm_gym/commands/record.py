@@ -29,7 +29,8 @@ class RecordConfig:
     device: str | None = None
     """For a world model: torch device; the CPU by default."""
     reward: str | None = None
-    """For a world model: classifier, distance or none; what decides that an episode ends."""
+    """For a world model: classifier, distance, judge:NAME or none; what decides that an episode
+    ends."""
     task: str | None = None
     """Task; the environment's default if not given."""
     policy: str | None = None

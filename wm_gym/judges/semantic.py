@@ -1,0 +1,93 @@
+"""`semantic`: a semantic world model's answers about the present of a clip's last frame.
+
+The questions are those that end the task's last step in planning, asked after no action (the
+zero-horizon questions of arXiv:2510.19818).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wm_gym.instructions import InstructionSet
+from wm_gym.judges.verdicts import Clip, Verdict, check_batch
+from wm_gym.semantic.tasks import langtable_task
+from wm_gym.semantic.value import present_probabilities
+
+if TYPE_CHECKING:
+    from wm_gym.judges.registry import JudgeContext
+    from wm_gym.semantic.world_model import SemanticWorldModel
+
+
+@dataclass(frozen=True)
+class SemanticJudgeConfig:
+    """Questions about the last frame to a semantic world model."""
+
+    checkpoint: str
+    """Semantic checkpoint: a folder, or hf://org/repo@revision."""
+    threshold: float | None = None
+    """Probability that every desired answer must exceed; the card's by default."""
+
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold!r} must be between 0 and 1")
+
+    def make(self, context: JudgeContext) -> SemanticJudge:
+        """Make the judge."""
+        from wm_gym.semantic.world_model import load_semantic_model
+
+        model = load_semantic_model(self.checkpoint, device=context.device)
+        return SemanticJudge(model, self.threshold)
+
+
+class SemanticJudge:
+    """The score is the probability of the least likely desired answer.
+
+    Args:
+        model: the semantic world model.
+        threshold: probability that it must exceed; the card's by default.
+    """
+
+    name = "semantic"
+    frames = 1
+
+    def __init__(self, model: SemanticWorldModel, threshold: float | None = None) -> None:
+        self.model = model
+        self.threshold = model.spec.answer_threshold if threshold is None else threshold
+        self.instructions = InstructionSet(model.spec.tasks, model.spec.objects)
+
+    def judge(self, clips: Sequence[Clip], instructions: Sequence[str]) -> list[Verdict]:
+        """Judge clips of one frame size, see `Judge.judge`.
+
+        Raises:
+            InstructionError: if an instruction fits none of the card's templates.
+            TaskError: if there are no questions for its task.
+        """
+        check_batch(clips, instructions)
+        if not clips:
+            return []
+        began = time.monotonic()
+        wanted = []
+        for text in instructions:
+            goal = self.instructions.parse(text)
+            wanted.append(langtable_task(goal.task, goal.objects).subgoals[-1].done)
+        view = self.model.look(torch.from_numpy(np.stack([clip.frames[-1] for clip in clips])))
+        found = [row.tolist() for row in present_probabilities(view, wanted)]
+        seconds = (time.monotonic() - began) / len(clips)
+        verdicts = []
+        for answers, likely in zip(wanted, found, strict=True):
+            score = min(likely)
+            rationale = "; ".join(
+                f"{answer.question} {answer.answer} {p:.2f}"
+                for answer, p in zip(answers, likely, strict=True)
+            )
+            success = score > self.threshold
+            model = self.model.spec.name
+            verdicts.append(Verdict(score, success, rationale, self.name, seconds, model=model))
+        return verdicts
