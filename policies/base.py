@@ -30,6 +30,7 @@ POLICY_KINDS: dict[str, str] = {
     "noisy": "wm_gym.policies.noisy:NoisyPolicy",
     "resized": "wm_gym.policies.resized:ResizedPolicy",
     "planner": "wm_gym.policies.planner:PlannerPolicy",
+    "latent-planner": "wm_gym.policies.latent_planner:LatentPlannerPolicy",
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
 }
 

@@ -12,7 +12,8 @@ import torch
 from wm_gym.instructions import InstructionSet
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
-from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.base import Observation, Policy
+from wm_gym.policies.proposals import Proposals, plan_seed
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, langtable_task
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
@@ -60,7 +61,7 @@ class PlannerPolicy(Policy):
         value = value or ValueConfig()
         self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
         self.execute = execute
-        self.bases = tuple(bases)
+        self.proposals = Proposals(bases)
         self._tasks: dict[int, SemanticTask] = {}
         self._seeds: dict[int, int] = {}
         self._done: dict[int, list[bool]] = {}
@@ -75,8 +76,7 @@ class PlannerPolicy(Policy):
             task = self._task(instruction)
             self._tasks[int(row)], self._seeds[int(row)] = task, int(seed)
             self._done[int(row)] = self.planner.begin([task])[0]
-        for base in self.bases:
-            base.reset(rows, seeds, instructions)
+        self.proposals.reset(rows, seeds, instructions)
 
     def _task(self, instruction: str) -> SemanticTask:
         if instruction in LANGTABLE_MULTI_STEP:
@@ -93,18 +93,12 @@ class PlannerPolicy(Policy):
             torch.from_numpy(np.ascontiguousarray(observation.frames)),
             [self._tasks[row] for row in rows],
             [self._done[row] for row in rows],
-            [_plan_seed(self._seeds[row], step) for row, step in steps],
-            self._proposals(observation),
+            [plan_seed(self._seeds[row], step) for row, step in steps],
+            self.proposals.draw(observation, self.planner.horizon),
         )
         for row, done in zip(rows, found.done, strict=True):
             self._done[row] = done
         return found.plan.actions[:, : self.execute].cpu().numpy().astype(np.float32)
-
-    def _proposals(self, observation: Observation) -> torch.Tensor | None:
-        if not self.bases:
-            return None
-        chunks = [np.asarray(base.act(observation), np.float32) for base in self.bases]
-        return torch.from_numpy(np.stack([fitted(c, self.planner.horizon) for c in chunks], 1))
 
     def config(self) -> dict[str, Any]:
         """Where the model is, and all settings.
@@ -126,16 +120,12 @@ class PlannerPolicy(Policy):
             "horizon": self.planner.horizon,
             "execute": self.execute,
             "order": self.planner.order,
-            "bases": [describe(base) for base in self.bases],
+            "bases": self.proposals.config(),
         }
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policies that propose; the world model stays where it is."""
-        return {
-            f"base_{number}.{name}": tensor
-            for number, base in enumerate(self.bases)
-            for name, tensor in base.weights().items()
-        }
+        return self.proposals.weights()
 
     @classmethod
     def from_saved(
@@ -148,11 +138,6 @@ class PlannerPolicy(Policy):
         """Loads the world model, then builds the policy."""
         del action_spec, frame_spec  # the world model's card says both
         settings = dict(config["planner"])
-        bases = []
-        for number, described in enumerate(config["bases"]):
-            own = f"base_{number}."
-            kept = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
-            bases.append(build(described, kept))
         return cls(
             load_semantic_model(config["checkpoint"]),
             PLANNERS[settings.pop("kind")](**settings),
@@ -160,15 +145,5 @@ class PlannerPolicy(Policy):
             horizon=config["horizon"],
             execute=config["execute"],
             order=config["order"],
-            bases=bases,
+            bases=Proposals.from_saved(config["bases"], weights).bases,
         )
-
-
-def fitted(chunk: np.ndarray, horizon: int) -> np.ndarray:
-    """Actions (B, n, A) cut to a horizon, or continued with their last one."""
-    missing = max(0, horizon - chunk.shape[1])
-    return np.pad(chunk[:, :horizon], ((0, 0), (0, missing), (0, 0)), mode="edge")
-
-
-def _plan_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])

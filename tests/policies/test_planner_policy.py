@@ -10,7 +10,8 @@ from wm_gym.instructions import InstructionError
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.policies.base import Observation, Policy, load_policy, save_policy
-from wm_gym.policies.planner import PlannerPolicy, fitted
+from wm_gym.policies.planner import PlannerPolicy
+from wm_gym.policies.proposals import fitted
 from wm_gym.policies.random_policy import RandomPolicy
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model

@@ -35,7 +35,7 @@ def modules(tmp_path, monkeypatch):
 
 
 def test_the_example_acts_in_dream_and_twin(modules, embedded_checkpoint, capsys):
-    (block,) = modules
+    (block,) = [block for block in modules if "run_policy" in block]
     names = {}
     exec(compile(block, "docs/policies.md", "exec"), names)
     for records in (names["imagined"], names["true"]):
@@ -43,6 +43,17 @@ def test_the_example_acts_in_dream_and_twin(modules, embedded_checkpoint, capsys
         assert all(r.error is None and 1 <= r.steps <= 12 for r in records)
     assert [r.instruction for r in names["imagined"]] == [r.instruction for r in names["true"]]
     assert capsys.readouterr().out.count("reach the") == 4
+
+
+def test_the_planner_is_saved_as_a_policy(modules, embedded_checkpoint, tmp_path):
+    from wm_gym.policies.base import load_policy
+    from wm_gym.policies.latent_planner import LatentPlannerPolicy
+
+    (block,) = [block for block in modules if "LatentPlannerPolicy" in block]
+    exec(compile(block, "docs/policies.md", "exec"), {})
+    policy = load_policy(tmp_path / "planner")
+    assert isinstance(policy, LatentPlannerPolicy)
+    assert str(policy.model.folder) == embedded_checkpoint
 
 
 def test_a_function_loads_what_the_class_needs(modules, tmp_path):
@@ -60,7 +71,7 @@ def test_every_command_is_understood():
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wm-gym")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for words in commands:
         name = _command_name(words)
         assert name is not None, words
