@@ -85,7 +85,8 @@ class LatentPlannerPolicy(Policy):
                 "what a good frame is; plan with a checkpoint that has one (`wm-gym train reward`)"
             )
         self.model, self.planner = model, planner
-        self.horizon, self.execute, self.score = horizon, execute, score
+        self.horizon, self.execute = horizon, execute
+        self.score: Score = score
         self.reduce: Reduce = reduce
         self.micro_batch = micro_batch
         opened = Checkpoint.open(model.folder)
