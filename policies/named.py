@@ -23,9 +23,9 @@ def open_policy(
     """The policy of a name that the user typed; no file's content decides what is imported.
 
     Args:
-        name: folder of a saved policy, or `module:Class`, where the module is installed or lies in
-            the current directory, and the class, or a function in its place, is called with
-            `(action_spec, frame_spec)` and gives a `Policy`.
+        name: folder of a saved policy, an agent's .zip that `save_agent` wrote, or `module:Class`,
+            where the module is installed or lies in the current directory, and the class, or a
+            function in its place, is called with `(action_spec, frame_spec)` and gives a `Policy`.
         action_spec: the environment's action language; a saved policy brings its own.
         frame_spec: the environment's frames.
 
@@ -33,6 +33,10 @@ def open_policy(
         PolicyError: if there is no such folder, module or class, or it gives no policy.
     """
     found = _in_a_module(name)
+    if found is None and is_agent_zip(name):
+        from wm_gym.policies.sb3.agent_zip import load_agent
+
+        return load_agent(name)
     if found is None:
         return load_policy(name)
     module = _import(found["module"])
@@ -49,6 +53,8 @@ def policy_file(name: str) -> Path:
         PolicyError: if there is no such module, or it has no source.
     """
     found = _in_a_module(name)
+    if found is None and is_agent_zip(name):
+        return Path(name).expanduser()
     if found is None:
         return Path(name).expanduser() / POLICY_FILE
     source = inspect.getsourcefile(_import(found["module"]))
@@ -60,6 +66,11 @@ def policy_file(name: str) -> Path:
 def short_name(name: str) -> str:
     """What a policy is called in tables and file names."""
     return Path(name).name if _in_a_module(name) is None else name.replace(":", ".")
+
+
+def is_agent_zip(name: str) -> bool:
+    """Whether a name is that of a .zip of Stable-Baselines3."""
+    return Path(name).suffix == ".zip"
 
 
 def _in_a_module(name: str) -> re.Match[str] | None:

@@ -88,15 +88,7 @@ class LatentWorldModel:
         Raises:
             ValueError: if dtype or size are not those of the card.
         """
-        expected = (self.spec.frame.height, self.spec.frame.width, 3)
-        if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
-            raise ValueError(
-                f"frames have dtype {frames.dtype} and shape {tuple(frames.shape)}, expected "
-                f"torch.uint8 and (B, {expected[0]}, {expected[1]}, 3); resize them to the model's "
-                f"frame size, e.g. with `wm_gym.data.frames.resize`"
-            )
-        latents = self.latent_space.encode(frames.to(self.device))
-        return (latents - self._mean.to(latents)) / self._std.to(latents)
+        return encode_frames(self.spec, self.latent_space, frames.to(self.device))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -122,6 +114,27 @@ class LatentWorldModel:
             cache: "auto", "off", "exact" or "rolling".
         """
         return Rollout(self, frames, actions, seeds=seeds, cache=cache)  # pyright: ignore[reportArgumentType]
+
+
+@torch.inference_mode()
+def encode_frames(
+    spec: WorldModelSpec, latent_space: LatentSpace, frames: torch.Tensor
+) -> torch.Tensor:
+    """Encode frames (B, H, W, 3) uint8 into the normalised latents (B, h, w, D) of a card.
+
+    Raises:
+        ValueError: if dtype or size are not those of the card.
+    """
+    expected = (spec.frame.height, spec.frame.width, 3)
+    if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
+        raise ValueError(
+            f"frames have dtype {frames.dtype} and shape {tuple(frames.shape)}, expected "
+            f"torch.uint8 and (B, {expected[0]}, {expected[1]}, 3); resize them to the model's "
+            f"frame size, e.g. with `wm_gym.data.frames.resize`"
+        )
+    latents = latent_space.encode(frames)
+    mean, std = latents.new_tensor(spec.latent.mean), latents.new_tensor(spec.latent.std)
+    return (latents - mean) / std
 
 
 def load_world_model(

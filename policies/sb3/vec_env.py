@@ -93,6 +93,13 @@ class ImaginedVecEnv(VecEnv):
         Raises:
             ValueError: if one is NaN or infinite: the agent has diverged.
         """
+        actions = np.asarray(actions)
+        if not np.isfinite(actions).all():
+            bad = actions[~np.isfinite(actions).all(-1)].tolist()
+            raise ValueError(
+                f"the agent gave the actions {bad}: it has diverged; train it with a lower "
+                "learning rate"
+            )
         self._actions = physical_actions(actions, self.action_spec)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -165,17 +172,8 @@ class ImaginedVecEnv(VecEnv):
 
 
 def physical_actions(actions: Any, spec: ActionSpec) -> np.ndarray:
-    """Actions in units of half the range, (B, A) in ±1, as physical ones, float32.
-
-    Raises:
-        ValueError: if one is NaN or infinite.
-    """
+    """Actions in units of half the range, (B, A) in ±1, clipped, as physical ones, float32."""
     actions = np.asarray(actions, np.float64)
-    if not np.isfinite(actions).all():
-        raise ValueError(
-            f"the agent gave the actions {actions[~np.isfinite(actions).all(-1)].tolist()}: it has "
-            "diverged; train it with a lower learning rate"
-        )
     low, high = np.asarray(spec.low, np.float64), np.asarray(spec.high, np.float64)
     return (low + (np.clip(actions, -1, 1) + 1) / 2 * (high - low)).astype(np.float32)
 
