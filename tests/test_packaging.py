@@ -78,6 +78,7 @@ def test_the_wheel_holds_every_module_and_asset(wheel, source):
                 ".json",
                 ".safetensors",
                 ".npz",
+                ".txt",
             ):
                 continue
             inside = path.relative_to(source).as_posix()

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.judges.colour_judges import ColourJudge, plain_clip_frames
+from tests.judges.colour_judges import COLOUR_ENTRY, ColourJudge, plain_clip_frames
 from tests.semantic.conftest import tiny_semantic_model
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.sims.predicates import success_predicate
 from wm_gym.instructions import Goal, InstructionError
 from wm_gym.judges.classifier import ClassifierJudge
-from wm_gym.judges.consensus import ConsensusJudge, ConsensusJudgeConfig
+from wm_gym.judges.consensus import ConsensusJudge, ConsensusJudgeConfig, PaperJudgeConfig
 from wm_gym.judges.oracle import OracleJudge
 from wm_gym.judges.registry import (
+    JUDGES,
     JudgeContext,
     judge_name,
     make_judge,
@@ -229,3 +230,14 @@ def test_a_consensus_has_no_verdict_where_a_member_has_none():
 def test_a_consensus_looks_at_what_all_its_members_look_at():
     assert ConsensusJudge([ColourJudge(0, 1), ColourJudge(1, 1)]).frames == 1
     assert ConsensusJudge([ColourJudge(0, 1), ColourJudge(1, 8)]).frames == 0
+
+
+def test_the_papers_pair_needs_both(monkeypatch):
+    monkeypatch.setitem(JUDGES, "colour", COLOUR_ENTRY)
+    name = judge_name("paper", internvl="colour?channel=0", qwen="colour?channel=2")
+    (verdict,) = make_judge(name).judge([RED_PINK_BLUE], ["make it red"])
+    assert (verdict.judge, verdict.success) == ("paper", False)
+    assert [m.success for m in verdict.members] == [True, False]
+    with pytest.raises(ValueError, match="'vibes' does not exist"):
+        read_judge_name("paper?qwen=vibes")
+    assert "InternVL3_5-14B" in PaperJudgeConfig().internvl and "Qwen3.6" in PaperJudgeConfig().qwen

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.data.frames import resize_views
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch
@@ -64,18 +65,19 @@ class ClassifierJudge:
         self.instructions = InstructionSet(model.spec.tasks, model.spec.objects)
 
     def judge(self, clips: Sequence[Clip], instructions: Sequence[str]) -> list[Verdict]:
-        """Judge clips whose frames have the model's size, see `Judge.judge`.
+        """Judge clips, see `Judge.judge`; frames of another size are resized to the model's.
 
         Raises:
             InstructionError: if an instruction fits none of the card's templates.
-            ValueError: if frames have another size.
         """
         check_batch(clips, instructions)
         if not clips:
             return []
         began = time.monotonic()
         goals = [self.instructions.parse(text) for text in instructions]
-        frames = torch.from_numpy(np.stack([clip.frames[-1] for clip in clips]))
+        frame, views = self.model.spec.frame, self.model.spec.num_views
+        last = [resize_views(c.frames[-1], frame.height, frame.width, views) for c in clips]
+        frames = torch.from_numpy(np.stack(last))
         scores = self.classifier.probability(self.model.encode(frames), goals).tolist()
         seconds = (time.monotonic() - began) / len(clips)
         verdicts = []

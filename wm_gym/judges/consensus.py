@@ -1,4 +1,4 @@
-"""`consensus`: several judges and a rule."""
+"""`consensus`: several judges and a rule; `paper`: the pair of VLMs of arXiv:2605.06388."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ class ConsensusJudgeConfig:
         from wm_gym.judges.registry import make_judge
 
         return ConsensusJudge([make_judge(name, context) for name in self.judge], self.rule)
+
+
+@dataclass(frozen=True)
+class PaperJudgeConfig:
+    """The paper's judges: InternVL 3.5 14B and Qwen3.6 27B, both of which must see success."""
+
+    internvl: str = "vlm?model=OpenGVLab/InternVL3_5-14B-HF"
+    """Who asks the first model: a judge name, `api?…` if a server runs it."""
+    qwen: str = "vlm?model=Qwen/Qwen3.6-27B"
+    """Who asks the second one."""
+
+    def __post_init__(self) -> None:
+        """Check both before any of them is loaded."""
+        ConsensusJudgeConfig((self.internvl, self.qwen))
+
+    def make(self, context: JudgeContext) -> ConsensusJudge:
+        """Make the pair."""
+        judge = ConsensusJudgeConfig((self.internvl, self.qwen)).make(context)
+        judge.name = "paper"
+        return judge
 
 
 class ConsensusJudge:

@@ -60,7 +60,10 @@ JUDGES: dict[str, tuple[str, str]] = {
     "classifier": ("wm_gym.judges.classifier", "ClassifierJudgeConfig"),
     "oracle": ("wm_gym.judges.oracle", "OracleJudgeConfig"),
     "semantic": ("wm_gym.judges.semantic", "SemanticJudgeConfig"),
+    "vlm": ("wm_gym.judges.language", "VLMJudgeConfig"),
+    "api": ("wm_gym.judges.language", "APIJudgeConfig"),
     "consensus": ("wm_gym.judges.consensus", "ConsensusJudgeConfig"),
+    "paper": ("wm_gym.judges.consensus", "PaperJudgeConfig"),
 }
 """Judge -> module and class of its config. A judge of your own is one more entry."""
 

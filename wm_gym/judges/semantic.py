@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from wm_gym.data.frames import resize
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.verdicts import Clip, Verdict, check_batch
 from wm_gym.semantic.tasks import langtable_task
@@ -63,7 +64,7 @@ class SemanticJudge:
         self.instructions = InstructionSet(model.spec.tasks, model.spec.objects)
 
     def judge(self, clips: Sequence[Clip], instructions: Sequence[str]) -> list[Verdict]:
-        """Judge clips of one frame size, see `Judge.judge`.
+        """Judge clips, see `Judge.judge`; frames of another size are resized to the model's.
 
         Raises:
             InstructionError: if an instruction fits none of the card's templates.
@@ -77,7 +78,9 @@ class SemanticJudge:
         for text in instructions:
             goal = self.instructions.parse(text)
             wanted.append(langtable_task(goal.task, goal.objects).subgoals[-1].done)
-        view = self.model.look(torch.from_numpy(np.stack([clip.frames[-1] for clip in clips])))
+        frame = self.model.spec.frame
+        last = [resize(clip.frames[-1], frame.height, frame.width) for clip in clips]
+        view = self.model.look(torch.from_numpy(np.stack(last)))
         found = [row.tolist() for row in present_probabilities(view, wanted)]
         seconds = (time.monotonic() - began) / len(clips)
         verdicts = []

@@ -1,0 +1,1 @@
+"""Language models with eyes, asked in one way wherever they run."""
