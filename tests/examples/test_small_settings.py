@@ -1,0 +1,83 @@
+"""Every example runs at the small setting that its docstring gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import tyro
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HERE = ("evaluate_policy", "plan_with_mppi", "record_rollout")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands(module: ModuleType) -> list[list[str]]:
+    lines = (module.__doc__ or "").replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if line.strip().startswith("python examples/")]
+    return [shlex.split(re.sub(r"#.*", "", line))[2:] for line in lines]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_commands_of_the_docstring_are_understood(name):
+    module = load(name)
+    found = commands(module)
+    assert len(found) >= 3
+    assert all(isinstance(tyro.cli(module.Args, args=words), module.Args) for words in found)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tmp_path):
+    module = load(name)
+    words = commands(module)[-1]
+    words[words.index("--out") + 1] = str(tmp_path)
+    module.main(tyro.cli(module.Args, args=words))
+    picture = imageio.imread(tmp_path / f"{name}.png")
+    assert picture.ndim == 3 and picture.std() > 10
+    frames = imageio.imread(tmp_path / f"{name}.mp4")
+    assert len(frames) >= 4 and frames[0].std() > 10
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_an_evaluation_goes_on_where_it_stopped(embedded_checkpoint, tmp_path):
+    module = load("evaluate_policy")
+    args = module.Args(starts=2, max_steps=3, rows=2, shown=1, out=tmp_path)
+    first = module.main(args)
+    before = {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")}
+    assert set(before) == {"imagined.jsonl", "simulator.jsonl"}
+    assert module.main(args) == first
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")} == before
+    rows = [json.loads(line) for line in before["imagined.jsonl"].splitlines()]
+    assert [row["start"] for row in rows] == ["reach-6500", "reach-6501"]
+
+
+def test_own_frames_and_actions(embedded_checkpoint, tmp_path):
+    module = load("record_rollout")
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    imageio.imwrite(tmp_path / "table.png", picture)
+    np.save(tmp_path / "actions.npy", np.zeros((3, 2)))
+    args = module.Args(
+        frame=tmp_path / "table.png", actions=tmp_path / "actions.npy", seeds=1,
+        denoising_steps=1, out=tmp_path,
+    )  # fmt: skip
+    video, _ = module.main(args)
+    assert len(imageio.imread(video)) == 4
+    np.save(tmp_path / "actions.npy", np.zeros((3, 7)))
+    with pytest.raises(SystemExit, match=r"has shape \(3, 7\), expected \(T, 2\): dx, dy in m, m"):
+        module.main(args)
