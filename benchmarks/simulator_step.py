@@ -25,7 +25,7 @@ from wm_gym.evaluation.report import measurement_header, write_json
 class SimulatorStepConfig:
     """Time the simulators."""
 
-    ids: tuple[str, ...] = ("LangTable-v0", "BridgeSim-v0")
+    ids: tuple[str, ...] = ("LangTable-v0", "BridgeSim-v0", "Cube-v0")
     """Simulators to time."""
     frame_sizes: tuple[str, ...] = ("64x64", "96x96", "180x320")
     """Pictures to render."""

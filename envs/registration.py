@@ -22,12 +22,13 @@ EMBEDDED_MODELS: dict[str, str | None] = {
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
 
-SEMANTIC_MODELS: dict[str, str | None] = {"WM-LangTable-SWM-v0": None}
+SEMANTIC_MODELS: dict[str, str | None] = {"WM-LangTable-SWM-v0": None, "WM-Cube-SWM-v0": None}
 """Semantic world models: id -> folder under assets/, or None if none ships."""
 
 SIMULATORS: dict[str, str] = {
     "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",
     "BridgeSim-v0": "wm_gym.envs.sims.bridge:BridgeSimEnv",
+    "Cube-v0": "wm_gym.envs.sims.cube:CubeEnv",
 }
 """Simulator id -> entry point."""
 

@@ -133,7 +133,8 @@ def test_info_knows_every_id_that_list_shows(env_id, tmp_path, capsys):
     if env_id in SIMULATORS:
         domain = next(d for d in DOMAINS.values() if d.twin == env_id)
         assert all(name in shown for name in (*domain.tasks, *domain.objects, *domain.action.names))
-        assert "WM-LangTable-VAE-v0" in shown or "WM-Bridge-VJEPA-v0" in shown
+        of_it = {"LangTable-v0": "WM-LangTable-VAE-v0", "BridgeSim-v0": "WM-Bridge-VJEPA-v0"}
+        assert of_it.get(env_id, "WM-Cube-SWM-v0") in shown
         assert report["simulator"]["twin"] == env_id
     elif "card" in report:
         assert f"{report['card']['name']} (embedded)" in shown

@@ -60,8 +60,27 @@ def bridge_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
     }
 
 
+def cube_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
+    """Who acts in Cube; a noisy expert's noise differs from episode to episode.
+
+    Args:
+        noise: range of it, as a fraction of the largest action, 0.1 to 0.5 by default.
+    """
+    from wm_gym.envs.sims.cube_expert import Expert, NoisyExpert
+    from wm_gym.envs.sims.cube_play import NearMiss, RandomPlay
+
+    low, high = noise or (0.1, 0.5)
+    return {
+        "expert": lambda rng: Expert(),
+        "noisy_expert": lambda rng: NoisyExpert(noise=rng.uniform(low, high)),
+        "random": lambda rng: RandomPlay(),
+        "near_miss": lambda rng: NearMiss(),
+    }
+
+
 BEHAVIOURS: dict[str, Callable[[tuple[float, float] | None], Behaviours]] = {
     "LangTable-v0": langtable_behaviours,
     "BridgeSim-v0": bridge_behaviours,
+    "Cube-v0": cube_behaviours,
 }
 """Simulator id -> who acts there, given the range of a noisy expert's noise or None."""

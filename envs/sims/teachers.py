@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from wm_gym.data.episodes import Episode
-from wm_gym.domains import BRIDGE
+from wm_gym.domains import BRIDGE, CUBE
 from wm_gym.envs.sims import (
     bridge_expert,
     bridge_state,
     bridge_tasks,
     bridge_view,
+    cube_expert,
+    cube_state,
+    cube_tasks,
+    cube_view,
     langtable_expert,
     langtable_tasks,
 )
@@ -94,12 +98,28 @@ def bridge_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:
     return places
 
 
+def cube_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:
+    """Where the hand and the cubes are in the front camera's frame, see `Teacher.places`."""
+    del goal  # all cubes are always there
+    states = cube_state.CubeState.from_array(privileged)
+    points = np.concatenate([states.hand_m[:, None], states.cubes_m], axis=1)
+    places = np.full((len(privileged), 1 + len(CUBE.objects), 2), np.nan, np.float32)
+    places[:, : points.shape[1]] = cube_view.project(points)
+    return places
+
+
 TEACHERS: dict[str, Teacher] = {
     "LangTable-v0": Teacher(
         langtable_expert.Expert, _langtable_goal, langtable_places, langtable_tasks.OBJECTS
     ),
     "BridgeSim-v0": Teacher(
         bridge_expert.Expert, lambda goal: bridge_tasks.BridgeGoal(goal.task), bridge_places
+    ),
+    "Cube-v0": Teacher(
+        cube_expert.Expert,
+        lambda goal: cube_tasks.CubeGoal(goal.task, *goal.objects),
+        cube_places,
+        cube_tasks.OBJECTS,
     ),
 }
 """Simulator id -> what it teaches."""

@@ -37,6 +37,7 @@ class Sample:
 SAMPLES = [
     Sample("LangTable-v0", 2, "separate"),
     Sample("BridgeSim-v0", 7, "green_block_on_yellow_block"),
+    Sample("Cube-v0", 5, "stack"),
 ]
 
 
@@ -292,8 +293,8 @@ else:
 
 def test_import_loads_no_mujoco():
     modules = [entry.partition(":")[0] for entry in SIMULATORS.values()]
-    modules += ["wm_gym.envs.sims.langtable_expert", "wm_gym.envs.sims.bridge_expert"]
-    heavy = ["mujoco", "mink", "torch"]
+    modules += [f"wm_gym.envs.sims.{name}_expert" for name in ("langtable", "bridge", "cube")]
+    heavy = ["mujoco", "mink", "torch", "ogbench"]
     code = f"import sys, {', '.join(modules)}; assert not set({heavy}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,0 +1,27 @@
+"""Where things of Cube appear in the picture of OGBench's front camera, without MuJoCo."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CAMERA_M = np.array([1.053, -0.014, 0.639])
+_RIGHT = np.array([0.0, 1.0, 0.0])
+_UP = np.array([-0.628, 0.001, 0.778])
+_FOVY_DEG = 45.0
+
+
+def project(points_m: np.ndarray) -> np.ndarray:
+    """Places in a square frame.
+
+    Args:
+        points_m: (..., 3) metres, in the scene's coordinates.
+
+    Returns:
+        (..., 2): x to the right and y up, within ±1 inside the frame.
+    """
+    up = _UP - (_UP @ _RIGHT) * _RIGHT
+    up /= np.linalg.norm(up)
+    back = np.cross(_RIGHT, up)
+    way = np.asarray(points_m, np.float64) - CAMERA_M
+    depth = -(way @ back) * np.tan(np.deg2rad(_FOVY_DEG) / 2)
+    return np.stack([way @ _RIGHT, way @ up], axis=-1) / depth[..., None]
