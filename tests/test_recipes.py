@@ -49,7 +49,12 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
 @pytest.mark.parametrize("trial", [False, True])
 @pytest.mark.parametrize(
     ("recipe", "count"),
-    [("langtable-vae-mini.sh", 27), ("langtable-bc.sh", 3), ("bridge-mini.sh", 41)],
+    [
+        ("langtable-vae-mini.sh", 27),
+        ("langtable-bc.sh", 3),
+        ("bridge-mini.sh", 41),
+        ("bridge-vjepa96-mini.sh", 15),
+    ],
 )
 def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path):
     commands = commands_of(recipe, tmp_path, str(tmp_path / "run"), trial=trial)
