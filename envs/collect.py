@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from wm_gym.data.episodes import Episode, EpisodeDataset, ImageFormat
 from wm_gym.data.shards import write_index, write_shard
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
+from wm_gym.envs.simulator_factory import Factory, SimulatorFactory
 from wm_gym.instructions import Goal
 
 HELD_OUT_SEEDS = range(6000, 7000)
@@ -30,48 +31,6 @@ HELD_OUT_SEEDS = range(6000, 7000)
 
 _GOLDEN = (5**0.5 - 1) / 2
 _SETTINGS = "collection.json"
-
-
-Factory = Callable[[], tuple[gym.Env, Behaviours]]
-"""Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
-
-
-@dataclass(frozen=True)
-class SimulatorFactory:
-    """Makes a registered simulator with pixel observations, and its behaviours."""
-
-    env_id: str
-    frame_size: str
-    horizon: int
-    noise: tuple[float, float] | None = None
-    objects: str = ""
-
-    def __call__(self) -> tuple[gym.Env, Behaviours]:
-        """The simulator and its behaviours.
-
-        Raises:
-            ValueError: if nobody is known who acts in this simulator.
-        """
-        import wm_gym  # noqa: F401  registers the ids
-
-        if self.env_id not in BEHAVIOURS:
-            raise ValueError(
-                f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
-                f"{sorted(BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
-            )
-        domain = domain_of(self.env_id)
-        chosen: dict[str, Any] = (
-            {domain.objects_keyword: self.objects} if domain and self.objects else {}
-        )
-        env = gym.make(
-            self.env_id,
-            frame_size=self.frame_size,
-            horizon=self.horizon,
-            terminate_on_success=False,
-            disable_env_checker=True,
-            **chosen,
-        )
-        return env, BEHAVIOURS[self.env_id](self.noise)
 
 
 @dataclass(frozen=True)
@@ -98,12 +57,16 @@ class CollectConfig:
     """Who acts, with weights; shares of the dataset follow them closely."""
     noise: tuple[float, float] | None = None
     """Least and largest noise of a noisy expert, drawn for each episode; in LangTable the standard
-    deviation in metres, e.g. 0.012 0.012, in BridgeSim the fraction of the largest action. The
-    simulator's own range by default."""
+    deviation in metres, e.g. 0.012 0.012, in BridgeSim and Cube the fraction of the largest action.
+    The simulator's own range by default."""
     objects: str = ""
     """What lies on the table, in simulators that let one choose: in LangTable standard, ood, names
-    separated by commas, or mixed, which draws eight of all twenty blocks for every episode. The
-    simulator's own by default."""
+    separated by commas, or mixed, which draws eight of all twenty blocks for every episode; in Cube
+    a number from 1 to 4, or names. The simulator's own by default."""
+    background: str = ""
+    """What surrounds the table, in simulators that let one choose: in Cube grid, or the unseen
+    sand, teal and plum; in BridgeSim grey, or the unseen brick and navy. The usual one by default.
+    """
     tasks: tuple[str, ...] = ()
     """Tasks, drawn with equal chances; one that is named twice is drawn twice as often. All of the
     domain by default."""
@@ -164,6 +127,11 @@ class CollectConfig:
                 f"objects={self.objects!r}: in {self.env_id!r} the task decides what is there; "
                 "leave objects out"
             )
+        if self.background and domain and self.background not in domain.backgrounds:
+            raise ValueError(
+                f"background={self.background!r}: {self.env_id!r} has "
+                f"{', '.join(domain.backgrounds) or 'one only; leave background out'}"
+            )
         if not self.tasks:
             raise ValueError(
                 f"tasks is empty and {self.env_id!r} has no domain to take them from, expected at "
@@ -191,8 +159,9 @@ class CollectConfig:
             del settings[name]
         if self.noise is None:  # collections from before there was a choice go on
             del settings["noise"]
-        if not self.objects:
-            del settings["objects"]
+        for name in ("objects", "background"):
+            if not settings[name]:
+                del settings[name]
         return json.loads(json.dumps(settings))
 
 
@@ -216,7 +185,12 @@ def collect(
 
     out = Path(config.out).expanduser()
     factory = factory or SimulatorFactory(
-        config.env_id, config.frame_size, config.steps, config.noise, config.objects
+        config.env_id,
+        config.frame_size,
+        config.steps,
+        config.noise,
+        config.objects,
+        config.background,
     )
     env, behaviours = factory()
     unknown = set(config.behaviours) - set(behaviours)

@@ -20,30 +20,27 @@ import numpy as np
 
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
-from wm_gym.envs.sims.langtable_questions import slacks
-from wm_gym.envs.sims.langtable_shapes import parse_blocks
-from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
-from wm_gym.training.saqa import INDEX, QA_VERSION, RECORD, SourceEntry
-
-PRESENT_TYPES = (
-    "block_touching",
-    "peg_to_block",
-    "block_board_position",
-    "peg_block_direction",
-    "block_block_direction",
+from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.semantic.question_sets import QUESTION_SETS
+from wm_gym.training.saqa import (
+    INDEX,
+    QA_VERSION,
+    RECORD,
+    SourceEntry,
+    objects_of,
+    simulator_of_start,
 )
-"""Types that a single picture answers; the others compare the future with the present."""
-
 
 RECORD_TYPE = np.dtype(list(RECORD.items()))
 
 
 @dataclass(frozen=True)
 class CollectQAConfig:
-    """Ask questions about the future of recorded LangTable episodes."""
+    """Ask questions about the future of recorded episodes of LangTable or Cube."""
 
     data: tuple[Path, ...]
-    """Folders of LangTable episodes, written by `wm-gym collect`."""
+    """Folders of episodes of one simulator, LangTable-v0 or Cube-v0, written by `wm-gym collect`.
+    """
     out: Path
     """Folder for the questions; it refers to the episodes' folders. Sources that are already there
     are kept, so an interrupted run goes on."""
@@ -87,14 +84,16 @@ def collect_qa(config: CollectQAConfig) -> Path:
 
     Raises:
         ValueError: if the folder holds questions asked with other settings.
-        EpisodeError: if a source holds no LangTable episodes.
+        EpisodeError: if a source holds episodes of another simulator than the first, or of one
+            whose states answer no questions.
     """
     from tqdm import tqdm
 
     out = config.out.expanduser()
+    datasets = [EpisodeDataset(folder) for folder in config.data]
+    simulator = _common_simulator(datasets)
     entries = _entries(config, out)
-    for number, folder in enumerate(config.data):
-        dataset = EpisodeDataset(folder)
+    for number, (folder, dataset) in enumerate(zip(config.data, datasets, strict=True)):
         digest = hashlib.sha256((dataset.folder / "index.json").read_bytes()).hexdigest()
         if number < len(entries):
             if entries[number].index_sha256 != digest:
@@ -116,7 +115,7 @@ def collect_qa(config: CollectQAConfig) -> Path:
         entries.append(
             SourceEntry(os.path.relpath(dataset.folder, out), digest, name, len(records))
         )
-        _write_index(out, config, entries)
+        _write_index(out, config, simulator, entries)
     print(f"{out}: {sum(e.records for e in entries)} questions about {len(entries)} sources")
     return out
 
@@ -129,14 +128,16 @@ def ask_episode(
     Yields:
         Arrays of records, (questions,) `RECORD_TYPE`.
     """
-    objects = _objects(dataset, index)
+    start = dataset[index].start_state
+    simulator, objects = simulator_of_start(start), objects_of(start)
+    answers = ANSWERS[simulator]
     states, _ = dataset.labels(index)
     rng = np.random.default_rng([config.seed, index])
     frames, horizons = _draw_horizons(len(states), config, rng)
-    for number, kind in enumerate(LANGTABLE_QUESTIONS):
-        if config.present_only and kind.name not in PRESENT_TYPES:
+    for number, kind in enumerate(QUESTION_SETS[simulator]):
+        if config.present_only and kind.name not in answers.present_types:
             continue
-        found = slacks(kind.name, states[frames], states[frames + horizons], objects)
+        found = answers.slacks(kind.name, states[frames], states[frames + horizons], objects)
         chosen = _choose(found > 0, config.per_answer, rng)
         rows, instances = np.nonzero(chosen)
         records = np.empty(len(rows), RECORD_TYPE)
@@ -177,14 +178,15 @@ def _mask(columns: np.ndarray, width: int) -> np.ndarray:
     return mask
 
 
-def _objects(dataset: EpisodeDataset, index: int) -> tuple[str, ...]:
-    start = dataset[index].start_state
-    if "blocks" not in start:
-        raise EpisodeError(
-            f"episode {index} of {dataset.folder} does not say which blocks are on its table; "
-            "collect-qa asks about episodes of LangTable-v0"
-        )
-    return parse_blocks(str(start["blocks"]))
+def _common_simulator(datasets: list[EpisodeDataset]) -> str:
+    found = [simulator_of_start(dataset[0].start_state) for dataset in datasets]
+    for dataset, simulator in zip(datasets, found, strict=True):
+        if simulator != found[0]:
+            raise EpisodeError(
+                f"{dataset.folder} holds episodes of {simulator}, {datasets[0].folder} of "
+                f"{found[0]}; collect questions about each simulator into a folder of its own"
+            )
+    return found[0]
 
 
 def _entries(config: CollectQAConfig, out: Path) -> list[SourceEntry]:
@@ -205,9 +207,12 @@ def _entries(config: CollectQAConfig, out: Path) -> list[SourceEntry]:
     return [SourceEntry(**entry) for entry in index["sources"]]
 
 
-def _write_index(out: Path, config: CollectQAConfig, entries: list[SourceEntry]) -> None:
+def _write_index(
+    out: Path, config: CollectQAConfig, simulator: str, entries: list[SourceEntry]
+) -> None:
     index = {
         "version": QA_VERSION,
+        "simulator": simulator,
         "settings": config.identity(),
         "sources": [asdict(entry) for entry in entries],
     }

@@ -24,7 +24,7 @@ from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.registration import SEMANTIC_MODELS
 from wm_gym.instructions import Goal
-from wm_gym.semantic.tasks import Subgoal, langtable_task
+from wm_gym.semantic.tasks import Subgoal, semantic_task
 from wm_gym.semantic.value import ValueConfig, value_of
 from wm_gym.semantic.world_model import SemanticWorldModel, View, load_semantic_model
 
@@ -180,7 +180,7 @@ class SemanticEngine:
 
     def _subgoal(self, goal: Goal | None) -> Subgoal:
         assert goal is not None  # a judged environment always has an instruction
-        return langtable_task(goal.task, goal.objects).subgoals[-1]
+        return semantic_task(self.spec.twin, goal.task, goal.objects).subgoals[-1]
 
     def instruct(self, instructions: Sequence[str]) -> None:
         """Give every row another instruction in the middle of its episode.

@@ -14,7 +14,7 @@ from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.policies.proposals import Proposals, plan_seed
-from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, langtable_task
+from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, semantic_task
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 
@@ -83,7 +83,7 @@ class PlannerPolicy(Policy):
             return LANGTABLE_MULTI_STEP[instruction]
         spec = self.planner.model.spec
         goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
-        return langtable_task(goal.task, goal.objects)
+        return semantic_task(spec.twin, goal.task, goal.objects)
 
     def act(self, observation: Observation) -> np.ndarray:
         """The first m actions (B, m, A) of each row's new plan."""

@@ -30,6 +30,8 @@ class Domain:
             y at its top and bottom edge; None where the picture is turned against the table.
         coloured_blocks: whether the objects are blocks that can be counted in a frame by their
             colours.
+        backgrounds: values of the simulator's argument `background`, the usual one first; () where
+            there is no choice.
     """
 
     twin: str
@@ -43,6 +45,7 @@ class Domain:
     objects_keyword: str = ""
     view_m: tuple[float, float, float, float] | None = None
     coloured_blocks: bool = False
+    backgrounds: tuple[str, ...] = ()
 
 
 LANGTABLE = Domain(
@@ -124,6 +127,7 @@ BRIDGE = Domain(
         "Episodes of wm_gym's BridgeSim simulator: scripted expert, noisy expert, random play and "
         "near misses over four tasks; no real robot, no published data."
     ),
+    backgrounds=("grey", "brick", "navy"),
 )
 
 CUBE = Domain(
@@ -152,6 +156,7 @@ CUBE = Domain(
         "random play and near misses over reach and stack; no real robot, no published data."
     ),
     objects_keyword="cubes",
+    backgrounds=("grid", "sand", "teal", "plum"),
 )
 
 DOMAINS: dict[str, Domain] = {"langtable": LANGTABLE, "bridge": BRIDGE, "cube": CUBE}

@@ -1,6 +1,7 @@
 """Tasks of Cube: instructions in words, success and distance as functions of the state.
 
-Nothing here needs MuJoCo: everything is computed from the privileged state, see `cube_state`.
+Nothing here needs MuJoCo: everything is computed from the privileged state, see `cube_state`. What
+counts as touching and as on top is what the questions about it say, `cube_question_types`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 
 from wm_gym.envs.sims.cube_state import CUBE_HALF_M, CubeState
 from wm_gym.instructions import InstructionSet
+from wm_gym.semantic.cube_question_types import ASIDE, PAD_CONTACT, RISE
+from wm_gym.semantic.question_types import BLOCK_CONTACT
 
 OBJECTS = ("red cube", "blue cube", "green cube", "yellow cube")
 TASK_TEMPLATES: dict[str, str] = {
@@ -19,10 +22,8 @@ TASK_TEMPLATES: dict[str, str] = {
 }
 TASKS = tuple(TASK_TEMPLATES)
 
-TOUCH_GAP_M = 0.002  # a pad touches a cube when the gap between them is below this
-CONTACT_GAP_M = 0.003  # two cubes touch
-ON_TOP_RISE_M = 0.03  # a cube is on top of another: its centre is higher by more than this,
-ON_TOP_OFFSET_M = 0.025  # and aside by less, and they touch
+TOUCH_GAP_M = PAD_CONTACT.threshold
+"""A pad touches a cube when the gap between them is below this."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def on_top(state: CubeState) -> np.ndarray:
     """Returns whether the first cube is on top of the second, (..., n, n) bool."""
     step = state.cubes_m[..., :, None, :] - state.cubes_m[..., None, :, :]
     aside = np.linalg.norm(step[..., :2], axis=-1)
-    above = (step[..., 2] > ON_TOP_RISE_M) & (aside < ON_TOP_OFFSET_M)
-    return above & (state.cube_gaps_m < CONTACT_GAP_M)
+    above = (step[..., 2] > RISE.threshold) & (aside < ASIDE.threshold)
+    return above & (state.cube_gaps_m < BLOCK_CONTACT.threshold)
 
 
 def task_distance(state: np.ndarray, goal: CubeGoal, objects: tuple[str, ...]) -> float:

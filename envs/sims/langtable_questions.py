@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import permutations
 
 import numpy as np
 
 from wm_gym.envs.sims.langtable_shapes import PEG_RADIUS_M, geometry, signed_distances
+from wm_gym.envs.sims.slack import above, below, ordered_pairs
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
-from wm_gym.semantic.questions import Limit, Question, QuestionError, QuestionType
+from wm_gym.semantic.questions import Question, QuestionError, QuestionType
+
+PRESENT_TYPES = (
+    "block_touching",
+    "peg_to_block",
+    "block_board_position",
+    "peg_block_direction",
+    "block_block_direction",
+)
+"""Types that a single picture answers; the others compare the future with the present."""
 
 _AXES = {
     "right": (1.0, 0.0),
@@ -104,22 +113,8 @@ def _outlines(objects: tuple[str, ...]) -> np.ndarray:
     return np.stack([np.pad(o, ((0, longest - len(o)), (0, 0)), mode="edge") for o in outlines])
 
 
-def _below(value: np.ndarray, limit: Limit) -> np.ndarray:
-    return (limit.threshold - value) / limit.margin
-
-
-def _above(value: np.ndarray, limit: Limit) -> np.ndarray:
-    return (value - limit.threshold) / limit.margin
-
-
 def _centres(states: np.ndarray) -> np.ndarray:
     return states[:, 2:].reshape(len(states), -1, 3)[..., :2]
-
-
-def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and second index of every ordered pair, in the order of the instances."""
-    first, second = zip(*permutations(range(count), 2), strict=True)
-    return np.asarray(first), np.asarray(second)
 
 
 def _directed(kind: QuestionType, offset: np.ndarray) -> np.ndarray:
@@ -128,7 +123,7 @@ def _directed(kind: QuestionType, offset: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(offset, axis=-1, keepdims=True)
     cosine = np.clip(offset @ axes.T / np.maximum(length, _STILL_M), -1.0, 1.0)
     angle = np.where(length < _STILL_M, 180.0, np.degrees(np.arccos(cosine)))
-    return _below(angle, kind.limits["angle"])
+    return below(angle, kind.limits["angle"])
 
 
 def _peg_gaps(states: np.ndarray, objects: tuple[str, ...]) -> np.ndarray:
@@ -138,27 +133,27 @@ def _peg_gaps(states: np.ndarray, objects: tuple[str, ...]) -> np.ndarray:
 
 
 def _block_touching(kind, before, after, objects):
-    first, second = _pairs(len(objects))
-    return _below(block_gaps(after, objects)[:, first, second], kind.limits["gap"])
+    first, second = ordered_pairs(len(objects))
+    return below(block_gaps(after, objects)[:, first, second], kind.limits["gap"])
 
 
 def _peg_to_block(kind, before, after, objects):
-    return _below(_peg_gaps(after, objects), kind.limits["gap"])
+    return below(_peg_gaps(after, objects), kind.limits["gap"])
 
 
 def _block_board_position(kind, before, after, objects):
     limit = kind.limits["centre"]
     x, y = np.moveaxis(_centres(after), -1, 0)  # (N, n)
     sides = {
-        "right": _above(x, limit),
-        "left": _above(-x, limit),
-        "top": _above(y, limit),
-        "bottom": _above(-y, limit),
+        "right": above(x, limit),
+        "left": above(-x, limit),
+        "top": above(y, limit),
+        "bottom": above(-y, limit),
     }
     places = []
     for value in kind.values:
         if value == "center":
-            places.append(_below(np.maximum(np.abs(x), np.abs(y)), limit))
+            places.append(below(np.maximum(np.abs(x), np.abs(y)), limit))
         else:
             places.append(np.minimum.reduce([sides[side] for side in value.split(" ")]))
     return np.stack(places, -1)
@@ -169,18 +164,18 @@ def _peg_block_direction(kind, before, after, objects):
 
 
 def _block_block_direction(kind, before, after, objects):
-    first, second = _pairs(len(objects))
+    first, second = ordered_pairs(len(objects))
     centres = _centres(after)
     return _directed(kind, centres[:, first] - centres[:, second])
 
 
 def _block_moved(kind, before, after, objects):
     way = np.linalg.norm(_centres(after) - _centres(before), axis=-1)
-    return _above(way, kind.limits["way"])
+    return above(way, kind.limits["way"])
 
 
 def _moved_towards(kind: QuestionType, way: np.ndarray) -> np.ndarray:
-    far = _above(np.linalg.norm(way, axis=-1), kind.limits["way"])
+    far = above(np.linalg.norm(way, axis=-1), kind.limits["way"])
     return np.minimum(far[..., None], _directed(kind, way))
 
 
@@ -193,17 +188,17 @@ def _peg_move_direction(kind, before, after, objects):
 
 
 def _block_block_closer(kind, before, after, objects):
-    first, second = _pairs(len(objects))
+    first, second = ordered_pairs(len(objects))
     was, now = (
         np.linalg.norm(_centres(s)[:, first] - _centres(s)[:, second], axis=-1)
         for s in (before, after)
     )
-    return _above(was - now, kind.limits["approach"])
+    return above(was - now, kind.limits["approach"])
 
 
 def _peg_block_closer(kind, before, after, objects):
     was, now = (np.linalg.norm(s[:, None, :2] - _centres(s), axis=-1) for s in (before, after))
-    return _above(was - now, kind.limits["approach"])
+    return above(was - now, kind.limits["approach"])
 
 
 _Predicate = Callable[[QuestionType, np.ndarray, np.ndarray, tuple[str, ...]], np.ndarray]

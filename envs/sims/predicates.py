@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wm_gym.envs.sims import bridge_tasks, langtable_tasks
+from wm_gym.envs.sims import bridge_tasks, cube_tasks, langtable_tasks
 
 
 def langtable_success(objects: Sequence[str]) -> Callable[[np.ndarray, str], bool]:
@@ -30,7 +30,22 @@ def bridge_success(objects: Sequence[str]) -> Callable[[np.ndarray, str], bool]:
     return fulfils
 
 
-_PREDICATES = {"LangTable-v0": langtable_success, "BridgeSim-v0": bridge_success}
+def cube_success(objects: Sequence[str]) -> Callable[[np.ndarray, str], bool]:
+    """Cube's predicate, with these cubes in the order of the state."""
+    cubes = tuple(objects)
+
+    def fulfils(state: np.ndarray, instruction: str) -> bool:
+        goal = cube_tasks.parse_instruction(instruction, cubes)
+        return cube_tasks.is_success(state, goal, cubes)
+
+    return fulfils
+
+
+_PREDICATES = {
+    "LangTable-v0": langtable_success,
+    "BridgeSim-v0": bridge_success,
+    "Cube-v0": cube_success,
+}
 
 
 def success_predicate(

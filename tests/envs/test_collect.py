@@ -13,8 +13,11 @@ import pytest
 
 from tests.data.counter_env import CounterFactory
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
-from wm_gym.envs.collect import CollectConfig, SimulatorFactory, behaviour_of, collect
+from wm_gym.domains import DOMAINS
+from wm_gym.envs.collect import CollectConfig, behaviour_of, collect
+from wm_gym.envs.sims import bridge_objects, cube
 from wm_gym.envs.sims.langtable_shapes import OOD_OBJECTS
+from wm_gym.envs.simulator_factory import SimulatorFactory
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,3 +212,21 @@ def test_what_lies_on_the_table_can_be_chosen(tmp_path):
     assert "objects" not in CollectConfig(out=tmp_path).identity()  # older collections go on
     with pytest.raises(ValueError, match="the task decides what is there"):
         CollectConfig(out=tmp_path, env_id="BridgeSim-v0", objects="standard")
+
+
+def test_a_background_can_be_chosen_where_there_is_a_choice(tmp_path):
+    for env_id, domain in {d.twin: d for d in DOMAINS.values()}.items():
+        with pytest.raises(ValueError, match="background='mars'"):
+            CollectConfig(out=tmp_path, env_id=env_id, background="mars")
+        for background in domain.backgrounds:
+            chosen = CollectConfig(out=tmp_path, env_id=env_id, background=background)
+            assert chosen.identity()["background"] == background
+    assert "background" not in CollectConfig(out=tmp_path).identity()  # older collections go on
+    assert DOMAINS["bridge"].backgrounds == tuple(bridge_objects.BACKGROUNDS)
+    assert DOMAINS["cube"].backgrounds == cube.BACKGROUNDS
+    env, _ = SimulatorFactory("BridgeSim-v0", "24x24", 5, background="navy")()
+    usual, _ = SimulatorFactory("BridgeSim-v0", "24x24", 5)()
+    frames = [e.reset(seed=0)[0] for e in (env, usual)]
+    assert (frames[0] != frames[1]).any()
+    env.close()
+    usual.close()

@@ -8,9 +8,10 @@ import torch
 
 from wm_gym.data.episodes import Episode
 from wm_gym.domains import BRIDGE
-from wm_gym.envs.collect import CollectConfig, SimulatorFactory, collect_episode
+from wm_gym.envs.collect import CollectConfig, collect_episode
 from wm_gym.envs.sims.bridge_view import on_table, project
 from wm_gym.envs.sims.teachers import TEACHERS
+from wm_gym.envs.simulator_factory import SimulatorFactory
 from wm_gym.evaluation.effectors import locate_gripper
 from wm_gym.policies.train_behaviour_cloning import place_loss
 

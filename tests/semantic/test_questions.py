@@ -4,11 +4,18 @@ import re
 
 import pytest
 
+from wm_gym.semantic.cube_question_types import CUBE_QUESTIONS
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS, ROBOT_QUESTIONS
 from wm_gym.semantic.questions import Question, QuestionError, QuestionType
+from wm_gym.semantic.tokens import words_of
 
 BLOCKS = ("red moon", "blue cube", "purple pentagon")
-SETS = {"langtable": LANGTABLE_QUESTIONS, "robot": ROBOT_QUESTIONS}
+CUBES = ("red cube", "yellow cube", "blue cube")
+SETS = {
+    "langtable": (LANGTABLE_QUESTIONS, BLOCKS),
+    "cube": (CUBE_QUESTIONS, CUBES),
+    "robot": (ROBOT_QUESTIONS, BLOCKS),
+}
 
 
 def test_langtable_has_the_papers_ten_types():
@@ -28,11 +35,29 @@ def test_langtable_has_the_papers_ten_types():
     assert not any(kind.predicate for kind in ROBOT_QUESTIONS)
 
 
+def test_cube_has_ogbenchs_six_types():
+    assert [kind.name for kind in CUBE_QUESTIONS] == [
+        "cube_grasped",
+        "gripper_touching_block",
+        "block_touching_block",
+        "block_on_top_of_block",
+        "gripper_closer_to_block",
+        "block_closer_to_block",
+    ]
+    assert all(kind.predicate and kind.limits for kind in CUBE_QUESTIONS)
+    units = {limit.unit for kind in CUBE_QUESTIONS for limit in kind.limits.values()}
+    assert units == {"m"}
+
+
+def test_untrained_phrasings_of_cube_are_made_of_trained_words():
+    assert words_of(CUBE_QUESTIONS, untrained=True) <= words_of(CUBE_QUESTIONS)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_every_phrasing_leads_back_to_its_question(name):
-    questions = SETS[name]
+    questions, objects = SETS[name]
     for kind in questions:
-        for question in questions.instances(kind.name, BLOCKS):
+        for question in questions.instances(kind.name, objects):
             for number in range(10):
                 text = questions.text(question, number)
                 assert questions.parse_phrasing(text) == (question, number), text
@@ -41,11 +66,11 @@ def test_every_phrasing_leads_back_to_its_question(name):
 
 @pytest.mark.parametrize("name", SETS)
 def test_no_two_questions_share_their_words(name):
-    questions = SETS[name]
+    questions, objects = SETS[name]
     texts = [
         questions.text(question, number).lower()
         for kind in questions
-        for question in questions.instances(kind.name, BLOCKS)
+        for question in questions.instances(kind.name, objects)
         for number in range(10)
     ]
     assert len(set(texts)) == len(texts)

@@ -4,11 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
+import wm_gym  # noqa: F401  registers the ids
 from tests.semantic.conftest import TINY, tiny_semantic_model
+from tests.semantic.cube_episodes import CUBES, write_cube_episodes
 from tests.semantic.episodes import write_episodes
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
@@ -53,6 +56,25 @@ def test_the_checkpoint_says_what_it_is(trained, qa):
     asked = model.ask([("Did the red moon move?", 5)])
     frames = torch.zeros(1, 24, 24, 3, dtype=torch.uint8)
     assert model.look(frames).probabilities(torch.zeros(1, 5, 2), asked).sum() < 1
+
+
+def test_a_model_of_cube_is_trained_and_becomes_its_environment(tmp_path):
+    write_cube_episodes(tmp_path / "episodes", 4)
+    qa = collect_qa(CollectQAConfig((tmp_path / "episodes",), tmp_path / "qa"))
+    loop = dataclasses.replace(LOOP, steps=1)
+    folder = train_semantic(config(qa, tmp_path / "run", loop=loop))
+    spec = load_semantic_model(folder).spec
+    assert (spec.twin, spec.action.size, spec.objects) == ("Cube-v0", 5, CUBES)
+    env = gymnasium.make("WM-Cube-SWM-v0", checkpoint=str(folder), horizon=2)
+    words = "stack the red cube on the blue cube"
+    options = {"frames": np.zeros((16, 16, 3), np.uint8), "instruction": words}
+    _, info = env.reset(seed=0, options=options)
+    assert next(iter(info["answers"])) == "Is the red cube on top of the blue cube? yes"
+    value = info["value"]
+    for _ in range(2):
+        *_, reward, terminated, _, info = env.step(env.action_space.sample())
+        value += reward
+    assert terminated and value == pytest.approx(info["value"], abs=1e-6)
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, qa, tmp_path):

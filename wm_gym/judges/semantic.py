@@ -17,7 +17,7 @@ import torch
 from wm_gym.data.frames import resize
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.verdicts import Clip, Verdict, check_batch
-from wm_gym.semantic.tasks import langtable_task
+from wm_gym.semantic.tasks import semantic_task
 from wm_gym.semantic.value import present_probabilities
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class SemanticJudge:
         wanted = []
         for text in instructions:
             goal = self.instructions.parse(text)
-            wanted.append(langtable_task(goal.task, goal.objects).subgoals[-1].done)
+            task = semantic_task(self.model.spec.twin, goal.task, goal.objects)
+            wanted.append(task.subgoals[-1].done)
         frame = self.model.spec.frame
         last = [resize(clip.frames[-1], frame.height, frame.width) for clip in clips]
         view = self.model.look(torch.from_numpy(np.stack(last)))

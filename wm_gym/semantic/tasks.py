@@ -202,3 +202,76 @@ def langtable_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
             f"'separate' or 'push' with two, or one of {sorted(LANGTABLE_MULTI_STEP)} with none"
         )
     return LANGTABLE_TASKS[name].named(*objects)
+
+
+_GRASPED = "Is the robot grasping the {first}?"
+_GRIPPER_TOUCHES = "Is the robotic gripper touching the {first}?"
+_ON_TOP = "Is the {first} on top of the {second}?"
+
+CUBE_TASKS: dict[str, SemanticTask] = {
+    "reach": SemanticTask(
+        "reach the {first}",
+        (
+            Subgoal(
+                "reach the {first}",
+                (
+                    _yes(_GRIPPER_TOUCHES, 0.8),
+                    _yes("Is the robotic gripper closer to the {first}?", 0.2),
+                ),
+                (_yes(_GRIPPER_TOUCHES),),
+            ),
+        ),
+    ),
+    "stack": SemanticTask(
+        "stack the {first} on the {second}",
+        (
+            Subgoal("grasp the {first}", (_yes(_GRASPED),), (_yes(_GRASPED),)),
+            Subgoal(
+                "put the {first} on the {second}",
+                (_yes(_ON_TOP, 0.6), _yes(_GRASPED, 0.4)),
+                (_yes(_ON_TOP),),
+            ),
+        ),
+    ),
+}
+"""Cube's tasks by the names that instructions have; {first} and {second} are cubes."""
+
+
+def cube_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
+    """A task of Cube.
+
+    Args:
+        name: `reach` or `stack`.
+        objects: the cubes it is about: one or two.
+
+    Raises:
+        TaskError: if there is no such task or it is about another number of cubes.
+    """
+    if name not in CUBE_TASKS or len(objects) != (1 if name == "reach" else 2):
+        raise TaskError(
+            f"task {name!r} with objects {objects} is unknown; expected 'reach' with one cube or "
+            "'stack' with two"
+        )
+    return CUBE_TASKS[name].named(*objects)
+
+
+_TASKS = {"LangTable-v0": langtable_task, "Cube-v0": cube_task}
+
+
+def semantic_task(simulator: str | None, name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
+    """A task of the simulator that a model's card names as its twin.
+
+    Args:
+        simulator: its id.
+        name: of the task, as in its instructions.
+        objects: what it is about.
+
+    Raises:
+        TaskError: if the simulator has no tasks stated as questions, or not this one.
+    """
+    if simulator not in _TASKS:
+        raise TaskError(
+            f"simulator {simulator!r} has no tasks stated as questions; expected one of "
+            f"{list(_TASKS)}, or state a SemanticTask yourself"
+        )
+    return _TASKS[simulator](name, objects)

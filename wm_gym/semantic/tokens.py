@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from wm_gym.semantic.cube_question_types import CUBE_COLOURS, CUBE_QUESTIONS
 from wm_gym.semantic.question_types import LANGTABLE_COLOURS, LANGTABLE_QUESTIONS, LANGTABLE_SHAPES
 from wm_gym.semantic.questions import QuestionError, QuestionSet
 
@@ -161,3 +162,12 @@ def langtable_tokenizer() -> QuestionTokenizer:
     The untrained phrasings are made of the same words, so they test wordings, not words.
     """
     return word_tokenizer(words_of(LANGTABLE_QUESTIONS) | {*LANGTABLE_COLOURS, *LANGTABLE_SHAPES})
+
+
+def cube_tokenizer() -> QuestionTokenizer:
+    """The tokenizer of the embedded Cube models, made like LangTable's."""
+    return word_tokenizer(words_of(CUBE_QUESTIONS) | {*CUBE_COLOURS, "cube"})
+
+
+TOKENIZERS = {"LangTable-v0": langtable_tokenizer, "Cube-v0": cube_tokenizer}
+"""Simulator id -> makes the tokenizer of its embedded models."""

@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from wm_gym.data.episodes import EpisodeDataset
-from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
-from wm_gym.semantic.questions import TRAINED_PHRASINGS, UNTRAINED_PHRASINGS, Question, QuestionSet
+from wm_gym.data.episodes import EpisodeDataset, EpisodeError
+from wm_gym.domains import domain_of
+from wm_gym.semantic.question_sets import QUESTION_SETS
+from wm_gym.semantic.questions import TRAINED_PHRASINGS, UNTRAINED_PHRASINGS, Question
 
 INDEX = "qa.json"
 QA_VERSION = 1
@@ -43,6 +44,35 @@ _KEPT_TABLES = 512
 
 class QAError(ValueError):
     """A folder of questions that is absent, damaged, or about other episodes."""
+
+
+_OBJECTS_KEYS = {
+    simulator: domain.objects_keyword
+    for simulator in QUESTION_SETS
+    if (domain := domain_of(simulator)) is not None
+}
+"""Simulator id -> the entry of its states that names what lies on the table."""
+
+
+def simulator_of_start(start: Mapping[str, Any]) -> str:
+    """The simulator that an episode's start state is of.
+
+    Raises:
+        EpisodeError: if it is of none that questions can be asked about.
+    """
+    for simulator, key in _OBJECTS_KEYS.items():
+        if key in start:
+            return simulator
+    raise EpisodeError(
+        "an episode's start state does not say what lies on the table; questions are asked about "
+        f"episodes of {', '.join(_OBJECTS_KEYS)}"
+    )
+
+
+def objects_of(start: Mapping[str, Any]) -> tuple[str, ...]:
+    """What lies on the table of a start state, in the order of the privileged state."""
+    named = str(start[_OBJECTS_KEYS[simulator_of_start(start)]])
+    return tuple(name.strip() for name in named.split(","))
 
 
 @dataclass(frozen=True)
@@ -91,16 +121,13 @@ class SAQADataset:
 
     Args:
         folder: written by `wm-gym collect-qa`.
-        questions: the domain's question types.
 
     Raises:
         QAError: if there are none or their episodes have changed.
     """
 
-    def __init__(self, folder: str | Path, questions: QuestionSet = LANGTABLE_QUESTIONS) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
-        self.questions = questions
-        self.kinds = list(questions)
         try:
             index = json.loads((self.folder / INDEX).read_text())
         except (OSError, json.JSONDecodeError) as error:
@@ -114,6 +141,9 @@ class SAQADataset:
                 f"{QA_VERSION}; collect the questions again"
             )
         self.settings: dict = index["settings"]
+        self.simulator = str(index.get("simulator", "LangTable-v0"))  # older ones name none
+        self.questions = QUESTION_SETS[self.simulator]
+        self.kinds = list(self.questions)
         self.sources: list[EpisodeDataset] = []
         columns: dict[str, list[np.ndarray]] = {name: [] for name in (*RECORD, "source")}
         for number, entry in enumerate(SourceEntry(**e) for e in index["sources"]):
@@ -150,9 +180,8 @@ class SAQADataset:
         return int(self.records["horizon"].max())
 
     def objects(self, source: int, episode: int) -> tuple[str, ...]:
-        """Blocks on the table of an episode."""
-        start = self.sources[source][episode].start_state
-        return tuple(name.strip() for name in str(start["blocks"]).split(","))
+        """What lies on the table of an episode."""
+        return objects_of(self.sources[source][episode].start_state)
 
     def _instances(self, source: int, episode: int) -> list[list[Question]]:
         """Every question about an episode's blocks, by type; the latest tables are kept."""

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from wm_gym.checkpoints import resolve_checkpoint
-from wm_gym.domains import LANGTABLE
+from wm_gym.domains import Domain, domain_of
 from wm_gym.semantic.attention import PrefixAttention
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig
-from wm_gym.semantic.tokens import QuestionTokenizer, langtable_tokenizer
+from wm_gym.semantic.tokens import TOKENIZERS, QuestionTokenizer, langtable_tokenizer
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import FrameSpec
@@ -138,14 +138,14 @@ class SemanticBatches:
 
 
 def starting_point(
-    config: TrainSemanticConfig,
+    config: TrainSemanticConfig, domain: Domain
 ) -> tuple[SemanticNetwork, QuestionTokenizer, SemanticSpec | None]:
     """Network and tokenizer to start from, and the card if there is one."""
     if config.init:
         model = load_semantic_model(str(resolve_checkpoint(config.init, None)))
         return model.network.requires_grad_(True).train(), model.tokenizer, model.spec
-    tokenizer = langtable_tokenizer()
-    sizes = replace(config.network, vocabulary=tokenizer.size, action_width=LANGTABLE.action.size)
+    tokenizer = TOKENIZERS[domain.twin]()
+    sizes = replace(config.network, vocabulary=tokenizer.size, action_width=domain.action.size)
     return SemanticNetwork(sizes, config.prefix_attention), tokenizer, None
 
 
@@ -181,10 +181,12 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
     torch.manual_seed(config.seed)
     saqa = SAQADataset(config.qa)
     batches = SemanticBatches(config, saqa)
-    network, tokenizer, card = starting_point(config)
+    domain = domain_of(saqa.simulator)
+    assert domain is not None  # every question set belongs to a domain
+    network, tokenizer, card = starting_point(config, domain)
     if config.lora_rank:
         add_lora(network, config.lora_rank)
-    spec = make_card(config, saqa, network, card)
+    spec = make_card(config, saqa, domain, network, card)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     module = SemanticLoss(network, tokenizer, spec.action)
     loop = TrainingLoop(
@@ -233,6 +235,7 @@ def _check_batch(config: TrainSemanticConfig, saqa: SAQADataset) -> QABatch:
 def make_card(
     config: TrainSemanticConfig,
     saqa: SAQADataset,
+    domain: Domain,
     network: SemanticNetwork,
     card: SemanticSpec | None,
 ) -> SemanticSpec:
@@ -251,22 +254,22 @@ def make_card(
     return SemanticSpec(
         name=config.name,
         description=(
-            "A semantic world model of wm_gym's LangTable simulator: says how likely an answer to "
-            "a question is after a sequence of actions."
+            f"A semantic world model of wm_gym's {domain.twin} simulator: says how likely an "
+            "answer to a question is after a sequence of actions."
         ),
         embedded=False,
         licence="Apache-2.0",
-        training_data=LANGTABLE.training_data,
+        training_data=domain.training_data,
         recipe=dict(recipe),
-        twin=LANGTABLE.twin,
-        frame=FrameSpec(int(height), int(width), LANGTABLE.frame.camera),
-        action=replace(LANGTABLE.action, width=network.config.action_width),
+        twin=domain.twin,
+        frame=FrameSpec(int(height), int(width), domain.frame.camera),
+        action=replace(domain.action, width=network.config.action_width),
         network=asdict(network.config),
         prefix_attention=network.prefix_attention,
         objects=tuple(objects),
         weights_sha256={},
         horizon=max(1, int(saqa.settings["max_horizon"])),
-        tasks=dict(LANGTABLE.tasks),
+        tasks=dict(domain.tasks),
     )
 
 

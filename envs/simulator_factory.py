@@ -1,0 +1,54 @@
+"""Makes a simulator and those who act in it, wherever episodes are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+
+from wm_gym.domains import domain_of
+from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
+
+Factory = Callable[[], tuple[gym.Env, Behaviours]]
+"""Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
+
+
+@dataclass(frozen=True)
+class SimulatorFactory:
+    """Makes a registered simulator with pixel observations, and its behaviours."""
+
+    env_id: str
+    frame_size: str
+    horizon: int
+    noise: tuple[float, float] | None = None
+    objects: str = ""
+    background: str = ""
+
+    def __call__(self) -> tuple[gym.Env, Behaviours]:
+        """The simulator and its behaviours.
+
+        Raises:
+            ValueError: if nobody is known who acts in this simulator.
+        """
+        import wm_gym  # noqa: F401  registers the ids
+
+        if self.env_id not in BEHAVIOURS:
+            raise ValueError(
+                f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
+                f"{sorted(BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
+            )
+        domain = domain_of(self.env_id)
+        chosen: dict[str, Any] = {"background": self.background} if self.background else {}
+        if domain and self.objects:
+            chosen[domain.objects_keyword] = self.objects
+        env = gym.make(
+            self.env_id,
+            frame_size=self.frame_size,
+            horizon=self.horizon,
+            terminate_on_success=False,
+            disable_env_checker=True,
+            **chosen,
+        )
+        return env, BEHAVIOURS[self.env_id](self.noise)
