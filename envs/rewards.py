@@ -153,9 +153,13 @@ class JudgeReward:
         Raises:
             JudgeError: if there is no verdict on an episode, which then has no reward.
         """
+        from wm_gym.chat.requests import ChatError
         from wm_gym.judges.verdicts import JudgeError
 
-        verdicts = self.asked.judge(clips, instructions)
+        try:
+            verdicts = self.asked.judge(clips, instructions)
+        except ChatError as error:
+            raise JudgeError(f"reward {self.name!r}: {error}; reset to go on") from error
         pairs = zip(verdicts, instructions, strict=True)
         failed = [f"{verdict.error} ({text!r})" for verdict, text in pairs if verdict.error]
         if failed:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.policies.base import Observation, Policy, check_policy
 from wm_gym.policies.chunks import ChunkError, read_chunk
 from wm_gym.policies.compatibility import ActionConversion, check_compatible
+from wm_gym.policies.recordings import write_recording
 from wm_gym.policies.rows import EpisodeRows, as_rows
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def run_policy(
     results: str | Path | None = None,
     keep_frames: bool = False,
     keep_actions: bool = False,
+    recordings: str | Path | None = None,
     progress: bool = True,
     description: str = "episodes",
 ) -> list[EpisodeRecord]:
@@ -97,6 +99,8 @@ def run_policy(
         results: file of JSON lines.
         keep_frames: keep all frames in the records (not in the file).
         keep_actions: keep all actions in the records (not in the file).
+        recordings: folder for the frames of every episode (see `wm_gym.policies.recordings`),
+            written before its record is; belongs to the same `results`.
         progress: whether to show a progress bar.
         description: its label.
 
@@ -124,7 +128,8 @@ def run_policy(
     size = BLOCK_ROUNDS * rows.count
     if results is not None:
         records = _read_results(Path(results), options, seeds, size)
-    block = _Block(rows, policy, conversion, max_steps, keep_frames, keep_actions)
+    with_frames = keep_frames or recordings is not None
+    block = _Block(rows, policy, conversion, max_steps, with_frames, keep_actions)
     with tqdm(
         total=len(options),
         initial=len(records),
@@ -135,6 +140,12 @@ def run_policy(
         for first in range(len(records), len(options), size):
             numbers = range(first, min(first + size, len(options)))
             done = block.run(numbers, options, seeds, bar)
+            if recordings is not None:
+                for record in done:
+                    assert record.frames is not None
+                    write_recording(Path(recordings), record.index, record.frames)
+            if not keep_frames:
+                done = [replace(record, frames=None) for record in done]
             if results is not None:
                 _append(Path(results), done)
             records += done

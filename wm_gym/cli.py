@@ -79,6 +79,18 @@ COMMANDS: dict[str, Command] = {
         "compare_real",
         "success of policies in the dream against success in the simulator",
     ),
+    "judge": Command(
+        "wm_gym.evaluation.judge_videos",
+        "JudgeVideosConfig",
+        "judge_videos",
+        "say whether videos show what an instruction asks for",
+    ),
+    "calibrate-judge": Command(
+        "wm_gym.evaluation.calibrate_judge",
+        "CalibrateJudgeConfig",
+        "calibrate_judge",
+        "accuracy of judges on recorded and imagined clips",
+    ),
     "diagnose": Command(
         "wm_gym.evaluation.diagnose",
         "DiagnoseConfig",

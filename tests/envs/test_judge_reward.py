@@ -8,12 +8,13 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
+from tests.chat.chat_server import ScriptedServer
 from tests.judges.colour_judges import COLOUR_ENTRY
 from wm_gym.envs.episode_clips import EpisodeClips
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.judges.classifier import ClassifierJudge
-from wm_gym.judges.registry import JUDGES
+from wm_gym.judges.registry import JUDGES, judge_name
 from wm_gym.judges.verdicts import Clip, JudgeError, evenly
 
 
@@ -131,6 +132,21 @@ def test_an_episode_without_a_verdict_has_no_reward_but_an_error(tiny_model):
     env.reset(seed=0, options=options | {"instruction": "reach the blue cube"})
     env.step(np.zeros(2, np.float32))
     assert env.step(np.zeros(2, np.float32))[2]
+
+
+def test_a_model_behind_a_server_rewards_the_rows_that_end_together(tiny_model, tmp_path):
+    with ScriptedServer(lambda request: "It is near. Score: 0.5") as server:
+        where = {"base_url": server.base_url, "cache": str(tmp_path), "retries": 0}
+        name = judge_name("api", model="m", frames=2, **where)
+        envs = make_vec(tiny_model, reward=f"judge:{name}", horizon=1)
+        envs.reset(seed=0)
+        _, rewards, terminated, _, infos = envs.step(np.zeros((3, 2), np.float32))
+        assert rewards.tolist() == [0.5] * 3 and terminated.all() and infos["is_success"].all()
+        assert len(server.requests) == 3 and infos["judge"]["rationale"][0].startswith("It is near")
+        assert infos["judge"]["model"][0] == "m" and infos["judge"]["prompt"][0] == "success-1"
+        envs.reset(seed=7)
+    with pytest.raises(JudgeError, match=r"cannot be reached .*reset to go on"):
+        envs.step(np.zeros((3, 2), np.float32))
 
 
 def test_a_judge_needs_an_instruction(tiny_model):

@@ -1,6 +1,7 @@
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +14,12 @@ from wm_gym.evaluation.compare_real import CompareRealConfig, compare_real
 from wm_gym.evaluation.compare_real_policies import FewEpisodesWarning
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionSet
+from wm_gym.judges.registry import JUDGES
+from wm_gym.judges.verdicts import Verdict
 from wm_gym.policies.action_replay import ActionReplayPolicy
 from wm_gym.policies.base import PolicyError, save_policy
 from wm_gym.policies.compatibility import IncompatiblePolicyError
+from wm_gym.policies.recordings import read_recording
 
 TEMPLATES = {"reach": "reach the {first}", "leave": "leave the {first}"}
 STARTS = 12
@@ -26,6 +30,27 @@ def start_states():
     texts = ["reach the end"] * STARTS + ["leave the end"] * STARTS
     frames = np.zeros((2 * STARTS, 4, 20, 3), np.uint8)
     return StartStates(tuple(names), tuple(texts), frames, ({},) * (2 * STARTS))
+
+
+@dataclass(frozen=True)
+class DotJudgeConfig:
+    cell: int
+
+    def make(self, context):
+        return DotJudge(self.cell)
+
+
+class DotJudge:
+    """Sees success where the dot ends in one cell."""
+
+    name, frames = "dot", 1
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def judge(self, clips, instructions):
+        scores = [float(clip.frames[-1][0, self.cell, 0] > 0) for clip in clips]
+        return [Verdict(score, score > 0, "", self.name, 0.0) for score in scores]
 
 
 class FakeDream(LineVectorEnv):
@@ -149,6 +174,39 @@ def test_true_episodes_serve_several_world_models(worlds, config, monkeypatch, t
     assert truths[0] == truths[1]
     with pytest.raises(ValueError, match=r"true holds a run with other settings.*max_steps: 15"):
         compare_real(replace(other, out=tmp_path / "third", max_steps=9))
+
+
+def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
+    worlds, config, monkeypatch
+):
+    monkeypatch.setitem(JUDGES, "dot", (__name__, "DotJudgeConfig"))
+    report = compare_real(replace(config, judge="dot?cell=16"))
+    assert report["judge"] == "dot?cell=16"
+    imagined = config.out / "imagined_to_judge"
+    for entry in report["policies"]:
+        for task in config.tasks:
+            cell = imagined / f"{entry['name'].replace(' ', '_')}-{task}"
+            clips = [read_recording(cell, index) for index in range(STARTS)]
+            said = [bool(clip[-1][0, 16, 0]) for clip in clips]
+            stored = json.loads(Path(f"{cell}.dot.json").read_text())["verdicts"]
+            assert [verdict["success"] for verdict in stored] == said
+            assert entry["tasks"][task]["imagined_success_rate"] == np.mean(said)
+    ran = []
+    real_run = module.run_policy
+
+    def seen(*args, **kwargs):
+        records = real_run(*args, **kwargs)
+        ran.append(kwargs["results"].stat().st_mtime_ns)
+        return records
+
+    before = {path: path.stat().st_mtime_ns for path in imagined.glob("*.jsonl")}
+    monkeypatch.setattr(module, "run_policy", seen)
+    other = compare_real(replace(config, judge="dot?cell=0"))
+    assert {path: path.stat().st_mtime_ns for path in imagined.glob("*.jsonl")} == before
+    rates = [[p["imagined_success_rate"] for p in r["policies"]] for r in (report, other)]
+    assert rates[0] != rates[1] and len(ran) == 32
+    with pytest.raises(ValueError, match="judge 'vibes' does not exist"):
+        replace(config, judge="vibes")
 
 
 def test_other_settings_are_refused_in_the_same_folder(worlds, config):

@@ -11,6 +11,7 @@ from tests.semantic.episodes import write_episodes
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.cli import main
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
+from wm_gym.evaluation.reliability import reliability
 from wm_gym.evaluation.semantic import (
     Answered,
     EvaluateSemanticConfig,
@@ -18,7 +19,6 @@ from wm_gym.evaluation.semantic import (
     answer_questions,
     blinded,
     describe_answers,
-    reliability,
 )
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.semantic.world_model import save_semantic_model
@@ -79,7 +79,8 @@ def test_parts_add_up_to_the_whole():
     assert found["low"] < found["accuracy"] < found["high"]
     truth = dataclasses.replace(answered, said=answered.yes)
     assert accuracy(truth)["accuracy"] == 1.0
-    assert sum(row["questions"] for row in reliability(answered)) == len(answered.yes)
+    rows = reliability(answered.p_yes, answered.yes)
+    assert sum(row["cases"] for row in rows) == len(answered.yes)
 
 
 def test_controls_take_away_what_they_say(folder):

@@ -15,9 +15,10 @@ from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.goal_labels import label_langtable
 from wm_gym.envs.sims import langtable_tasks as tasks
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_frames, to_pixels
+from wm_gym.metrics.statistics import balanced_accuracy
 from wm_gym.training.autoencoder import AutoencoderConfig, median_frame, train_autoencoder
 from wm_gym.training.loop import LoopConfig
-from wm_gym.training.reward import LabelledLatents, balanced_accuracy, measure_classifier
+from wm_gym.training.reward import LabelledLatents, measure_classifier
 
 TINY = VAEMiniConfig(32, 32, 8, 2, 4, 16, 1, 1, 2)
 
@@ -103,8 +104,8 @@ def test_batches_are_a_third_successes_near_misses_and_others():
 def test_balanced_accuracy_by_hand():
     score = np.array([0.9, 0.4, 0.6, 0.1])
     truth = np.array([True, True, False, False])
-    assert balanced_accuracy(score, truth, 0.5) == 0.5
-    assert balanced_accuracy(score, truth, 0.3) == 0.75
+    assert balanced_accuracy(score > 0.5, truth) == 0.5
+    assert balanced_accuracy(score > 0.3, truth) == 0.75
 
 
 def test_given_thresholds_are_used_as_they_are():

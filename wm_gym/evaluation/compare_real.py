@@ -20,8 +20,10 @@ from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
 from wm_gym.evaluation.compare_real_policies import NamedPolicy, open_policies, warn_of_few
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
+from wm_gym.evaluation.judge_episodes import judge_episodes
 from wm_gym.evaluation.models import embedded_folder
 from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.judges.registry import JudgeContext, make_judge, read_judge_name
 from wm_gym.metrics.statistics import (
     Interval,
     bootstrap_interval,
@@ -35,6 +37,7 @@ from wm_gym.policies.runner import EpisodeRecord, run_policy
 
 if TYPE_CHECKING:
     from wm_gym.envs.start_states import StartStates
+    from wm_gym.judges.verdicts import Judge
 
 STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
 
@@ -65,6 +68,9 @@ class CompareRealConfig:
     """Denoising steps per frame; the card's by default."""
     cache: str = "auto"
     """Cache mode of the rollouts: auto, off, exact or rolling."""
+    judge: str | None = None
+    """Judge of the imagined episodes (docs/judges.md), asked after they have run to their end;
+    the success classifier, which ends them, by default."""
     device: str = "cpu"
     """Torch device."""
     seed: int = 0
@@ -89,6 +95,8 @@ class CompareRealConfig:
                 f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}; expected at "
                 "least 1 each"
             )
+        if self.judge is not None:
+            read_judge_name(self.judge)
 
 
 @dataclass(frozen=True)
@@ -132,19 +140,20 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     true_rows = SimulatorRows(twins, spec.action, spec.frame)
     true = run_cells(config, true_rows, policies, starts, "true", clock, true_folder)
     true_rows.close()
-    imagined = run_cells(config, VectorRows(dream), policies, starts, "imagined", clock)
+    imagined = run_dream(config, dream, policies, starts, "imagined", clock)
     domain = spec.name.split("-")[0]
     report: dict[str, Any] = {
         "domain": domain,
         "world_model": _describe(dream, config.checkpoint),
         "max_steps": config.max_steps,
         "starts_per_task": config.starts,
+        "judge": config.judge or "classifier",
         **summarise(config, policies, imagined, true),
     }
     if config.bad_checkpoint is not None:
         bad = open_dream(config, config.bad_checkpoint)
         bad.engine.starts.stored = bad.engine.starts.stored or stored
-        records = run_cells(config, VectorRows(bad), policies, starts, "imagined_bad", clock)
+        records = run_dream(config, bad, policies, starts, "imagined_bad", clock)
         report["bad_world_model"] = {
             "world_model": _describe(bad, config.bad_checkpoint),
             **summarise(config, policies, records, true),
@@ -169,6 +178,7 @@ def open_dream(config: CompareRealConfig, checkpoint: str) -> WorldModelVectorEn
         denoising_steps=config.denoising_steps,
         device=config.device,
         horizon=config.max_steps,
+        reward="classifier" if config.judge is None else "none",
     )
 
 
@@ -212,8 +222,12 @@ def run_cells(
     world: str,
     clock: Clock,
     folder: Path | None = None,
+    judge: Judge | None = None,
 ) -> list[list[list[EpisodeRecord]]]:
-    """Episodes of one world, policies × tasks × starts, from files where they are there already."""
+    """Episodes of one world, policies × tasks × starts, from files where they are there already.
+
+    With a judge, their frames are kept and success is its word.
+    """
     table, folder = [], folder or config.out / world
     for entry in policies:
         table.append([])
@@ -228,9 +242,30 @@ def run_cells(
                     config.max_steps,
                     results=results,
                     description=f"{world}, {entry.name}, {task}",
+                    recordings=None if judge is None else results.with_suffix(""),
                 )
+                if judge is not None:
+                    verdicts = results.with_suffix(f".{judge.name}.json")
+                    recordings = results.with_suffix("")
+                    records = judge_episodes(records, recordings, judge, verdicts)
             table[-1].append(records)
     return table
+
+
+def run_dream(
+    config: CompareRealConfig,
+    dream: WorldModelVectorEnv,
+    policies: Sequence[NamedPolicy],
+    starts: Starts,
+    world: str,
+    clock: Clock,
+) -> list[list[list[EpisodeRecord]]]:
+    """Imagined episodes; those for a judge have a folder of their own, which judges share."""
+    if config.judge is None:
+        return run_cells(config, VectorRows(dream), policies, starts, world, clock)
+    context = JudgeContext(lambda: dream.engine.model, device=config.device)
+    judge, world = make_judge(config.judge, context), f"{world}_to_judge"
+    return run_cells(config, VectorRows(dream), policies, starts, world, clock, judge=judge)
 
 
 def summarise(
@@ -301,7 +336,8 @@ def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
 def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str, Any]:
     """What imagined episodes depend on, policies apart."""
     settings = json.loads(json.dumps(asdict(config), default=str))
-    for name in ("out", "json", "resamples", "device", "policies", "noise", "true_records"):
+    unrelated = ("out", "json", "resamples", "device", "policies", "noise", "true_records", "judge")
+    for name in unrelated:
         del settings[name]
     return settings | {"weights_sha256": dream.card.weights_sha256}
 

@@ -13,17 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_calibration_error
 from tqdm import tqdm
 
 from wm_gym.checkpoints import Checkpoint, save_card
 from wm_gym.devices import check_device
+from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 from wm_gym.training.saqa import Group, Phrasings, QABatch, SAQADataset, draw_wording
 
-BINS = 10
 Control = Literal["none", "no_actions", "other_actions", "no_image"]
 CONTROLS: tuple[Control, ...] = ("no_actions", "other_actions", "no_image")
 HORIZON_BINS = ((0, 0), (1, 5), (6, 10), (11, 15), (16, 20))
@@ -156,9 +155,6 @@ def accuracy(answered: Answered, chosen: np.ndarray | None = None) -> dict[str, 
 def describe_answers(answered: Answered, kinds: list[str]) -> dict[str, Any]:
     """Accuracy in all, by type, horizon and ambiguity, and calibration."""
     clear = np.abs(answered.slack) >= 1
-    ece = binary_calibration_error(
-        torch.from_numpy(answered.p_yes), torch.from_numpy(answered.yes.astype(int)), n_bins=BINS
-    )
     horizons = {
         f"{low}-{high}" if high > low else str(low): (answered.horizons >= low)
         & (answered.horizons <= high)
@@ -173,28 +169,11 @@ def describe_answers(answered: Answered, kinds: list[str]) -> dict[str, Any]:
         "clear": accuracy(answered, clear),
         "ambiguous": accuracy(answered, ~clear),
         "calibration": {
-            "ece": float(ece),
+            "ece": calibration_error(answered.p_yes, answered.yes),
             "answer_mass_mean": float(answered.mass.mean()),
-            "reliability": reliability(answered),
+            "reliability": reliability(answered.p_yes, answered.yes),
         },
     }
-
-
-def reliability(answered: Answered) -> list[dict[str, float | int]]:
-    """Stated and true share of "yes", by bins of what was stated."""
-    number = np.minimum((answered.p_yes * BINS).astype(int), BINS - 1)
-    rows: list[dict[str, float | int]] = []
-    for index in range(BINS):
-        chosen = number == index
-        if chosen.any():
-            rows.append(
-                {
-                    "stated": float(answered.p_yes[chosen].mean()),
-                    "true": float(answered.yes[chosen].mean()),
-                    "questions": int(chosen.sum()),
-                }
-            )
-    return rows
 
 
 def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
@@ -228,7 +207,8 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
                 for control in CONTROLS
             }
             if config.plot is not None:
-                plot_reliability(report[name]["calibration"]["reliability"], config.plot)
+                rows = report[name]["calibration"]["reliability"]
+                plot_reliability({name: rows}, config.plot, '"yes"')
     print("\n".join(table(model.spec.name, report)))
     header = measurement_header(seeds=config.seed)
     content = {**header, "model": model.spec.name, "future_qa": report}
@@ -264,21 +244,3 @@ def table(name: str, report: dict[str, Any]) -> list[str]:
         lines.append(f"    calibration error {rows['calibration']['ece']:.3f}")
     lines += [line(f"control: {n}", row) for n, row in report.get("controls", {}).items()]
     return lines
-
-
-def plot_reliability(rows: list[dict[str, float | int]], path: Path) -> None:
-    """Draw stated against true share of "yes"."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-    sizes = [20 + 180 * row["questions"] / max(r["questions"] for r in rows) for row in rows]
-    axes.scatter([r["stated"] for r in rows], [r["true"] for r in rows], s=sizes)
-    axes.set(xlabel='stated probability of "yes"', ylabel='true share of "yes"')
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

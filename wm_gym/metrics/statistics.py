@@ -58,6 +58,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     return Interval(successes / trials, float(found.low), float(found.high), confidence)
 
 
+def balanced_accuracy(said: np.ndarray, true: np.ndarray) -> float:
+    """Mean of the true positive and true negative rates of bool (N,); NaN without either class."""
+    if true.all() or not true.any():
+        return float("nan")
+    return float(0.5 * (said[true].mean() + (~said[~true]).mean()))
+
+
 def pearson(imagined: np.ndarray, true: np.ndarray) -> float:
     """Pearson's correlation of success rates (P,), NaN if one of them is constant.
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from wm_gym.domains import domain_of_tasks
 from wm_gym.instructions import named_objects
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
+from wm_gym.metrics.statistics import balanced_accuracy
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
 
@@ -169,12 +170,6 @@ class LabelledLatents:
         return latents, self.numbers[columns], success, distance
 
 
-def balanced_accuracy(probability: np.ndarray, truth: np.ndarray, threshold: float) -> float:
-    """Mean of the true positive and true negative rates."""
-    says = probability > threshold
-    return float(0.5 * (says[truth].mean() + (~says[~truth]).mean()))
-
-
 @torch.inference_mode()
 def measure_classifier(
     network: SuccessClassifier,
@@ -234,14 +229,14 @@ def measure_classifier(
         if thresholds is None:
             half = rng.permutation(len(score)) % 2 == 0
             candidates = np.linspace(0.05, 0.95, 91)
-            best = [balanced_accuracy(score[half], truth[half], c) for c in candidates]
+            best = [balanced_accuracy(score[half] > c, truth[half]) for c in candidates]
             threshold = round(float(candidates[int(np.argmax(best))]), 3)
         else:
             half, threshold = np.zeros(len(score), bool), thresholds[task]
         near = parts.get("near miss", (np.full(1, np.nan),))[0]
         report[task] = {
             "threshold": threshold,
-            "balanced_accuracy": balanced_accuracy(score[~half], truth[~half], threshold),
+            "balanced_accuracy": balanced_accuracy(score[~half] > threshold, truth[~half]),
             "near_miss_false_positive_rate": float((near > threshold).mean()),
             "distance_error_m_median": float(
                 np.median(np.concatenate([p[1] for p in parts.values()]))
