@@ -13,7 +13,7 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=2400 dynamics=(1200 2400) judge=3000 idm=1500 cloning=3000
+  autoencoder=2400 vjepa=2000 painter=1400 dynamics=(1200 2400) judge=3000 idm=1500 cloning=3000
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)

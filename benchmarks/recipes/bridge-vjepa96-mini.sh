@@ -7,7 +7,7 @@
 set -euo pipefail
 run=${1:-runs/bridge-mini}
 if [ -z "${TRIAL:-}" ]; then
-  adapter=2000 painter=2400 dynamics=(1200 2400) judge=3000
+  adapter=2000 painter=1400 dynamics=(1200 2400) judge=3000
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   painter_rows=() starts=50
 else
