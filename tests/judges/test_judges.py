@@ -161,8 +161,8 @@ def test_the_oracle_reads_the_last_state_under_the_instruction():
     assert silent.error == "the clip has no simulator states"
     with pytest.raises(ValueError, match="is not on the table"):
         judge.judge(clips[:1], [REACH])
-    with pytest.raises(ValueError, match="'Cube-v0' has no success predicate"):
-        success_predicate("Cube-v0", ())
+    with pytest.raises(ValueError, match="'Pendulum-v1' has no success predicate"):
+        success_predicate("Pendulum-v1", ())
 
 
 def test_the_oracle_agrees_with_what_simulators_recorded():
