@@ -33,6 +33,7 @@ POLICY_KINDS: dict[str, str] = {
     "latent-planner": "wm_gym.policies.latent_planner:LatentPlannerPolicy",
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
     "sb3": "wm_gym.policies.sb3.policy:SB3Policy",
+    "openvla": "wm_gym.policies.openvla:OpenVLAPolicy",
 }
 
 

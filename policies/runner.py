@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,9 @@ def run_policy(
     error: a policy that returns NaN or a wrong shape ends the episodes it did that to, with the
     reason in `error`, and no others. Rows are filled again as soon as they are free.
 
+    An error that the policy or the environment raises ends the run. Episodes that have ended by
+    then are kept in `<results>.finished` and not run again.
+
     With `results`, records are appended to a file of JSON lines, a block of episodes at a time, and
     blocks that are there already are not run again: an interrupted run, started again, gives the
     same file as one that was not (wall times apart).
@@ -139,15 +142,23 @@ def run_policy(
     ) as bar:
         for first in range(len(records), len(options), size):
             numbers = range(first, min(first + size, len(options)))
-            done = block.run(numbers, options, seeds, bar)
-            if recordings is not None:
-                for record in done:
-                    assert record.frames is not None
-                    write_recording(Path(recordings), record.index, record.frames)
+            finished: dict[int, EpisodeRecord] = {}
+            if results is not None:
+                finished = _read_finished(Path(results), numbers, options, seeds)
+                bar.update(len(finished))
+            try:
+                done = block.run(numbers, options, seeds, bar, finished)
+            except BaseException:
+                if results is not None and finished:
+                    _write_recordings(recordings, finished.values())
+                    _write_finished(Path(results), finished)
+                raise
+            _write_recordings(recordings, done)
             if not keep_frames:
                 done = [replace(record, frames=None) for record in done]
             if results is not None:
                 _append(Path(results), done)
+                _finished_file(Path(results)).unlink(missing_ok=True)
             records += done
     return records
 
@@ -183,10 +194,11 @@ class _Block:
         options: Sequence[Mapping[str, Any]],
         seeds: Sequence[int],
         bar: tqdm,
+        done: dict[int, EpisodeRecord],
     ) -> list[EpisodeRecord]:
-        waiting = list(numbers)
+        """Runs the episodes that are not in `done`, which gets each as it ends."""
+        waiting = [number for number in numbers if number not in done]
         running: dict[int, _Running] = {}
-        done: dict[int, EpisodeRecord] = {}
 
         def end(row: int, success: bool, error: str | None) -> None:
             episode = running.pop(row)
@@ -311,3 +323,40 @@ def _append(path: Path, records: Sequence[EpisodeRecord]) -> None:
         file.write("".join(record.to_json() + "\n" for record in records))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_recordings(folder: str | Path | None, records: Iterable[EpisodeRecord]) -> None:
+    """Frames of episodes that ran in this process; those of earlier ones are there already."""
+    for record in records:
+        if folder is not None and record.frames is not None:
+            write_recording(Path(folder), record.index, record.frames)
+
+
+def _finished_file(results: Path) -> Path:
+    return results.with_name(results.name + ".finished")
+
+
+def _write_finished(results: Path, finished: Mapping[int, EpisodeRecord]) -> None:
+    lines = "".join(finished[number].to_json() + "\n" for number in sorted(finished))
+    write_atomically(_finished_file(results), lines.encode())
+
+
+def _read_finished(
+    results: Path, numbers: range, options: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+) -> dict[int, EpisodeRecord]:
+    """Episodes of a block that had ended when its run was stopped by an error."""
+    path = _finished_file(results)
+    if not path.exists():
+        return {}
+    found = [EpisodeRecord(**json.loads(line)) for line in path.read_text().splitlines()]
+    for record in found:
+        number = record.index
+        if number not in numbers or (record.seed, record.start) != (
+            int(seeds[number]),
+            str(options[number].get("start", "")),
+        ):
+            raise ResultsError(
+                f"{path} holds episode {number} with start {record.start!r} and seed "
+                f"{record.seed}, which is not what is asked for: remove the file"
+            )
+    return {record.index: record for record in found}

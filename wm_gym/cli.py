@@ -208,6 +208,12 @@ COMMANDS: dict[str, Command] = {
         "train_behaviour_cloning",
         "train a small image policy",
     ),
+    "serve-openvla": Command(
+        "wm_gym.commands.serve_openvla",
+        "ServeOpenVLAConfig",
+        "serve_openvla",
+        "serve OpenVLA as a policy, in an environment of its own",
+    ),
     "import-semantic": Command(
         "wm_gym.training.import_semantic",
         "ImportSemanticConfig",

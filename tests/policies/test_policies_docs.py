@@ -56,6 +56,14 @@ def test_the_planner_is_saved_as_a_policy(modules, embedded_checkpoint, tmp_path
     assert str(policy.model.folder) == embedded_checkpoint
 
 
+def test_openvla_is_saved_as_a_policy(modules, tmp_path):
+    from wm_gym.policies.base import load_policy
+
+    (block,) = [block for block in modules if "OpenVLAPolicy" in block]
+    exec(compile(block, "docs/policies.md", "exec"), {})
+    assert load_policy(tmp_path / "runs" / "openvla").kind == "openvla"
+
+
 def test_a_function_loads_what_the_class_needs(modules, tmp_path):
     from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
     from wm_gym.policies.named import open_policy
@@ -71,7 +79,7 @@ def test_every_command_is_understood():
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wm-gym")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for words in commands:
         name = _command_name(words)
         assert name is not None, words
