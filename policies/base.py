@@ -34,6 +34,7 @@ POLICY_KINDS: dict[str, str] = {
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
     "sb3": "wm_gym.policies.sb3.policy:SB3Policy",
     "openvla": "wm_gym.policies.openvla:OpenVLAPolicy",
+    "openpi": "wm_gym.policies.openpi:OpenPiPolicy",
 }
 
 

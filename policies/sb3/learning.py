@@ -111,7 +111,7 @@ class _Saver(BaseCallback):
         if steps == before:
             return
         episodes = list(agent.ep_info_buffer or [])
-        row = {
+        row: dict[str, float | None] = {
             "steps": steps,
             "success": _mean(list(agent.ep_success_buffer or [])),
             "length": _mean([episode["l"] for episode in episodes]),

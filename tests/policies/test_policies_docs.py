@@ -56,12 +56,13 @@ def test_the_planner_is_saved_as_a_policy(modules, embedded_checkpoint, tmp_path
     assert str(policy.model.folder) == embedded_checkpoint
 
 
-def test_openvla_is_saved_as_a_policy(modules, tmp_path):
+def test_remote_policies_are_saved(modules, tmp_path):
     from wm_gym.policies.base import load_policy
 
-    (block,) = [block for block in modules if "OpenVLAPolicy" in block]
-    exec(compile(block, "docs/policies.md", "exec"), {})
-    assert load_policy(tmp_path / "runs" / "openvla").kind == "openvla"
+    for name, kind in (("OpenVLAPolicy", "openvla"), ("OpenPiPolicy", "openpi")):
+        (block,) = [block for block in modules if name in block]
+        exec(compile(block, "docs/policies.md", "exec"), {})
+        assert load_policy(tmp_path / "runs" / kind).kind == kind
 
 
 def test_a_function_loads_what_the_class_needs(modules, tmp_path):

@@ -1,0 +1,219 @@
+"""A policy behind openpi's websocket protocol: msgpack messages with arrays, one chunk an answer.
+
+openpi-client itself asks for NumPy below 2, so the protocol is spoken here: after a connection the
+server tells its metadata; then each binary message is a question, a dict, and is answered by a
+dict with `actions` (n, A), or by text if something went wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from wm_gym.policies.act_client import PolicyServerError
+from wm_gym.policies.base import Observation, Policy, PolicyError
+from wm_gym.spec import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    import torch
+    from websockets.sync.client import ClientConnection
+
+
+def pack(message: Any) -> bytes:
+    """A message with arrays of numbers as openpi writes it."""
+    msgpack, _ = _packages()
+    return msgpack.packb(message, default=_pack_array)
+
+
+def unpack(content: bytes) -> Any:
+    """Inverse of `pack`.
+
+    Raises:
+        ValueError: if it is no such message.
+    """
+    msgpack, _ = _packages()
+    return msgpack.unpackb(content, object_hook=_unpack_array)
+
+
+def _pack_array(value: Any) -> dict[bytes, Any]:
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind not in "biuf":
+        raise TypeError(f"{value!r} of type {type(value).__name__} cannot be sent")
+    if isinstance(value, np.generic):
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    content, shape = np.ascontiguousarray(value).tobytes(), list(value.shape)
+    return {b"__ndarray__": True, b"data": content, b"dtype": value.dtype.str, b"shape": shape}
+
+
+def _unpack_array(found: dict[Any, Any]) -> Any:
+    if b"__ndarray__" not in found and b"__npgeneric__" not in found:
+        return found
+    try:
+        dtype, content = np.dtype(found[b"dtype"]), found[b"data"]
+        if dtype.kind not in "biuf":
+            raise ValueError(f"dtype {dtype}")
+        if b"__npgeneric__" in found:
+            return dtype.type(content)
+        return np.frombuffer(content, dtype).reshape(found[b"shape"]).copy()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not an array of numbers in openpi's form: {error}") from error
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import msgpack
+        from websockets.sync import client
+    except ImportError as error:
+        raise PolicyError(
+            f"openpi's protocol needs {error.name}: pip install 'wm_gym[openpi]'"
+        ) from error
+    return msgpack, client
+
+
+@dataclass(frozen=True)
+class OpenPiConfig:
+    """Where an openpi server is, and what its policy calls things.
+
+    Attributes:
+        url: address, ws://host:port.
+        image_keys: names under which the frame is sent.
+        prompt_key: name of the instruction.
+        constants: what else the policy wants and no picture tells, e.g. the robot's state.
+        execute: how many actions of a chunk are carried out; None for all.
+        timeout_s: longest wait for one answer.
+        patience_s: for how long a server that is away is waited for.
+    """
+
+    url: str
+    image_keys: tuple[str, ...] = ("observation/image",)
+    prompt_key: str = "prompt"
+    constants: dict[str, list[float]] = field(default_factory=dict)
+    execute: int | None = None
+    timeout_s: float = 60.0
+    patience_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Check the address and the numbers."""
+        if not self.url.startswith(("ws://", "wss://")):
+            raise PolicyError(f"url={self.url!r}; expected such as 'ws://127.0.0.1:8000'")
+        if min(self.timeout_s, self.patience_s) <= 0 or not self.image_keys:
+            raise PolicyError(
+                f"time limits {self.timeout_s}, {self.patience_s} and image_keys "
+                f"{self.image_keys}; expected numbers above 0 and at least one key"
+            )
+
+
+class OpenPiPolicy(Policy):
+    """Asks an openpi server for chunks, row by row over one connection.
+
+    Args:
+        action_spec: what the server's actions are; it does not tell.
+        frame_spec: frames it expects, None if any will do.
+        config: where it is and what it calls things.
+    """
+
+    kind: ClassVar[str] = "openpi"
+
+    def __init__(
+        self, action_spec: ActionSpec, frame_spec: FrameSpec | None = None, *, config: OpenPiConfig
+    ) -> None:
+        super().__init__(action_spec, frame_spec)
+        self.settings = config
+        self.metadata: dict[str, Any] = {}
+        self._connection: ClientConnection | None = None
+        self._open = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """A chunk of every row, (B, n, A).
+
+        Raises:
+            PolicyServerError: if the server stays away, fails, or answers with no such chunk.
+        """
+        with self._lock:
+            chunks = [
+                self._ask(frame, words)
+                for frame, words in zip(observation.frames, observation.instructions, strict=True)
+            ]
+        return np.stack(chunks)
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        self._connection = None
+        with contextlib.suppress(OSError):
+            self._open.close()
+
+    def _ask(self, frame: np.ndarray, words: str) -> np.ndarray:
+        settings = self.settings
+        question: dict[str, Any] = dict.fromkeys(settings.image_keys, frame)
+        question |= {name: np.asarray(v, np.float32) for name, v in settings.constants.items()}
+        answer = self._exchange(pack(question | {settings.prompt_key: words}))
+        if isinstance(answer, str):
+            raise PolicyServerError(f"{settings.url} failed: {answer[-500:]}")
+        try:
+            chunk = np.asarray(unpack(answer)["actions"], np.float32)[: settings.execute]
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyServerError(f"{settings.url} gave no actions: {error!r}") from error
+        if chunk.ndim != 2 or not len(chunk) or chunk.shape[1] != self.action_spec.size:
+            raise PolicyServerError(
+                f"{settings.url} gave a chunk of shape {chunk.shape}, expected (n, "
+                f"{self.action_spec.size}): {self.action_spec.names}"
+            )
+        return chunk
+
+    def _exchange(self, question: bytes) -> str | bytes:
+        from websockets.exceptions import WebSocketException
+
+        settings = self.settings
+        pause, until = 0.5, time.monotonic() + settings.patience_s
+        while True:
+            try:
+                if self._connection is None:
+                    self._connect()
+                assert self._connection is not None
+                self._connection.send(question)
+                return self._connection.recv(settings.timeout_s)
+            except (OSError, WebSocketException) as error:
+                self.close()
+                if time.monotonic() + pause > until:
+                    raise PolicyServerError(
+                        f"{settings.url} gave no answer for {settings.patience_s:g} s "
+                        f"({type(error).__name__}: {error}); start the server and run the same "
+                        "command again"
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+    def _connect(self) -> None:
+        _, client = _packages()
+        settings = self.settings
+        self._open = contextlib.ExitStack()  # open from one question to the next
+        self._connection = self._open.enter_context(
+            client.connect(
+                settings.url, open_timeout=settings.timeout_s, compression=None, max_size=None
+            )
+        )
+        assert self._connection is not None
+        hello = self._connection.recv(settings.timeout_s)
+        self.metadata = unpack(hello) if isinstance(hello, bytes) else {}
+
+    def config(self) -> dict[str, Any]:
+        """Where the server is and what it calls things."""
+        return asdict(self.settings)
+
+    @classmethod
+    def from_saved(
+        cls,
+        action_spec: ActionSpec,
+        frame_spec: FrameSpec | None,
+        config: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+    ) -> OpenPiPolicy:
+        """Builds the policy; nothing is asked yet."""
+        del weights
+        given = {**config, "image_keys": tuple(config["image_keys"])}
+        return cls(action_spec, frame_spec, config=OpenPiConfig(**given))

@@ -1,0 +1,138 @@
+"""openpi's websocket protocol, against a server that speaks it, over real sockets."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
+from wm_gym.policies.act_client import PolicyServerError
+from wm_gym.policies.base import PolicyError, load_policy, save_policy
+from wm_gym.policies.openpi import OpenPiConfig, OpenPiPolicy, pack, unpack
+from wm_gym.policies.runner import run_policy
+
+pytest.importorskip("msgpack")
+websockets = pytest.importorskip("websockets.sync.server")
+
+
+@contextmanager
+def serving(infer, port=0):
+    """As openpi's server: metadata first, then an answer to each question, text on a fault."""
+
+    def handle(connection):
+        connection.send(pack({"policy": "walker"}))
+        for message in connection:
+            try:
+                answer = infer(unpack(message))
+            except ConnectionAbortedError:
+                connection.close()
+                return
+            except Exception as error:
+                connection.send(f"Traceback: {error}")
+            else:
+                connection.send(pack(answer))
+
+    server = websockets.serve(handle, "127.0.0.1", port, compression=None, max_size=None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def policy(url, **settings):
+    return OpenPiPolicy(
+        ACTIONS, FRAMES, config=OpenPiConfig(url, **{"timeout_s": 5, "patience_s": 0.2} | settings)
+    )
+
+
+def test_arrays_are_written_as_openpi_writes_them():
+    import msgpack
+
+    raw = msgpack.unpackb(pack({"a": np.array([1, 2], np.uint8), "b": np.float32(0.5)}))
+    array = {b"__ndarray__": True, b"data": b"\x01\x02", b"dtype": "|u1", b"shape": [2]}
+    assert raw["a"] == array
+    assert raw["b"] == {b"__npgeneric__": True, b"data": 0.5, b"dtype": "<f4"}
+    found = unpack(pack({"a": np.arange(6.0).reshape(2, 3)[:, ::-1], "b": np.float32(0.5)}))
+    np.testing.assert_array_equal(found["a"], [[2, 1, 0], [5, 4, 3]])
+    assert found["b"] == np.float32(0.5)
+    with pytest.raises(ValueError, match="not an array of numbers"):
+        unpack(msgpack.packb(array | {b"dtype": "|O"}))
+    with pytest.raises(TypeError, match="cannot be sent"):
+        pack({"a": object()})
+
+
+def test_chunks_drive_episodes():
+    asked = []
+
+    def infer(question):
+        asked.append(question)
+        return {"actions": np.full((5, 1), 0.1, np.float32)}
+
+    with serving(infer) as url:
+        remote = policy(url, execute=2, constants={"observation/state": [1.0, 2.0]})
+        records = run_policy([LineEnv()], remote, ["s0", "s40"], [0, 1], 30, progress=False)
+        remote.close()
+    assert [(record.success, record.steps) for record in records] == [(True, 8), (True, 4)]
+    assert len(asked) == 4 + 2, "two of five actions are carried out before it is asked again"
+    assert asked[0]["prompt"] == "reach the end"
+    assert asked[0]["observation/image"].shape == (4, 20, 3)
+    assert asked[0]["observation/state"].tolist() == [1.0, 2.0]
+    assert remote.metadata == {"policy": "walker"}
+
+
+def test_a_broken_connection_is_opened_again():
+    calls = []
+
+    def infer(question):
+        calls.append(1)
+        if len(calls) == 3:
+            raise ConnectionAbortedError
+        return {"actions": np.full((1, 1), 0.1)}
+
+    with serving(infer) as url:
+        remote = policy(url, patience_s=20)
+        (record,) = run_policy([LineEnv()], remote, ["s0"], [0], 30, progress=False)
+        remote.close()
+    assert (record.success, record.steps, len(calls)) == (True, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"actions": np.zeros((2, 3))}, r"chunk of shape \(2, 3\), expected \(n, 1\)"),
+        ({"action": 1}, "gave no actions: KeyError"),
+        (None, "failed: Traceback: out of memory"),
+    ],
+)
+def test_wrong_answers_are_named(answer, message):
+    def infer(question):
+        if answer is None:
+            raise RuntimeError("out of memory")
+        return answer
+
+    with serving(infer) as url:
+        remote = policy(url)
+        with pytest.raises(PolicyServerError, match=message):
+            run_policy([LineEnv()], remote, ["s0"], [0], 5, progress=False)
+        remote.close()
+
+
+def test_a_server_that_stays_away_is_named():
+    with serving(lambda question: {}) as url:
+        pass
+    with pytest.raises(PolicyServerError, match=r"gave no answer for 0\.2 s"):
+        run_policy([LineEnv()], policy(url), ["s0"], [0], 5, progress=False)
+    with pytest.raises(PolicyError, match="expected such as 'ws://"):
+        OpenPiConfig("http://localhost")
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    remote = policy("ws://127.0.0.1:8000", image_keys=("a", "b"), constants={"s": [0.0]})
+    loaded = load_policy(save_policy(remote, tmp_path))
+    assert isinstance(loaded, OpenPiPolicy) and loaded.settings == remote.settings
