@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NEEDS_OGBENCH
 from wm_gym.envs.registration import SIMULATORS
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ def benchmark():
     del sys.modules["simulator_step"]
 
 
+@NEEDS_OGBENCH
 def test_a_row_for_every_simulator_and_picture(benchmark, tmp_path):
     config = benchmark.SimulatorStepConfig(
         frame_sizes=("16x16", "24x32"), steps=6, json=tmp_path / "figures.json"

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from tests.conftest import NEEDS_OGBENCH
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.sims import cube, cube_expert
@@ -26,6 +27,7 @@ from wm_gym.envs.sims.cube_view import project
 from wm_gym.envs.sims.teachers import TEACHERS
 from wm_gym.instructions import Goal, InstructionError
 
+pytestmark = NEEDS_OGBENCH
 PAIR = OBJECTS[:2]
 STACK = CubeGoal("stack", *PAIR)
 

@@ -14,6 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import wm_gym
+from tests.conftest import NEEDS_OGBENCH
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs import settings as settings_module
 from wm_gym.envs.registration import EMBEDDED_MODELS, SIMULATORS, register_environments
@@ -146,7 +147,13 @@ def test_check_env_embedded(embedded_checkpoint, env_id):
     assert env.unwrapped.card.embedded
 
 
-@pytest.mark.parametrize("env_id", ["WM-LangTable-VAE-v0", *SIMULATORS])
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(i, marks=NEEDS_OGBENCH if i == "Cube-v0" else ())
+        for i in ("WM-LangTable-VAE-v0", *SIMULATORS)
+    ],
+)
 def test_an_environment_goes_on_after_a_first_reset_that_was_refused(tiny_checkpoint, env_id):
     simulated = env_id in SIMULATORS
     kwargs = {"obs": "state"} if simulated else {"checkpoint": tiny_checkpoint, "reward": "none"}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from tests.conftest import NEEDS_OGBENCH
 from wm_gym.domains import DOMAINS
 from wm_gym.envs.registration import SIMULATORS
 from wm_gym.envs.sims.behaviours import BEHAVIOURS
@@ -41,7 +42,13 @@ SAMPLES = [
 ]
 
 
-@pytest.fixture(scope="module", params=SAMPLES, ids=lambda sample: sample.env_id)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(s, id=s.env_id, marks=NEEDS_OGBENCH if s.env_id == "Cube-v0" else ())
+        for s in SAMPLES
+    ],
+)
 def sample(request):
     return request.param
 
