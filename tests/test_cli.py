@@ -59,7 +59,7 @@ def test_a_mistyped_command_exits_2_and_names_the_nearest(words, near, capsys):
     ("words", "expected"),
     [
         (["demo", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
-        (["demo", "--id", "WM-Bridge-VAE-v0"], "no embedded checkpoint"),
+        (["demo", "--id", "WM-Bridge-Cosmos-v0"], "no embedded checkpoint"),
         (["demo", "--id", "WM-LangTable-VEA-v0"], "the nearest are WM-LangTable-VAE-v0"),
         (["demo", "--steps", "0"], "must be at least 1"),
         (["info", "--checkpoint", "/nowhere"], "names no folder with a card.json"),

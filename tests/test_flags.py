@@ -44,7 +44,7 @@ def test_arguments_become_options(config, message, expected):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["demo", "--id", "WM-Bridge-VAE-v0"], "--checkpoint hf://org/repo@revision for a publ"),
+        (["demo", "--id", "WM-Bridge-Cosmos-v0"], "--checkpoint hf://org/repo@revision for a publ"),
         (["demo", "--steps", "0"], "--clips 3 and --steps 0 must be at least 1"),
         (["demo", "--device", "tpu9"], "--device tpu9 is no torch device"),
         (["record", "--denoising-steps", "0"], "--denoising-steps 0; expected a whole number"),
