@@ -17,16 +17,14 @@ stopped. To see in a few minutes that every part runs, make it small:
 Why these settings:
 
 * What the agent observes are the positions that the checkpoint's reward model reads in the latents
-  (--observe positions, eighteen numbers). In the simulator's true positions, with 5 mm of noise,
-  PPO with these settings succeeded in 98 % of episodes after 12 000 steps. With --observe latents
-  it learns to see by itself, through `LatentGridExtractor`, which takes many times as long.
+  (--observe positions, eighteen numbers). With --observe latents it learns to see by itself,
+  through `LatentGridExtractor`, which is expected to take many times as long.
 * The reward is dense (metres of progress, 1 at success). The classifier's alone is met by chance
   too rarely, and its probability is nearly flat far from success.
 * Episodes of 25 steps: 36 cm of table at 3 cm a step take 12, and a short dream strays less.
 * Two denoising steps, the fewest that know `surprise`, a unit of which costs --surprise-penalty:
   an agent that leaves what the world model has seen pays for it. 0 leaves that out.
-* 32 rows: one CPU core imagined 39 steps a second with 32 rows and 32 with 8 (busy machine; with
-  one denoising step 53 and 43).
+* 32 rows: a step of many rows costs less a row than a step of few.
 """
 
 from __future__ import annotations
