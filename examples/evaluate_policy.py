@@ -4,7 +4,7 @@ Success in the dream is what one gets without a robot; success in the twin is wh
 are counted with a 95 % Wilson interval over the same stored start states, and the first episodes
 are put beside each other in a video: the same policy, the same start, dream and truth.
 
-    python examples/evaluate_policy.py                                # about 3 minutes on a laptop
+    python examples/evaluate_policy.py
     python examples/evaluate_policy.py --policy runs/my_policy --task push
     python examples/evaluate_policy.py --policy my_policies:Right     # a class of your own
 

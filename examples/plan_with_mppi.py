@@ -5,7 +5,7 @@ each leaves the goal, and MPPI fits the next ones to the best. The first few act
 carried out in the SIMULATOR, where only true success counts; beside it the same without planning
 (uniform random actions), from the same starts.
 
-    python examples/plan_with_mppi.py                       # about 10 minutes on a laptop
+    python examples/plan_with_mppi.py
     python examples/plan_with_mppi.py --candidates 64 --iterations 4 --execute 2
 
 Small, to see that every part runs:

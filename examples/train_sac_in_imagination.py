@@ -5,7 +5,7 @@ step of its training is imagined by `WM-LangTable-VAE-v0`, from stored pictures 
 acts in the simulator, from a hundred starts that neither it nor the world model has seen, beside
 itself before it has learned anything.
 
-    python examples/train_sac_in_imagination.py                     # twenty minutes on a free core
+    python examples/train_sac_in_imagination.py
 
 It writes to --out: `agent/` (a policy for wm-gym record and compare-real), `learning.png`,
 `episodes.mp4`, `report.json`, and TensorBoard's curves. A second call goes on where the first was
