@@ -27,8 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 import wm_gym
 from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
-from wm_gym.envs.video import write_mp4, write_strip
-from wm_gym.evaluation.strips import side_by_side
+from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.policies.base import Policy
 from wm_gym.policies.named import open_policy
@@ -82,26 +81,6 @@ def show(args: Args, env: gym.Env | WorldModelVectorEnv, policy: Policy) -> list
     return run_policy(env, policy, starts, seeds, args.max_steps, keep_frames=True, progress=False)
 
 
-def padded(frames: np.ndarray, length: int) -> np.ndarray:
-    """A video (T, H, W, 3) that stays at its last frame until `length`."""
-    return np.pad(frames, [(0, length - len(frames)), (0, 0), (0, 0), (0, 0)], mode="edge")
-
-
-def picture(args: Args, dreamed: list[EpisodeRecord], real: list[EpisodeRecord]) -> None:
-    """Video and strip of the same episodes in both worlds."""
-    clips = [r.frames for r in (*dreamed, *real) if r.frames is not None]
-    length = max(map(len, clips))
-    clips = [padded(clip, length) for clip in clips]
-    pairs = list(zip(clips[: len(dreamed)], clips[len(dreamed) :], strict=True))
-    video = [
-        side_by_side({f"imagined: {record.instruction}": dream, "simulator": truth})
-        for record, (dream, truth) in zip(dreamed, pairs, strict=True)
-    ]
-    print("video:  ", write_mp4(args.out / "evaluate_policy.mp4", list(np.concatenate(video)), 10))
-    rows = [clip for pair in pairs for clip in pair]
-    print("picture:", write_strip(args.out / "evaluate_policy.png", rows))
-
-
 def main(args: Args) -> dict:
     """Run the example.
 
@@ -131,7 +110,12 @@ def main(args: Args) -> dict:
             report[world] = {"rate": found.estimate, "interval": [found.low, found.high]}
             report[world]["errors"] = [r.error for r in records if r.error]
             print(f"{world}: {found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}]")
-    picture(args, show(args, dream, policy), show(args, twin, policy))
+    shown = zip(show(args, dream, policy), show(args, twin, policy), strict=True)
+    scenes = [
+        {f"imagined: {dreamed.instruction}": dreamed.frames, "simulator": real.frames}
+        for dreamed, real in shown
+    ]
+    write_pictures(args.out, "evaluate_policy", scenes, dream.card.action.control_hz)
     (args.out / "evaluate_policy.json").write_text(json.dumps(report, indent=1))
     return report
 

@@ -21,15 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import wm_gym
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
-from wm_gym.envs.video import write_mp4, write_strip
-from wm_gym.evaluation.strips import side_by_side
+from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.policies.base import Policy
@@ -122,16 +120,8 @@ def main(args: Args) -> dict:
             writer.add_scalar(f"true_success_rate/{name}", found.estimate, len(records))
             clips[name] = first_episode(args, twin, policy)
             print(f"{name}: {found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}] true success")
-    frames = {name: record.frames for name, record in clips.items() if record.frames is not None}
-    length = max(map(len, frames.values()))
-    frames = {
-        f"{name}: {clips[name].instruction}": np.pad(
-            clip, [(0, length - len(clip)), (0, 0), (0, 0), (0, 0)], mode="edge"
-        )
-        for name, clip in frames.items()
-    }
-    print("video:  ", write_mp4(args.out / "plan_with_mppi.mp4", list(side_by_side(frames)), 10))
-    print("picture:", write_strip(args.out / "plan_with_mppi.png", list(frames.values())))
+    scene = {f"{name}: {shown.instruction}": shown.frames for name, shown in clips.items()}
+    write_pictures(args.out, "plan_with_mppi", [scene], dream.card.action.control_hz)
     (args.out / "plan_with_mppi.json").write_text(json.dumps(report, indent=1))
     return report
 

@@ -30,8 +30,7 @@ from tqdm import trange
 
 from wm_gym.data.frames import resize
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
-from wm_gym.envs.video import write_mp4, write_strip
-from wm_gym.evaluation.strips import side_by_side
+from wm_gym.evaluation.strips import write_pictures
 from wm_gym.spec import WorldModelSpec
 
 
@@ -125,11 +124,8 @@ def main(args: Args) -> tuple[Path, Path]:
                 break
     rows = np.stack(frames, axis=1)
     fps = card.action.control_hz / card.action.frame_skip
-    shown = side_by_side({f"seed {k}": row for k, row in enumerate(rows)})
-    video = write_mp4(args.out / "record_rollout.mp4", list(shown), fps)
-    picture = write_strip(args.out / "record_rollout.png", list(rows))
-    print(f"video:   {video.resolve()}\npicture: {picture.resolve()}")
-    return video, picture
+    scene = {f"seed {k}": row for k, row in enumerate(rows)}
+    return write_pictures(args.out, "record_rollout", [scene], fps)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,13 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+# a deadline measures the machine's load, not the code
+hypothesis.settings.register_profile("wm_gym", deadline=None)
+hypothesis.settings.load_profile("wm_gym")
 
 EMBEDDED = "langtable-vae-mini"
 NEEDS_OGBENCH = pytest.mark.skipif(

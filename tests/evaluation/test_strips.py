@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_gym.evaluation.captions import ELLIPSIS, text_width, wrap
-from wm_gym.evaluation.strips import GAP_PX, frame_strip, side_by_side
+from wm_gym.evaluation.strips import (
+    GAP_PX,
+    frame_strip,
+    of_one_length,
+    side_by_side,
+    write_pictures,
+)
 
 LONG = "recorded: separate the red pentagon from the blue cube"
 TILE = np.array([10, 200, 30], np.uint8)
@@ -86,3 +93,17 @@ def test_pages_have_even_sides_and_show_the_frames():
     assert len(starts) == 1
     top = starts[0]
     np.testing.assert_array_equal(pages[:, top : top + 7, 9 + GAP_PX :][:, :, :9], frames)
+
+
+def test_shorter_videos_stay_at_their_last_frame(tmp_path):
+    rng = np.random.default_rng(0)
+    short, long = (rng.integers(0, 256, (n, 16, 16, 3), np.uint8) for n in (2, 5))
+    padded = of_one_length([short, long])
+    assert [len(video) for video in padded] == [5, 5]
+    assert (padded[0][2:] == short[-1]).all() and (padded[1] == long).all()
+    scenes = [{"a": short, "b": long}, {"a caption " * 12: short, "b": short}]
+    video, picture = write_pictures(tmp_path, "both", scenes, fps=5)
+    assert len(imageio.imread(video)) == 5 + 2
+    assert imageio.imread(picture).ndim == 3
+    with pytest.raises(ValueError, match="'a' has kept no frames: run it with keep_frames=True"):
+        write_pictures(tmp_path, "none", [{"a": None}], fps=5)

@@ -16,7 +16,14 @@ import pytest
 import tyro
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HERE = ("evaluate_policy", "plan_with_mppi", "record_rollout")
+HERE = (
+    "compare_real_and_imagined",
+    "evaluate_policy",
+    "improve_base_policy",
+    "openvla_in_the_loop",
+    "plan_with_mppi",
+    "record_rollout",
+)
 
 
 def load(name: str) -> ModuleType:

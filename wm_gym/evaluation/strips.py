@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from wm_gym.envs.video import write_mp4, write_strip
 from wm_gym.evaluation.captions import LINE_PX, draw_lines, text_width, wrap
 
 GAP_PX = 4
@@ -71,8 +73,54 @@ def frame_strip(
     return np.asarray(image)
 
 
+def of_one_length(videos: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Videos (T, H, W, 3) that stay at their last frame until the longest has ended."""
+    longest = max(map(len, videos))
+    rest = [(0, 0)] * 3
+    return [np.pad(v, [(0, longest - len(v)), *rest], mode="edge") for v in videos]
+
+
+def write_pictures(
+    folder: str | Path, name: str, scenes: Sequence[Mapping[str, np.ndarray | None]], fps: float
+) -> tuple[Path, Path]:
+    """Write scenes as one video, each beside its others, and as a strip; print where.
+
+    Args:
+        folder: folder to write to.
+        name: of both files, without ending.
+        scenes: shown one after the other; each is videos by label, uint8 (T, H, W, 3), as many in
+            every scene.
+        fps: frames per second.
+
+    Returns:
+        The mp4 and the PNG.
+
+    Raises:
+        ValueError: if an episode has not kept its frames.
+    """
+    shown: list[dict[str, np.ndarray]] = []
+    for scene in scenes:
+        shown.append({})
+        for label, frames in scene.items():
+            if frames is None:
+                raise ValueError(f"{label!r} has kept no frames: run it with keep_frames=True")
+            shown[-1][label] = frames
+    pages = [side_by_side(scene) for scene in shown]
+    height = max(page.shape[1] for page in pages)  # captions differ in their number of lines
+    blank = [(0, 0), (0, 0), (0, 0)]
+    pages = [
+        np.pad(page, [blank[0], (0, height - page.shape[1]), *blank[1:]], constant_values=255)
+        for page in pages
+    ]
+    video = write_mp4(Path(folder) / f"{name}.mp4", list(np.concatenate(pages)), fps)
+    rows = of_one_length([frames for scene in shown for frames in scene.values()])
+    picture = write_strip(Path(folder) / f"{name}.png", rows)
+    print(f"video:   {video.resolve()}\npicture: {picture.resolve()}")
+    return video, picture
+
+
 def side_by_side(videos: dict[str, np.ndarray], scale: int | None = None) -> np.ndarray:
-    """Put videos of one length beside each other under their labels.
+    """Put videos beside each other under their labels; the shorter ones stay at their last frame.
 
     Args:
         videos: by label, uint8 (T, H, W, 3). A label is wrapped over its own video.
@@ -81,6 +129,7 @@ def side_by_side(videos: dict[str, np.ndarray], scale: int | None = None) -> np.
     Returns:
         uint8 (T, H', W', 3), with even sides, as video codecs want.
     """
+    videos = dict(zip(videos, of_one_length(list(videos.values())), strict=True))
     length, height, width = next(iter(videos.values())).shape[:3]
     scale = scale or enlargement(height)
     height, width = height * scale, width * scale

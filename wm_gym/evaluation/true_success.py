@@ -12,6 +12,7 @@ import numpy as np
 
 from wm_gym.domains import domain_of
 from wm_gym.envs.video import tile, write_mp4
+from wm_gym.evaluation.strips import of_one_length
 from wm_gym.metrics.statistics import Interval, wilson_interval
 from wm_gym.policies.base import Policy
 from wm_gym.policies.rows import SimulatorRows
@@ -104,9 +105,8 @@ def write_episodes(path: Path, records: Sequence[EpisodeRecord], fps: float) -> 
     episodes = [record.frames for record in records if record.frames is not None]
     if not episodes:
         raise ValueError("no episode has kept its frames: measure with keep_frames=True")
-    length = max(map(len, episodes))
-    padded = [np.pad(e, [(0, length - len(e)), *[(0, 0)] * 3], mode="edge") for e in episodes]
-    return write_mp4(path, [tile(frames) for frames in np.stack(padded, axis=1)], fps)
+    shown = np.stack(of_one_length(episodes), axis=1)
+    return write_mp4(path, [tile(frames) for frames in shown], fps)
 
 
 def draw_learning(
