@@ -157,6 +157,7 @@ def test_start_states_and_demo_clips_are_written_with_their_hashes(folder, tmp_p
     opened = Checkpoint.open(folder)
     assert set(opened.spec.data_sha256) == {FILENAME, "demo_clips.npz"}
     clips = DemoClips.read(opened)
+    assert clips.behaviours == ("random",)
     assert (clips.frames[0] == recorded.frames).all() and (
         clips.actions[0] == recorded.actions
     ).all()

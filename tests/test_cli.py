@@ -163,6 +163,7 @@ def test_a_metric_is_told_by_its_numbers():
 
 def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
     import shutil
+    from dataclasses import replace
 
     import imageio.v3 as imageio
     import numpy as np
@@ -181,7 +182,14 @@ def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
     read = DemoClips.read(Checkpoint.open(checkpoint))
     np.testing.assert_array_equal(read.frames, clips.frames)
     np.testing.assert_array_equal(read.actions, clips.actions)
-    assert read.instructions == clips.instructions
+    assert read.instructions == read.labels == clips.instructions
+    with pytest.raises(ValueError, match="1 behaviours are no demo clips"):
+        replace(clips, behaviours=("expert",))
+    who = replace(clips, behaviours=("expert", "random"))
+    save_data_file(checkpoint, FILENAME, who.to_bytes())
+    read = DemoClips.read(Checkpoint.open(checkpoint))
+    assert read.labels[0] == "reach the red moon (expert)"
+    assert read.behaviours == ("expert", "random")
 
     out = tmp_path / "outputs"
     assert main(["demo", "--checkpoint", str(checkpoint), "--out", str(out)]) == 0

@@ -80,13 +80,13 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
 
     rows = [
         side_by_side({f"recorded: {text}": truth[row], "dreamed": dreamed[row]})
-        for row, text in enumerate(clips.instructions[: config.clips])
+        for row, text in enumerate(clips.labels[: config.clips])
     ]
     fps = model.spec.action.control_hz / model.spec.action.frame_skip
     video = write_mp4(config.out / f"demo_{config.id}.mp4", list(np.concatenate(rows, 1)), fps)
     shown = np.linspace(0, steps, min(STRIP_COLUMNS, steps + 1)).round().astype(int)
     table = {}
-    for row, text in enumerate(clips.instructions[: config.clips]):
+    for row, text in enumerate(clips.labels[: config.clips]):
         table[f"recorded {row + 1}: {text}"] = truth[row, shown]
         table[f"dreamed {row + 1}"] = dreamed[row, shown]
     picture = config.out / f"demo_{config.id}.png"

@@ -1,7 +1,7 @@
 """Demo clips: a few held-out episodes beside a checkpoint, so that a first look needs no simulator.
 
 `demo_clips.npz` holds `frames` as differences modulo 256 from each clip's frame before (a still
-background compresses to nothing, and nothing is lost), `actions` and `instructions`.
+background compresses to nothing, and nothing is lost), `actions`, `instructions` and `behaviours`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class DemoClips:
         frames: uint8 (N, T + 1, H, W, 3).
         actions: float32 (N, T, A), physical units; `actions[:, t]` led from frame t to t + 1.
         instructions: N texts.
+        behaviours: who acted, e.g. "expert"; empty where the file is older than this field.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     instructions: tuple[str, ...]
+    behaviours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the fields belong together."""
@@ -41,13 +43,22 @@ class DemoClips:
             and self.actions.ndim == 3
             and self.frames.shape[:2] == (len(self.actions), self.actions.shape[1] + 1)
             and len(self.instructions) == len(self.actions)
+            and len(self.behaviours) in (0, len(self.actions))
         )
         if not fits:
             raise ValueError(
                 f"frames {self.frames.dtype} {self.frames.shape}, actions {self.actions.shape} and "
-                f"{len(self.instructions)} instructions are no demo clips: expected uint8 "
-                "(N, T + 1, H, W, 3), (N, T, A) and N"
+                f"{len(self.instructions)} instructions and {len(self.behaviours)} behaviours are "
+                "no demo clips: expected uint8 (N, T + 1, H, W, 3), (N, T, A) and N of each"
             )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What to call each recording: its instruction, and who acted if that is known."""
+        if not self.behaviours:
+            return self.instructions
+        pairs = zip(self.instructions, self.behaviours, strict=True)
+        return tuple(f"{text} ({behaviour})" for text, behaviour in pairs)
 
     def to_bytes(self) -> bytes:
         """Content of the file."""
@@ -59,6 +70,7 @@ class DemoClips:
             frames=coded,
             actions=self.actions.astype(np.float32),
             instructions=np.array(self.instructions, dtype=str),
+            behaviours=np.array(self.behaviours, dtype=str),
         )
         return buffer.getvalue()
 
@@ -75,7 +87,9 @@ class DemoClips:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 coded = file["frames"]
                 frames = np.add.accumulate(coded, axis=1, dtype=np.uint8)
-                return cls(frames, file["actions"], tuple(str(t) for t in file["instructions"]))
+                behaviours = file["behaviours"] if "behaviours" in file else ()
+                texts = (tuple(map(str, found)) for found in (file["instructions"], behaviours))
+                return cls(frames, file["actions"], *texts)
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(
                 f"{path} cannot be read as demo clips ({type(error).__name__}: {error}); {REMEDY}"
@@ -130,7 +144,10 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
         frames.append(resize(dataset.frames(number, states), frame.height, frame.width))
         actions.append(dataset.actions(number)[: config.steps])
     clips = DemoClips(
-        np.stack(frames), np.stack(actions), tuple(dataset.instructions[i] for i in chosen)
+        np.stack(frames),
+        np.stack(actions),
+        tuple(dataset.instructions[i] for i in chosen),
+        tuple(dataset.behaviours[i] for i in chosen),
     )
     if clips.actions.shape[-1] != opened.spec.action.size:
         raise ValueError(
