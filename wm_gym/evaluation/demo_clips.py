@@ -87,7 +87,7 @@ class DemoClips:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 coded = file["frames"]
                 frames = np.add.accumulate(coded, axis=1, dtype=np.uint8)
-                behaviours = file["behaviours"] if "behaviours" in file else ()
+                behaviours = file.get("behaviours", ())
                 texts = (tuple(map(str, found)) for found in (file["instructions"], behaviours))
                 return cls(frames, file["actions"], *texts)
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
