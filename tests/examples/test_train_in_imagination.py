@@ -15,6 +15,9 @@ import imageio.v3 as imageio
 import pytest
 import tyro
 
+from wm_gym.evaluation.learn_in_imagination import make_dream, train_in_imagination
+
+OTHER = "wm_gym.policies.random_policy:RandomPolicy"
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 4, "batch_size": 8, "epochs": 2},
     "sac": {"learning_starts": 4, "batch_size": 4, "buffer_size": 40, "gradient_steps": 1},
@@ -42,15 +45,16 @@ def test_an_agent_learns_in_the_dream_and_acts_in_the_simulator(name, tiny_check
         "checkpoint": tiny_checkpoint, "out": tmp_path, "rows": 2, "horizon": 4, "save_every": 8,
         "test_episodes": 3, "test_steps": 3, **SMALL[name],
     }  # fmt: skip
-    first = example.main(example.Args(steps=16, **given))
+    first = train_in_imagination(example.Args(steps=16, **given), example.make_agent)
     assert first["imagined_steps"] == 16 and [r["steps"] for r in first["history"]] == [8, 16]
     assert all(row["surprise"] > 0 for row in first["history"])
-    second = example.main(example.Args(steps=32, **given))
+    given["beside"] = (OTHER,)
+    second = train_in_imagination(example.Args(steps=32, **given), example.make_agent)
     assert second["imagined_steps"] == 32
     assert second["history"][:2] == first["history"], "it goes on instead of starting anew"
     assert not (tmp_path / "agent_16.zip").exists() and (tmp_path / "agent_32.zip").exists()
     assert json.loads((tmp_path / PROGRESS).read_text())["steps"] == 32
-    for label in ("untrained", "trained"):
+    for label in ("untrained", OTHER.replace(":", "."), "trained"):
         found = second["true_success"][label]
         assert found["episodes"] == 3 and found["errors"] == 0
         assert found["interval"][0] <= found["success_rate"] <= found["interval"][1]
@@ -61,7 +65,7 @@ def test_an_agent_learns_in_the_dream_and_acts_in_the_simulator(name, tiny_check
     assert (tmp_path / "episodes.mp4").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").rglob("events.*"))
     with pytest.raises(ProgressError, match=r"other settings .*'gamma': \(0\.95, 0\.5\)"):
-        example.main(example.Args(steps=32, **given | {"gamma": 0.5}))
+        train_in_imagination(example.Args(steps=32, **given | {"gamma": 0.5}), example.make_agent)
 
 
 @pytest.mark.slow
@@ -72,7 +76,7 @@ def test_a_continued_sac_remembers(tiny_checkpoint, tmp_path):
 
     example = load("sac")
     args = example.Args(checkpoint=tiny_checkpoint, out=tmp_path, rows=2, horizon=4, **SMALL["sac"])
-    agents = [example.make_agent(args, example.make_dream(args)) for _ in range(2)]
+    agents = [example.make_agent(args, make_dream(args)) for _ in range(2)]
     learn(agents[0], tmp_path, 12, {})
     learn(agents[1], tmp_path, 12, {})
     for one, other in zip(
