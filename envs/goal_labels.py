@@ -56,7 +56,9 @@ def label_langtable(states: np.ndarray, tasks: Sequence[str] = ()) -> GoalLabels
     del tasks
     objects = langtable_tasks.OBJECTS
     states = np.asarray(states, np.float64)
-    gaps = np.stack([langtable_tasks.peg_gaps(state) for state in tqdm(states, desc="labels")])
+    gaps = np.stack(
+        [langtable_tasks.peg_gaps(state) for state in tqdm(states, desc="labels", delay=2)]
+    )
     blocks = states[:, 2:].reshape(len(states), -1, 3)[:, :, :2]
     centres = np.linalg.norm(blocks[:, :, None] - blocks[:, None], axis=-1)
     goals, success, distance = [], [], []
@@ -91,7 +93,9 @@ def label_bridge(states: np.ndarray, tasks: Sequence[str]) -> GoalLabels:
     success = np.zeros((len(states), len(goals)), bool)
     distance = np.full((len(states), len(goals)), np.nan, np.float32)
     places = np.full((len(states), len(things) + 1, 2), np.nan, np.float32)
-    for row, (state, task) in enumerate(zip(tqdm(states, desc="labels"), tasks, strict=True)):
+    for row, (state, task) in enumerate(
+        zip(tqdm(states, desc="labels", delay=2), tasks, strict=True)
+    ):
         goal, column = bridge_tasks.BridgeGoal(task), columns[task]
         success[row, column] = bridge_tasks.is_success(state, goal)
         distance[row, column] = bridge_tasks.task_distance(state, goal)

@@ -188,7 +188,7 @@ def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
             cell = imagined / f"{entry['name'].replace(' ', '_')}-{task}"
             clips = [read_recording(cell, index) for index in range(STARTS)]
             said = [bool(clip[-1][0, 16, 0]) for clip in clips]
-            stored = json.loads(Path(f"{cell}.dot.json").read_text())["verdicts"]
+            stored = json.loads(Path(f"{cell}.dot_cell=16.json").read_text())["verdicts"]
             assert [verdict["success"] for verdict in stored] == said
             assert entry["tasks"][task]["imagined_success_rate"] == np.mean(said)
     ran = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -245,7 +246,8 @@ def run_cells(
                     recordings=None if judge is None else results.with_suffix(""),
                 )
                 if judge is not None:
-                    verdicts = results.with_suffix(f".{judge.name}.json")
+                    asked = re.sub(r"[^\w.=-]+", "_", config.judge or judge.name)
+                    verdicts = results.with_suffix(f".{asked}.json")  # with its parameters
                     recordings = results.with_suffix("")
                     records = judge_episodes(records, recordings, judge, verdicts)
             table[-1].append(records)
