@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.cli import main
+from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.mp4_npz import Mp4NpzDataset
 from wm_gym.latents.pixel_decoder import PixelDecoder, infer_pixel_decoder_config
 from wm_gym.latents.svae import SVAEConfig, infer_svae_config
@@ -307,3 +309,39 @@ def test_weights_of_an_adapter_are_checked_when_loaded(latents: Path, tmp_path: 
     (config.out / "adapter.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="does not fit SVAE"):
         load_adapter(config.out)
+
+
+@pytest.mark.parametrize("cameras", [(), ("left", "right")])
+def test_pixels_that_differ_from_the_empty_scene_are_known(tmp_path: Path, cameras):
+    colours = Colours(tmp_path / "episodes", max(1, len(cameras)))
+    still = colours.pictures[0, 0]
+    colours.pictures[:] = still
+    colours.pictures[2, 1, :4, :4] = 255 - still[:4, :4]  # something in a corner of the first view
+    frames = LatentFrames(write_latents(tmp_path / "latents", colours, cameras), 1)
+    pairs = PairedFrames(cast(EpisodeReader, colours), frames, (SIDE, SIDE))
+    number = (2 * STATES + 1) * frames.views
+    numbers = np.array([0, number, number + frames.views - 1])
+    objects = pairs.objects(numbers, pairs.colours(numbers))
+    assert objects.shape == (3, SIDE, SIDE, 1)
+    assert not objects[0].any() and not objects[1, 4:].any() and not objects[1, :, 4:].any()
+    strong = np.abs(255 - 2 * still[:4, :4].astype(float)).max(-1) > 64
+    assert (objects[1, :4, :4, 0].numpy()[strong] == 1).all()
+    if cameras:
+        assert not objects[2].any(), "the second camera sees nothing of it"
+
+
+def test_a_weight_on_objects_changes_what_is_learned_and_a_run_can_start_from_another(
+    data: Colours, latents: Path, tmp_path: Path
+):
+    plain = train_pixel_decoder(decoder_recipe(data, latents, tmp_path / "plain"))
+    config = decoder_recipe(data, latents, tmp_path / "weighted", object_weight=5.0)
+    weighted = train_pixel_decoder(config)
+    first, second = load_file(plain), load_file(weighted)
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+    assert "held_out_object_psnr" in (config.out / "log.jsonl").read_text()
+    onward = replace(config, out=tmp_path / "onward", init=plain)
+    onward = replace(onward, loop=replace(onward.loop, steps=1, learning_rate=1e-9, ema=0.0))
+    third = load_file(train_pixel_decoder(onward))
+    assert all(torch.allclose(first[key], third[key], atol=1e-6) for key in first)
+    with pytest.raises(ValueError, match="does not fit a pixel decoder of these sizes"):
+        train_pixel_decoder(replace(onward, out=tmp_path / "other", base_channels=16))

@@ -2,7 +2,9 @@
 
 Semantic latents have no decoder of their own. This one is trained on recorded frames and their
 precomputed latents; the encoder, the adapter and every world model on these latents stay as they
-are. Its loss is the mean absolute error of colours: sharp where latents say what is there.
+are. Its loss is the mean absolute error of colours: sharp where latents say what is there. Small
+things hardly count in a mean over all pixels, so those that differ from the empty scene may weigh
+more (`object_weight`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from wm_gym.data.frames import resize, split_views
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.registry import PIXEL_DECODER_WEIGHTS
+from wm_gym.training.autoencoder import median_frame
 from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
 from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
@@ -29,6 +33,8 @@ from wm_gym.training.svae import load_adapter
 
 RECORD = "pixel_decoder.json"
 HELD_OUT_FRAMES = 32
+OBJECT = 0.2
+"""Share of the range counted by `PairedFrames.objects` from which a pixel shows an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,22 @@ class TrainPixelDecoderConfig(FrozenFeatureConfig):
     """Heads of every attention."""
     latent_noise: float = 0.0
     """Standard deviation of noise on the latents, in units of theirs: dreams are not encodings."""
+    object_weight: float = 0.0
+    """Extra weight of pixels that differ from the empty scene (the median frame)."""
+    init: Path | None = None
+    """Weights to start from (`pixel_decoder.safetensors`), of a decoder of the same sizes."""
     batch: int = 16
     """Frames a step, over all processes."""
     measure_every: int = 500
     """Steps between measurements and pictures."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that a resumed run must share; older runs do not know the newest two."""
+        stored = super().fingerprint()
+        for name, default in (("object_weight", 0.0), ("init", None)):
+            if stored[name] == default:
+                del stored[name]
+        return stored
 
     def network(self, latent_dim: int) -> PixelDecoderConfig:
         """Sizes of the decoder for latents of that width."""
@@ -94,6 +112,17 @@ class PairedFrames:
                 "give the episodes that the latents were made from"
             )
         self.data, self.latents, self.size = data, latents, size
+        scene = split_views(median_frame(data)[None], latents.views)
+        self.empty = torch.from_numpy(
+            np.stack([resize(view, *size)[0] for view in scene]).astype(np.float32) / 255
+        )
+        """The empty scene (views, H, W, 3) in [0, 1]."""
+
+    def objects(self, numbers: np.ndarray, colours: Tensor) -> Tensor:
+        """How much each pixel of `colours` differs from the empty scene, (B, H, W, 1) in [0, 1]."""
+        views = [view for _, _, view in self.latents.locate(numbers)]
+        difference = (colours - self.empty[views]).abs().amax(-1, keepdim=True)
+        return difference.mul(4).clamp(max=1.0)  # a quarter of the range counts fully
 
     def colours(self, numbers: np.ndarray) -> Tensor:
         """Frames (B, H, W, 3) float32 in [0, 1] of numbered latents."""
@@ -107,6 +136,22 @@ class PairedFrames:
 def psnr(found: Tensor, colours: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of colours in [0, 1]."""
     return float(-10 * torch.log10((found - colours).square().mean().clamp_min(1e-12)))
+
+
+def start_from(decoder: PixelDecoder, weights: Path) -> None:
+    """Load the weights of a pixel decoder.
+
+    Raises:
+        ValueError: if they are of other sizes, or no such file is there.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        decoder.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"--init {weights} does not fit a pixel decoder of these sizes: {error}"
+        ) from error
 
 
 def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
@@ -141,9 +186,12 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
     device = accelerator.device
     if adapter is not None:
         adapter = adapter.to(device)
+    decoder = PixelDecoder(network)
+    if config.init is not None:
+        start_from(decoder, config.init)
     loop = TrainingLoop(
         config.out,
-        PixelDecoder(network),
+        decoder,
         planned(config.loop, config.epochs, math.ceil(len(latents) / config.batch)),
         fingerprint=config.fingerprint(),
         accelerator=accelerator,
@@ -158,22 +206,25 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
     scale = float(inputs(latents.read(latents.draw(config.seed, 0, 64))).std())
 
     @lru_cache(maxsize=1)  # the parts of a step share one drawing
-    def drawn(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def drawn(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         numbers = latents.draw(config.seed, step, config.batch)
         shape = (len(numbers), *latents.grid, narrow)
         noise = torch.randn(shape, generator=generator(config.seed, step, stream=1))
-        return latents.read(numbers), pairs.colours(numbers), noise
+        colours = pairs.colours(numbers)
+        weight = 1 + config.object_weight * pairs.objects(numbers, colours)
+        return latents.read(numbers), colours, weight, noise
 
     def part(rows: slice, step: int):
-        raw, colours, noise = (tensor[rows].to(device) for tensor in drawn(step))
+        raw, colours, weight, noise = (tensor[rows].to(device) for tensor in drawn(step))
         seen = inputs(raw) + config.latent_noise * scale * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             found = loop.module(seen)
-        error = (found.float() - colours).abs().mean()
-        return error, {"absolute_error": error.detach()}
+        error = (found.float() - colours).abs()
+        return (weight * error).mean(), {"absolute_error": error.detach().mean()}
 
     chosen = latents.held_out(HELD_OUT_FRAMES)
     held_out, truth = inputs(latents.read(chosen)), pairs.colours(chosen)
+    shown = (pairs.objects(chosen, truth) > OBJECT).expand_as(truth)
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, float]:
@@ -183,7 +234,10 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
         pair = torch.cat([truth[:8], found[:8]], dim=1)  # (8, 2H, W, 3)
         picture = (pair.transpose(0, 1).flatten(1, 2) * 255).round().byte().numpy()
         Image.fromarray(picture).save(config.out / f"decoded_{step:06d}.png")
-        return {"held_out_psnr": psnr(found, truth)}
+        figures = {"held_out_psnr": psnr(found, truth)}
+        if shown.any():
+            figures["held_out_object_psnr"] = psnr(found[shown], truth[shown])
+        return figures
 
     shares = row_shares(
         config.batch, config.accumulation, accelerator.process_index, accelerator.num_processes
