@@ -31,6 +31,7 @@ POLICY_KINDS: dict[str, str] = {
     "resized": "wm_gym.policies.resized:ResizedPolicy",
     "planner": "wm_gym.policies.planner:PlannerPolicy",
     "latent-planner": "wm_gym.policies.latent_planner:LatentPlannerPolicy",
+    "diffusion-policy": "wm_gym.policies.diffusion_policy.policy:DiffusionPolicy",
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
     "sb3": "wm_gym.policies.sb3.policy:SB3Policy",
     "openvla": "wm_gym.policies.openvla:OpenVLAPolicy",
@@ -59,16 +60,38 @@ class Observation:
         steps: steps that each has made since its reset, (B,).
         rows: which rows of the runner they are, (B,); a policy that keeps something for every
             episode keeps it under these numbers.
+        history: frames before the newest, oldest first, uint8 (B, n, H, W, 3), n being at least
+            `Policy.frame_history`; before an episode's first frame comes that frame again. None
+            for policies that look at the newest frame alone.
     """
 
     frames: np.ndarray
     instructions: tuple[str, ...]
     steps: np.ndarray
     rows: np.ndarray
+    history: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
+
+    def recent(self, count: int) -> np.ndarray:
+        """The newest `count` frames of each row, oldest first, (B, count, H, W, 3).
+
+        Raises:
+            PolicyError: if the observation holds fewer.
+        """
+        newest = self.frames[:, None]
+        if count == 1:
+            return newest
+        there = 0 if self.history is None else self.history.shape[1]
+        if there < count - 1 or self.history is None:
+            raise PolicyError(
+                f"the policy looks at {count} frames of each row and the observation holds "
+                f"{there + 1}: pass history=, the frames before the newest, oldest first, "
+                f"(B, {count - 1}, H, W, 3); run_policy does, for the policy's frame_history"
+            )
+        return np.concatenate([self.history[:, there - count + 1 :], newest], axis=1)
 
 
 class Policy(ABC):
@@ -81,6 +104,7 @@ class Policy(ABC):
         kind: its name in `POLICY_KINDS`, "" for a policy that `save_policy` does not know.
         action_spec: the action language it speaks, e.g. `env.unwrapped.card.action`.
         frame_spec: the frames it expects, e.g. `env.unwrapped.card.frame`, or None if any will do.
+        frame_history: how many frames before the newest it looks at.
 
     Raises:
         PolicyError: if a spec is none.
@@ -92,6 +116,7 @@ class Policy(ABC):
     """
 
     kind: ClassVar[str] = ""
+    frame_history: int = 0
 
     def __init__(self, action_spec: ActionSpec, frame_spec: FrameSpec | None = None) -> None:
         _check_specs(type(self).__name__, action_spec, frame_spec)

@@ -92,6 +92,7 @@ class LatentPlannerPolicy(Policy):
         opened = Checkpoint.open(model.folder)
         self.reward = RewardModel.from_checkpoint(opened, str(model.device))
         self.proposals = Proposals(bases)
+        self.frame_history = self.proposals.frame_history
         self._goals: dict[int, Goal] = {}
         self._seeds: dict[int, int] = {}
 

@@ -33,6 +33,7 @@ class NoisyPolicy(Policy):
         if not sigma >= 0:
             raise ValueError(f"sigma={sigma}: expected a fraction of half the range, 0 or more")
         self.policy, self.sigma = policy, float(sigma)
+        self.frame_history = policy.frame_history
         self._seeds: dict[int, int] = {}
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:

@@ -62,6 +62,7 @@ class PlannerPolicy(Policy):
         self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
         self.execute = execute
         self.proposals = Proposals(bases)
+        self.frame_history = self.proposals.frame_history
         self._tasks: dict[int, SemanticTask] = {}
         self._seeds: dict[int, int] = {}
         self._done: dict[int, list[bool]] = {}

@@ -20,6 +20,7 @@ class Proposals:
 
     def __init__(self, bases: Sequence[Policy] = ()) -> None:
         self.bases = tuple(bases)
+        self.frame_history = max((base.frame_history for base in self.bases), default=0)
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
         """Begins episodes in all of them; see `Policy.reset`."""

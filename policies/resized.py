@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ class ResizedPolicy(Policy):
             )
         super().__init__(policy.action_spec, frame_spec)
         self.policy = policy
+        self.frame_history = policy.frame_history
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
         """Begins episodes; see `Policy.reset`."""
@@ -45,15 +47,13 @@ class ResizedPolicy(Policy):
         wanted = self.policy.frame_spec
         assert wanted is not None
         size = (wanted.width, wanted.height)
+        seen = observation.recent(1 + self.frame_history)
         frames = [
             np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-            for frame in observation.frames
+            for frame in seen.reshape(-1, *seen.shape[2:])
         ]
-        return self.policy.act(
-            Observation(
-                np.stack(frames), observation.instructions, observation.steps, observation.rows
-            )
-        )
+        resized = np.stack(frames).reshape(*seen.shape[:2], wanted.height, wanted.width, 3)
+        return self.policy.act(replace(observation, frames=resized[:, -1], history=resized[:, :-1]))
 
     def config(self) -> dict[str, Any]:
         """The description of the policy underneath."""

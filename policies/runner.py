@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -171,6 +172,7 @@ class _Running:
     instruction: str
     frame: np.ndarray
     began: float
+    history: deque[np.ndarray]
     chunk: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
@@ -228,6 +230,8 @@ class _Block:
             actions = {row: episode.chunk.pop(0) for row, episode in running.items()}
             for row, result in self.rows.step(actions).items():
                 episode = running[row]
+                if self.policy.frame_history:
+                    episode.history.append(episode.frame.copy())
                 episode.frame = result.frame
                 episode.steps += result.error is None
                 if self.keep_frames:
@@ -255,6 +259,7 @@ class _Block:
                 instructions[row],
                 frames[row],
                 now,
+                deque([frames[row].copy()] * self.policy.frame_history, self.policy.frame_history),
                 frames=[frames[row].copy()] if self.keep_frames else [],
             )
             for row, number in zip(free, begun, strict=True)
@@ -270,6 +275,9 @@ class _Block:
             tuple(running[row].instruction for row in asking),
             np.array([running[row].steps for row in asking]),
             np.array(asking),
+            np.stack([np.stack(running[row].history) for row in asking])
+            if self.policy.frame_history
+            else None,
         )
         chunks = self.policy.act(observation)
         errors = {}

@@ -27,10 +27,9 @@ from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
     BehaviourCloningNetwork,
     BehaviourCloningPolicy,
-    cell_centres,
-    encode_goals,
 )
 from wm_gym.policies.cloning_examples import CloningExamples, PlacedFrames
+from wm_gym.policies.goal_encoder import cell_centres, encode_goals
 from wm_gym.spec import FrameSpec
 from wm_gym.training.encode_latents import simulator_of
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator

@@ -37,7 +37,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "COMMANDS_FILE": str(written),
         "TRIAL": "1" if trial else "",
-        "LOOK": "",
+        **dict.fromkeys(("LOOK", "EPISODES", "CLONED"), ""),
     }
     command = ["bash", str(RECIPES / recipe), *arguments]
     # nothing is made, so a script that copies results in its last lines ends with an error
@@ -52,6 +52,8 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
     [
         ("langtable-vae-mini.sh", 27),
         ("langtable-bc.sh", 3),
+        ("langtable-diffusion-policy.sh", 2),
+        ("bridge-diffusion-policy.sh", 3),
         ("bridge-mini.sh", 41),
         ("bridge-vjepa96-mini.sh", 15),
     ],
@@ -95,6 +97,17 @@ def test_the_behaviour_cloning_recipe_fits_together(tmp_path):
     stages = sorted(path.parent for path in (run / "policy").glob("stage_*/policy.json"))
     assert [stage.name for stage in stages] == [f"stage_{k}" for k in (1, 2, 3, 4)]
     assert all(load_policy(stage).kind == "behaviour-cloning" for stage in stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", ["langtable", "bridge"])
+def test_the_diffusion_policy_recipes_fit_together(domain, tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of(f"{domain}-diffusion-policy.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    stages = sorted(path.parent for path in (run / "policy").glob("stage_*/policy.json"))
+    assert [stage.name for stage in stages] == [f"stage_{k}" for k in (1, 2, 3, 4)]
+    assert all(load_policy(stage).kind == "diffusion-policy" for stage in stages)
 
 
 @pytest.mark.slow

@@ -208,6 +208,12 @@ COMMANDS: dict[str, Command] = {
         "train_behaviour_cloning",
         "train a small image policy",
     ),
+    "train diffusion-policy": Command(
+        "wm_gym.policies.diffusion_policy.train",
+        "TrainDiffusionPolicyConfig",
+        "train_diffusion_policy",
+        "train a diffusion policy",
+    ),
     "serve-openvla": Command(
         "wm_gym.commands.serve_openvla",
         "ServeOpenVLAConfig",

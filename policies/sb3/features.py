@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from wm_gym.policies.behaviour_cloning import cell_centres
+from wm_gym.policies.goal_encoder import cell_centres
 
 
 class LatentGridExtractor(BaseFeaturesExtractor):

@@ -12,8 +12,8 @@ from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
     BehaviourCloningNetwork,
     BehaviourCloningPolicy,
-    cell_centres,
 )
+from wm_gym.policies.goal_encoder import cell_centres
 from wm_gym.policies.noisy import NoisyPolicy
 from wm_gym.policies.random_policy import RandomPolicy
 from wm_gym.policies.resized import ResizedPolicy

@@ -5,6 +5,7 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_remote_policies_are_saved(modules, tmp_path):
         assert load_policy(tmp_path / "runs" / kind).kind == kind
 
 
+def test_a_checkpoint_of_lerobot_is_saved(modules, tmp_path):
+    from tests.policies.diffusion_policy.test_lerobot import FRAMES, PUSHT, write
+    from wm_gym.policies.base import load_policy
+
+    write(tmp_path / "pretrained_model")
+    (block,) = [block for block in modules if "load_lerobot" in block]
+    names = {"card": SimpleNamespace(action=PUSHT, frame=FRAMES)}
+    exec(compile(block, "docs/policies.md", "exec"), names)
+    assert load_policy(tmp_path / "runs" / "lerobot").kind == "diffusion-policy"
+
+
 def test_a_function_loads_what_the_class_needs(modules, tmp_path):
     from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
     from wm_gym.policies.named import open_policy
@@ -80,7 +92,7 @@ def test_every_command_is_understood():
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wm-gym")]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for words in commands:
         name = _command_name(words)
         assert name is not None, words

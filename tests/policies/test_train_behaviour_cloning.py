@@ -1,16 +1,13 @@
 from dataclasses import replace
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from wm_gym.data.episodes import Episode, EpisodeDataset
-from wm_gym.data.shards import write_index, write_shard
+from tests.policies.numbered_episodes import SIDE, STEPS, write_episodes
+from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import LANGTABLE
-from wm_gym.envs.sims.langtable_layout import sample_start
 from wm_gym.envs.sims.langtable_tasks import OBJECTS
-from wm_gym.envs.sims.langtable_tasks import Goal as SimulatorGoal
 from wm_gym.envs.sims.teachers import TEACHERS, langtable_places
 from wm_gym.instructions import Goal
 from wm_gym.policies import train_behaviour_cloning as module
@@ -24,45 +21,12 @@ from wm_gym.policies.train_behaviour_cloning import (
 )
 from wm_gym.training.loop import LoopConfig
 
-SIDE, STEPS = 32, 5
 TEACHER = TEACHERS["LangTable-v0"]
-
-
-def episode(seed, behaviour):
-    """Frames and actions are numbered, so that a slip by one shows."""
-    rng = np.random.default_rng(seed)
-    goal = SimulatorGoal("reach", OBJECTS[seed % 8])
-    start = sample_start(goal, OBJECTS, rng)
-    states = np.tile(start, (STEPS + 1, 1))
-    states[:, 0] += 0.001 * np.arange(STEPS + 1)
-    frames = np.zeros((STEPS + 1, SIDE, SIDE, 3), np.uint8)
-    frames += (10 * np.arange(STEPS + 1, dtype=np.uint8))[:, None, None, None]
-    return Episode(
-        frames=frames,
-        actions=np.stack([np.full(2, 0.001 * (k + 1), np.float32) for k in range(STEPS)]),
-        privileged=states,
-        success=np.array([False] * STEPS + [True]),
-        instruction=goal.instruction,
-        goal=Goal("reach", (goal.first,)),
-        seed=seed,
-        behaviour=behaviour,
-    )
 
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
-    episodes = [episode(k, "expert" if k % 2 else "noisy_expert") for k in range(6)]
-    write_shard(folder / "shards" / "000000.hdf5", episodes, 0)
-    write_index(
-        folder,
-        observation_space=gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8),
-        action_space=gymnasium.spaces.Box(-0.03, 0.03, (2,), np.float32),
-        image_format="exact",
-        env_spec=None,
-        description="numbered",
-    )
-    return folder
+    return write_episodes(tmp_path / "data")
 
 
 def config(data, out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,11 @@ class _PolicyPlayer:
         self.policy, self.seed = open_policy(config.policy, action, frame), config.seed
         self.conversion = check_compatible(self.policy, action, frame)
         self.planned: list[np.ndarray] = []
+        self.seen: deque[np.ndarray] = deque(maxlen=1 + self.policy.frame_history)
 
     def begin(self, info: dict[str, Any]) -> None:
         self.instruction, self.steps, self.planned = info["instruction"], 0, []
+        self.seen.clear()
         self.policy.reset([0], [self.seed], [self.instruction])
         self.seed += 1
 
@@ -159,9 +162,14 @@ class _PolicyPlayer:
         from wm_gym.policies.base import Observation
         from wm_gym.policies.chunks import read_chunk
 
+        self.seen.extend(
+            [np.array(observation)] * (1 if self.seen else 1 + self.policy.frame_history)
+        )
         if not self.planned:
-            frames, steps = np.asarray(observation)[None], np.array([self.steps])
-            seen = Observation(frames, (self.instruction,), steps, np.array([0]))
+            frames, steps = np.stack(self.seen)[None], np.array([self.steps])
+            seen = Observation(
+                frames[:, -1], (self.instruction,), steps, np.array([0]), frames[:, :-1]
+            )
             chunk = read_chunk(self.policy.act(seen), 0, 1, self.policy.action_spec.size)
             self.planned = list(self.conversion(chunk))
         self.steps += 1
