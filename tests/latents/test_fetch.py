@@ -92,9 +92,18 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"m": Bomb(str(target))}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(Bomb(str(target))))
     for name in ("new.pt", "old.pt", "bare.pt"):
-        with pytest.raises(CheckpointError, match=r"is refused: it asks to run code"):
+        with pytest.raises(CheckpointError, match=r"is refused: it asks to run code") as refused:
             load_pickle(tmp_path / name, "Toy")
+        assert "weights_only" not in str(refused.value)  # torch advises to turn it off
     assert not target.exists()
+    with pytest.raises(CheckpointError, match=r"while it is read \(posix\.mkdir\)"):
+        load_pickle(tmp_path / "new.pt", "Toy")
+
+
+def test_a_web_page_in_the_place_of_weights_is_no_attack(tmp_path):
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>404: Not Found</html>")
+    with pytest.raises(CheckpointError, match=r"no whole file of weights \(not in torch's format"):
+        load_pickle(tmp_path / "page.pt", "Toy")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.98])
@@ -128,8 +137,9 @@ def test_torchscript_needs_a_checksum_or_the_flag(cosmos_folder):
         CosmosSpace.load(local=cosmos_folder, sha256={**digests, "decoder.jit": "0" * 64})
 
 
-def test_sd3_vae_loads_from_a_folder(tmp_path):
+def test_sd3_vae_loads_from_a_folder_and_refuses_faulty_parameters(tmp_path):
     from diffusers import AutoencoderKL
+    from safetensors.torch import load_file, save_file
 
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -143,6 +153,16 @@ def test_sd3_vae_loads_from_a_folder(tmp_path):
     assert (space.grid, space.channels) == ((32, 32), 16)
     for key, value in vae.state_dict().items():
         assert torch.equal(space.vae.state_dict()[key], value)
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    key = "encoder.conv_in.weight"
+    for faulty in (
+        {k: v for k, v in weights.items() if k != key},
+        {**weights, key: weights[key] / 0},
+    ):
+        save_file(faulty, path)
+        with pytest.raises(CheckpointError, match=r"encoder\.conv_in\.weight"):
+            SD3VAESpace.load(local=tmp_path)
 
 
 def test_web_dino_loads_from_a_folder_and_refuses_missing_parameters(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -145,11 +146,14 @@ def load_pickle(path: Path, name: str) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} ({name}) does not exist") from error
     except pickle.UnpicklingError as error:
-        if path.stat().st_size and "weights_only" in str(error).lower():
+        if path.stat().st_size and "weights_only" in str(error).lower() and _is_pickle(path, error):
+            # torch's own words are left out: they advise to read the file with its code
+            asked = re.search(r"GLOBAL (\S+)", str(error))
             raise CheckpointError(
                 f"{path} ({name}) is refused: it asks to run code or to build objects other than "
-                f"tensors while it is read ({_reason(error)}). A file of weights needs neither; "
-                "get it from its authors' page, or have it converted to safetensors"
+                f"tensors while it is read ({asked[1] if asked else 'in a form without a name'}). "
+                "A file of weights needs neither; get it from its authors' page, or have it "
+                "converted to safetensors"
             ) from error
         raise _not_whole(path, name, error) from error
     except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
@@ -314,10 +318,19 @@ def _download_url(model: PublishedModel, name: str) -> Path:
     return path
 
 
+def _is_pickle(path: Path, error: Exception) -> bool:
+    """Whether a file that could not be read is a pickle or an archive of one, and no web page."""
+    with path.open("rb") as file:
+        start = file.read(1)
+    binary = start == b"\x80" or zipfile.is_zipfile(path)
+    return binary or "Unsupported operand" not in str(error)
+
+
 def _not_whole(path: Path, name: str, error: Exception) -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
+    reason = "not in torch's format" if "weights_only" in str(error).lower() else _reason(error)
     return CheckpointError(
-        f"{path} ({name}, {size} bytes) is no whole file of weights ({_reason(error)}): "
+        f"{path} ({name}, {size} bytes) is no whole file of weights ({reason}): "
         "a download was cut short, or it is another kind of file; get it again"
     )
 

@@ -62,13 +62,24 @@ class SD3VAESpace:
 
         paths = fetch_model(SD3_VAE, local=local, revision=revision, sha256=sha256)
         try:
-            vae: Any = AutoencoderKL.from_pretrained(
-                paths[0].parent, local_files_only=True, use_safetensors=True, torch_dtype=dtype
+            vae: Any
+            vae, report = AutoencoderKL.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                paths[0].parent,
+                local_files_only=True,
+                use_safetensors=True,
+                torch_dtype=dtype,
+                output_loading_info=True,
             )
         except Exception as error:
             raise CheckpointError(
                 f"{paths[0].parent} does not hold {SD3_VAE.name} ({error}); get it again"
             ) from error
+        broken = [k for k, v in vae.state_dict().items() if v.is_meta or not v.isfinite().all()]
+        if faulty := sorted({*report["missing_keys"], *broken}):
+            raise CheckpointError(
+                f"{paths[0].parent}: {len(faulty)} parameters of {SD3_VAE.name} are missing or "
+                f"hold NaN or infinite values, e.g. {faulty[:3]}; get it again"
+            )
         return cls(vae.to(device), posterior=posterior)
 
     @torch.inference_mode()
