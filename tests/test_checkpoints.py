@@ -161,3 +161,13 @@ def test_start_states_and_demo_clips_are_written_with_their_hashes(folder, tmp_p
     assert (clips.frames[0] == recorded.frames).all() and (
         clips.actions[0] == recorded.actions
     ).all()
+
+
+@pytest.mark.parametrize(("part", "entry"), [("action", "width"), ("latent", "channels")])
+def test_a_card_that_its_network_contradicts_is_refused(folder, card, part, entry):
+    card[part][entry] += 1
+    if part == "latent":
+        card[part] |= {"mean": [*card[part]["mean"], 0.0], "std": [*card[part]["std"], 1.0]}
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CardError, match=rf"'{part}.{entry}': \d.*its network reads"):
+        make(folder)

@@ -102,6 +102,8 @@ class LatentWorldModel:
         *,
         seeds: Sequence[int],
         cache: str = "auto",
+        guidance: float = 1.0,
+        micro_batch: int | None = None,
     ) -> Rollout:
         """Start a rollout.
 
@@ -112,8 +114,18 @@ class LatentWorldModel:
                 actions are assumed if None.
             seeds: one noise seed per row.
             cache: "auto", "off", "exact" or "rolling".
+            guidance: classifier-free guidance scale against the null action; 1 is off.
+            micro_batch: most rows passed through the network at once; None for all.
         """
-        return Rollout(self, frames, actions, seeds=seeds, cache=cache)  # pyright: ignore[reportArgumentType]
+        return Rollout(
+            self,  # pyright: ignore[reportArgumentType]
+            frames,
+            actions,
+            seeds=seeds,
+            cache=cache,
+            guidance=guidance,
+            micro_batch=micro_batch,
+        )
 
 
 @torch.inference_mode()
@@ -157,6 +169,7 @@ def load_world_model(
 
     Raises:
         CheckpointError: if the checkpoint cannot be found, is damaged or does not fit its card.
+        CardError: if the card contradicts itself.
         ValueError: if `denoising_steps` is not a positive whole number.
     """
     if denoising_steps is not None and (
@@ -173,6 +186,7 @@ def load_world_model(
     if spec.distilled is not None and denoising_steps == spec.distilled.denoising_steps:
         dynamics = spec.distilled
     network = DiT(DiTConfig(**dynamics.network))
+    _check_widths(spec, network.config, opened.folder)
     try:
         network.load_state_dict(opened.load(dynamics.weights))
     except RuntimeError as error:
@@ -189,6 +203,21 @@ def load_world_model(
         denoising_steps=denoising_steps,
         folder=opened.folder,
     )
+
+
+def _check_widths(spec: WorldModelSpec, network: DiTConfig, folder: Path) -> None:
+    """Refuse a card whose network reads other actions or latents than the card speaks of.
+
+    Raises:
+        CardError: naming both.
+    """
+    read = {"action.width": network.action_width, "latent.channels": network.channels}
+    stated = {"action.width": spec.action.width, "latent.channels": spec.latent.channels}
+    if read != stated:
+        raise CardError(
+            f"{folder / 'card.json'} states {stated}, its network reads {read}; correct the card, "
+            "or take the card and the weights of one checkpoint"
+        )
 
 
 def _check_views(spec: WorldModelSpec, folder: Path) -> None:

@@ -157,6 +157,24 @@ def test_forks_share_their_prefix_and_leave_the_parent_alone(toy):
         assert torch.equal(parent.step(action), twin.step(action))
 
 
+def test_copies_share_a_slid_window_whatever_the_alignment(toy):
+    for alignment in ("target", "source"):
+        model = toy("window", LENGTH, alignment)
+        parent, twin = (Rollout(model, images(2), seeds=[4, 5]) for _ in range(2))
+        reference = Rollout(model, images(2), seeds=[4, 5], cache="off")
+        for action in actions(8, 2):
+            parent.step(action), twin.step(action), reference.step(action)
+        child, plain = (each.fork(np.repeat([0, 1], 20)) for each in (parent, reference))
+        for number, action in enumerate(actions(3, 40, seed=6)):
+            found, expected = child.step(action), plain.step(action)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+            if number == 0:  # one frame a copy at most, and two contexts for all
+                frame = parent.caches[0].nbytes() / (2 * (LENGTH - 1))
+                assert child.caches[0].nbytes() <= (40 + 2 * (LENGTH - 1)) * frame
+        for action in actions(6, 2, seed=7):
+            assert torch.equal(parent.step(action), twin.step(action))
+
+
 def test_copies_with_the_same_seeds_meet_the_same_noise(toy):
     rollout = Rollout(toy("banded", LENGTH), images(1), seeds=[4])
     rollout.step(actions(1, 1)[0])
@@ -166,6 +184,15 @@ def test_copies_with_the_same_seeds_meet_the_same_noise(toy):
         torch.testing.assert_close(
             latents, rollout.step(action).expand_as(latents), atol=1e-4, rtol=0
         )
+
+
+def test_a_world_model_begins_with_guidance_in_small_batches(tiny_model):
+    frames, action = images(2, seed=3).repeat(1, 8, 8, 1), actions(1, 2)[0]
+    settings = {"seeds": [1, 2], "guidance": 1.5}
+    rollout = tiny_model.begin(frames, **settings, micro_batch=1)
+    assert (len(rollout.caches), rollout.micro_batch) == (2, 1)
+    expected = Rollout(tiny_model, frames, **settings).step(action)
+    torch.testing.assert_close(rollout.step(action), expected, atol=1e-4, rtol=0)
 
 
 def test_a_chunk_equals_its_single_steps(toy):

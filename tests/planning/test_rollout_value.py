@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.dynamics.rollout import Rollout
 from wm_gym.instructions import Goal
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.planning.cem import CEMConfig
@@ -12,7 +13,7 @@ from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.planning.plan import ActionBox
 from wm_gym.planning.planner import plan
-from wm_gym.planning.rollout_value import RolloutValue, reward_score
+from wm_gym.planning.rollout_value import RolloutValue, candidate_batches, reward_score
 
 
 @pytest.fixture
@@ -47,6 +48,26 @@ def test_the_value_is_the_score_of_the_rollout_itself(rollout):
     scores = [mean_of_first_channel(rollout.step(actions[:, 0, n]), np.arange(2)) for n in range(3)]
     assert torch.allclose(last[:, 0], scores[-1], atol=1e-4)
     assert torch.allclose(mean[:, 0], torch.stack(scores).mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [2, 5, 7])
+def test_batches_of_candidates_have_the_same_values_in_less_memory(rollout, most, monkeypatch):
+    actions = 0.02 * torch.rand(2, 5, 2, 2, generator=torch.Generator().manual_seed(1))
+    whole = RolloutValue(rollout, mean_of_first_channel)(actions)
+    rollout.micro_batch = most
+    forks, fork = [], Rollout.fork
+    monkeypatch.setattr(Rollout, "fork", lambda self, rows: forks.append(rows) or fork(self, rows))
+    parts = RolloutValue(rollout, mean_of_first_channel)(actions)
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
+    assert [row for rows in forks for row in rows] == [0] * 5 + [1] * 5
+    assert max(map(len, forks)) <= most
+
+
+def test_batches_hold_one_problem_or_whole_ones():
+    rows = [list(range(12))[part] for part in candidate_batches(3, 4, 9)]
+    assert rows == [list(range(8)), list(range(8, 12))]
+    assert [len(range(12)[part]) for part in candidate_batches(3, 4, 3)] == [3, 1, 3, 1, 3, 1]
+    assert candidate_batches(3, 4, None) == candidate_batches(3, 4, 12) == [slice(0, 12)]
 
 
 @pytest.mark.parametrize("config", [MPPIConfig(6, 2, 0.01), CEMConfig(6, 2, 2)])

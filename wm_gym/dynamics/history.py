@@ -79,3 +79,9 @@ def start_history(
         first = missing + (spec.action.alignment == "target")
         slots[:, first : first + count - 1] = spec.action.normalise(actions.to(slots.device))
     return LatentHistory(latents, slots)
+
+
+def pad_front(frames: Tensor, count: int) -> Tensor:
+    """Make room for `count` frames along axis 1 by zeros in front; always a fresh tensor."""
+    missing = max(0, count - frames.shape[1])
+    return torch.cat([frames.new_zeros(len(frames), missing, *frames.shape[2:]), frames], 1)

@@ -154,7 +154,7 @@ class KVCache:
                 return int(found[0])
         used = len(own.positions)
         if used < self.capacity:
-            size = min(self.capacity, max(2, 2 * used))
+            size = min(self.capacity, max(1, 2 * used))
             self._grow(size - used, like)
             own.positions[used] = position
             return used
@@ -182,6 +182,10 @@ class KVCache:
         """Hide everything stored for some rows from them."""
         for part in self.parts:
             part.start[rows] = NEVER
+
+    def starts(self) -> np.ndarray:
+        """First position stored for each row, (B,); `NEVER` where there is none."""
+        return np.min([part.start for part in self.parts], axis=0)
 
     def drop_expired(self, position: int, length: int) -> None:
         """Free prefixes that no row can attend to from `position` on."""

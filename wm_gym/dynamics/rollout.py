@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.dynamics.cache_modes import CacheMode, resolve_cache_mode
-from wm_gym.dynamics.history import LatentHistory, Stepped, start_history
+from wm_gym.dynamics.history import LatentHistory, Stepped, pad_front, start_history
 from wm_gym.dynamics.kv_cache import KVCache, Rows, row_batches
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.snapshot import pack, unpack
@@ -130,8 +130,8 @@ class Rollout:
             )
         count = min(history.latents.shape[1], self._reach)
         latents, slots = history.latents[:, -count:], history.slots[:, -count:]
-        self.latent_history = _pad_front(self.latent_history, count)
-        self.slots = _pad_front(self.slots, count)
+        self.latent_history = pad_front(self.latent_history, count)
+        self.slots = pad_front(self.slots, count)
         index = torch.from_numpy(rows).to(slots.device)
         self.latent_history[index, -count:] = latents
         self.slots[index, -count:] = slots
@@ -307,16 +307,21 @@ class Rollout:
             cache.forget(numbers)
             cache.write(layers, first, numbers)
 
+    def _slid(self) -> np.ndarray:
+        """Rows (B,) whose window has slid since their context was computed, and must be again."""
+        if self.cache_mode != "exact" or self.banded:
+            return np.zeros(self.rows, bool)
+        full = self.position - self.born + 1 > self.length - 1
+        return full & (self.caches[0].starts() != self.position + 2 - self.length)
+
     def _commit(self) -> None:
         """Store the newest frame; where a window slid and `exact` is wanted, its whole context."""
         if self.length == 1:
             return
-        slid = np.zeros(self.rows, bool)
-        if self.cache_mode == "exact" and not self.banded:
-            slid = self.position - self.born + 1 > self.length - 1
-            # encoding starts the row's context afresh, as its positions do in the window
-            for rows in row_batches(slid, self.micro_batch):
-                self._encode(rows, slice(1 - self.length, None), self.length - 1)
+        slid = self._slid()
+        # encoding starts the row's context afresh, as its positions do in the window
+        for rows in row_batches(slid, self.micro_batch):
+            self._encode(rows, slice(1 - self.length, None), self.length - 1)
         finished = []  # written at the end: the slot of the oldest frame is still read by others
         for rows in row_batches(~slid, self.micro_batch):
             numbers = np.arange(self.rows)[rows]
@@ -356,8 +361,11 @@ class Rollout:
         index = np.asarray(rows, np.int64)
         repeated = len(np.unique(index)) < len(index)
         target = self.world_model.spec.action.alignment == "target"
-        if repeated and target and self.cache_mode != "off" and not self.committed:
-            self._commit()  # its action is known, so it is passed once and not once per copy
+        if repeated and self.cache_mode != "off" and not self.committed:
+            if target:
+                self._commit()  # its action is known, so it is passed once and not once per copy
+            elif self.length > 2 and self._slid()[index].any():
+                return self._fork_slid(index, seeds)
         chosen = torch.from_numpy(index).to(self.slots.device)
         child = copy.copy(self)
         child.latent_history, child.slots = self.latent_history[chosen], self.slots[chosen]
@@ -369,6 +377,16 @@ class Rollout:
             raise ValueError(f"{len(index)} rows need as many seeds, got {len(child.seeds)}")
         child._frames = None if self._frames is None else self._frames[chosen]
         child.frame_passes = 0
+        return child
+
+    def _fork_slid(self, index: np.ndarray, seeds: Sequence[int] | None) -> Rollout:
+        """As `fork`: copies differ in the newest frame's action, so all before it is shared."""
+        rows, index = np.unique(index, return_inverse=True)
+        origin = self.fork(rows.tolist())
+        for batch in row_batches(origin._slid(), self.micro_batch):
+            origin._encode(batch, slice(1 - self.length, -1), self.length - 2)
+        child = origin.fork(index.tolist(), seeds)
+        child.frame_passes = origin.frame_passes
         return child
 
     def snapshot(self) -> bytes:
@@ -389,9 +407,3 @@ class Rollout:
         """Bytes held by stored context and history."""
         held = sum(cache.nbytes() for cache in self.caches)
         return held + self.latent_history.nbytes + self.slots.nbytes
-
-
-def _pad_front(frames: Tensor, count: int) -> Tensor:
-    """Make room for `count` frames along axis 1 by zeros in front; always a fresh tensor."""
-    missing = max(0, count - frames.shape[1])
-    return torch.cat([frames.new_zeros(len(frames), missing, *frames.shape[2:]), frames], 1)

@@ -24,7 +24,8 @@ class RolloutValue:
     actions alone. There is no gradient.
 
     Args:
-        rollout: B rows, at the state to plan from.
+        rollout: B rows, at the state to plan from. Its `micro_batch` bounds the candidates that are
+            imagined, and held in memory, at once.
         score: what makes a state good.
         reduce: "last" scores the state after the last action, "mean" averages over all states.
     """
@@ -44,13 +45,44 @@ class RolloutValue:
         if problems != self.rollout.rows:
             raise ValueError(f"{problems} problems for {self.rollout.rows} rows; give one each")
         rows = np.repeat(np.arange(problems), candidates)
+        flat = actions.reshape(problems * candidates, horizon, -1)
+        parts = candidate_batches(problems, candidates, self.rollout.micro_batch)
+        found = [self._imagine(rows[part], flat[part]) for part in parts]
+        return torch.cat(found).reshape(problems, candidates).float()
+
+    def _imagine(self, rows: np.ndarray, actions: Tensor) -> Tensor:
+        """Values (R,) of actions (R, n, A) from the rollout's rows (R,)."""
         imagined = self.rollout.fork(rows.tolist())
         found = []
-        for step in range(horizon):
-            latents = imagined.step(actions[:, :, step].reshape(problems * candidates, -1))
-            if self.reduce == "mean" or step == horizon - 1:
+        for step, action in enumerate(actions.unbind(1), start=1):
+            latents = imagined.step(action)
+            if self.reduce == "mean" or step == actions.shape[1]:
                 found.append(self.score(latents, rows))
-        return torch.stack(found).mean(0).reshape(problems, candidates).float()
+        return torch.stack(found).mean(0)
+
+
+def candidate_batches(problems: int, candidates: int, most: int | None) -> list[slice]:
+    """Slices of `problems * candidates` rows that are imagined one after the other.
+
+    A batch holds candidates of one problem, or all of several problems, so that its rows share
+    their context; what its candidates store is freed before the next begins.
+
+    Args:
+        problems: problems B.
+        candidates: candidates K of each.
+        most: rows of a batch; None for all at once.
+    """
+    total = problems * candidates
+    if most is None or most >= total:
+        return [slice(0, total)]
+    if most >= candidates:
+        size = most // candidates * candidates
+        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    return [
+        slice(first + start, first + min(start + most, candidates))
+        for first in range(0, total, candidates)
+        for start in range(0, candidates, most)
+    ]
 
 
 def reward_score(
