@@ -31,6 +31,19 @@ def test_a_known_case_passes_with_its_errors(folder, tmp_path, capsys):
     assert case["max_abs"] < 5e-5
 
 
+def test_json_cases_are_known_by_their_content(tmp_path, capsys):
+    content = json.loads((DATA / "schedules.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert main(["check-parity", str(tmp_path), "--strict"]) == 0
+    assert "1 passed, 0 failed, 0 unknown" in capsys.readouterr().out
+    content["rescale_bridge_action"]["examples"][2]["output"][3] += 0.01
+    content["openvla_bridge_orig"]["examples"][0]["action_unnormalised"][1] += 0.01
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert main(["check-parity", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "bridge action 2" in shown and "openvla action 0" in shown
+
+
 def test_an_unknown_case_is_named_and_fails_when_strict(folder, capsys):
     (folder / "something_new.json").write_text("{}")
     assert main(["check-parity", str(folder)]) == 0

@@ -10,17 +10,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from wm_gym.dynamics.diffusion import DDPMSampler, sampling_steps
+from wm_gym.dynamics.diffusion import TRAINING_STEPS, DDPMSampler, sampling_steps
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import FlowSampler, schedule_shift
 from wm_gym.dynamics.rollout import CacheMode, LatentHistory, Rollout
 from wm_gym.dynamics.samplers import Sampler
 from wm_gym.evaluation.bare_models import bare_card
 from wm_gym.evaluation.parity_latents import ParityCase, ParityResult, read_case
+from wm_gym.policies.openvla import ActionStatistics, detokenise, unnormalise
 from wm_gym.spec import ContextSpec
+from wm_gym.training.import_checkpoint import bridge_actions
 
 FORWARD_TOLERANCE = (5e-5, 1e-4)
 ROLLOUT_TOLERANCE = (2e-4, 1e-3)
@@ -30,10 +33,11 @@ SCHEDULE_TOLERANCE = (1e-6, 1e-5)
 
 def run_dynamics_parity(path: Path) -> ParityResult | None:
     """Run one reference file, whichever kind it is; None if it is about something else."""
-    if path.name == "schedules.json":
-        return run_schedules(path)
-    if path.name == "state_dict_shapes.json":
-        return run_state_dict_shapes(path)
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        if "flow_schedules" in content:
+            return run_schedules(path)
+        return run_state_dict_shapes(path) if "dit" in content else None
     if path.suffix != ".safetensors":
         return None
     config = read_case(path).config
@@ -128,19 +132,24 @@ class _ReferenceModel:
 
 def _sampler(config: dict[str, Any]) -> Sampler:
     """The sampler a rollout case was recorded with."""
-    if config["sampler"] == "FlowMatching.generate":
-        settings = config["flow_kwargs"]
+    keys = {"FlowMatching.generate": "flow_kwargs", "Diffusion.generate": "diffusion_kwargs"}
+    if config["sampler"] not in keys:
+        raise ValueError(f"unknown sampler {config['sampler']!r} of a reference case")
+    settings = config[keys[config["sampler"]]]
+    if (count := settings.get("timesteps", TRAINING_STEPS)) != TRAINING_STEPS:
+        raise ValueError(
+            f"a reference case with timesteps {count}: samplers have {TRAINING_STEPS} here"
+        )
+    if "flow_kwargs" in config:
         return FlowSampler(settings["sampling_timesteps"], settings["time_dist_shift"])
-    if config["sampler"] == "Diffusion.generate":
-        return DDPMSampler(config["diffusion_kwargs"]["sampling_timesteps"])
-    raise ValueError(f"unknown sampler {config['sampler']!r} of a reference case")
+    return DDPMSampler(settings["sampling_timesteps"])
 
 
 def run_schedules(path: Path) -> ParityResult:
-    """Shifts, shifted schedules and the DDPM noise schedule.
+    """Shifts, shifted schedules, the DDPM noise schedule, and what becomes of actions.
 
-    The policy-side action conversions in the same file are not about dynamics; they are left to
-    the tests of policies.
+    The gripper, which the authors' policy code rounds to open or closed, is compared where it is
+    one of the two: the action language here is linear in it.
     """
     content = json.loads(path.read_text())
     found: dict[str, Tensor] = {}
@@ -168,6 +177,19 @@ def run_schedules(path: Path) -> ParityResult:
         add(f"ddpm at {step}", signal[int(step)], value)
     for count, steps in ddpm["sampling_noise_steps"].items():
         add(f"ddpm {count} steps", sampling_steps(int(count)), steps)
+    for number, example in enumerate(content.get("rescale_bridge_action", {}).get("examples", ())):
+        action = bridge_actions(len(example["input"]))
+        given = torch.tensor(example["input"])
+        whole = slice(None) if example["input"][6] in (0.0, 1.0) else slice(6)
+        scaled = action.normalise(given.clamp(torch.tensor(action.low), torch.tensor(action.high)))
+        add(f"bridge action {number}", scaled[whole], example["output"][whole])
+    openvla = content.get("openvla_bridge_orig", {"examples": ()})
+    for number, example in enumerate(openvla["examples"]):
+        numbers = detokenise(np.array(example["token_ids"]))
+        add(f"openvla tokens {number}", numbers, example["normalized"])
+        statistics = ActionStatistics(*(tuple(openvla[name]) for name in ("q01", "q99", "mask")))
+        physical = unnormalise(numbers, statistics)
+        add(f"openvla action {number}", physical, example["action_unnormalised"])
     return compare(path.stem, found, expected, SCHEDULE_TOLERANCE)
 
 
