@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from wm_gym.dynamics.acceleration import accelerate
 from wm_gym.dynamics.dit import DIT_SIZES, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
 from wm_gym.evaluation.bare_models import bare_card, bare_model, random_network
@@ -142,10 +143,8 @@ def check_autocast(config: GPUSmokeConfig) -> dict[str, Any]:
     inputs = [tensor.to(config.device) for tensor in clip(config)]
     with torch.no_grad():
         reference = network(*inputs)
-        kind = torch.device(config.device).type
-        with torch.autocast(kind, torch.bfloat16):
-            cast = network(*inputs)
-        linear = network.set_linear_dtype(torch.bfloat16)(*inputs)
+        cast = accelerate(network, "autocast")(*inputs)
+        linear = accelerate(network, "bfloat16")(*inputs)
     layers = within(relative(linear, reference), HALF)
     return {**within(relative(cast, reference), HALF), "linear_layers": layers}
 
@@ -217,16 +216,19 @@ def _history_of(rollout: Rollout, row: int) -> LatentHistory:
 
 
 def check_compile(config: GPUSmokeConfig) -> dict[str, Any]:
-    """torch.compile gives what the plain network gives."""
-    network = random_network(network_config(config.size)[0]).to(config.device)
+    """torch.compile gives what the plain network gives, in clips and in rollouts."""
+    model = world_model(config, config.device)
     inputs = [tensor.to(config.device) for tensor in clip(config)]
+    given = actions(model, 3)
     began = time.perf_counter()
     with torch.no_grad():
-        reference = network(*inputs)
-        network.compile(dynamic=False)
-        found = network(*inputs)
+        reference, rolled = model.network(*inputs), begin(model, "exact").step(given)
+        accelerate(model.network, "float32", compiled=True)
+        found, again = model.network(*inputs), begin(model, "exact").step(given)
     seconds = time.perf_counter() - began
-    return {**within(relative(found, reference), EXACT), "seconds": round(seconds, 1)}
+    rollout = within(relative(again, rolled), EXACT)
+    clips = within(relative(found, reference), EXACT)
+    return {**clips, "rollout": rollout, "seconds": round(seconds, 1)}
 
 
 def check_training(config: GPUSmokeConfig) -> dict[str, Any]:

@@ -195,6 +195,7 @@ def main(config: RolloutStepConfig) -> dict[str, Any]:
     rows = []
     print(
         f"{'model':22}{'mode':9}{'context':>8}{'batch':>6}{'s/step':>10}{'passes':>8}{'× off':>8}"
+        f"{'rows/s':>9}"
     )
     for name in config.models:
         for row in measure(name, config):
@@ -202,7 +203,7 @@ def main(config: RolloutStepConfig) -> dict[str, Any]:
             print(
                 f"{row['model']:22}{row['mode']:9}{row['context']:8d}{row['batch']:6d}"
                 f"{row['seconds_per_step']:10.4f}{row['frame_passes']:8.1f}"
-                f"{row['times_faster_than_off']:8.2f}",
+                f"{row['times_faster_than_off']:8.2f}{row['row_steps_per_second']:9.3f}",
                 flush=True,
             )
     memory = measure_memory(config) if config.memory_steps else None

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import wm_gym
+from wm_gym.dynamics.acceleration import accelerate
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.envs.check_world_model import CHECKS, WorldModelCheckError, check_world_model
 
@@ -69,6 +70,18 @@ def test_a_crash_is_a_failed_check_with_its_message(tiny_model, monkeypatch):
     report = check_world_model(tiny_model, raise_on_failure=False)
     assert "RuntimeError: no disk" in str(report)
     assert not report.passed
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "autocast"])
+def test_a_model_in_bfloat16_is_told_why_it_fails(tiny_model, arithmetic):
+    accelerate(tiny_model.network, arithmetic)
+    try:
+        report = check_world_model(tiny_model, raise_on_failure=False)
+    finally:
+        accelerate(tiny_model.network, "float32")
+    assert f"note: the network computes in {arithmetic}" in str(report)
+    assert "check the model with dtype='float32'" in str(report)
+    assert "note" not in str(check_world_model(tiny_model))
 
 
 @pytest.mark.slow

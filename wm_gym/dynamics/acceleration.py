@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from wm_gym.dynamics.attention import Linear
 from wm_gym.dynamics.dit import DiT
 
 Arithmetic = Literal["float32", "bfloat16", "autocast"]
@@ -44,6 +45,16 @@ def accelerate(network: DiT, arithmetic: str, *, compiled: bool = False) -> DiT:
     for name in BLOCK_PASSES:
         vars(network)[name] = _BlockPass(network, name, arithmetic, compiled)
     return network
+
+
+def arithmetic_of(network: DiT) -> str:
+    """The arithmetic a network computes in, as `accelerate` takes it."""
+    for name in BLOCK_PASSES:
+        chosen = vars(network).get(name)
+        if isinstance(chosen, _BlockPass) and chosen.arithmetic != "float32":
+            return chosen.arithmetic
+    linear = (module for module in network.modules() if isinstance(module, Linear))
+    return "bfloat16" if any(m.compute_dtype is torch.bfloat16 for m in linear) else "float32"
 
 
 class _BlockPass:
