@@ -108,6 +108,11 @@ class ActionSpec:
         scaled = scaled + actions.new_tensor(self.bias, dtype=torch.float32)
         return torch.nn.functional.pad(scaled, (0, self.width - self.size))
 
+    def physical(self, inputs: np.ndarray) -> np.ndarray:
+        """Inverse of `normalise`: network inputs (..., width) to physical actions (..., A)."""
+        scaled = inputs[..., : self.size] - np.asarray(self.bias)
+        return (scaled / np.asarray(self.gain)).astype(np.float32)
+
     def null_action(self) -> torch.Tensor:
         """The network input (width,) that says "no action is known": zeros, last component 1."""
         import torch

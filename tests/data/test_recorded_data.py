@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av")
 pytest.importorskip("pyarrow")
@@ -31,8 +32,10 @@ from wm_gym.data.clips import ClipDataset
 from wm_gym.data.episodes import EpisodeError
 from wm_gym.data.lerobot import LeRobotDataset
 from wm_gym.data.mp4_npz import Mp4NpzDataset
-from wm_gym.data.open_dataset import open_dataset
+from wm_gym.data.open_dataset import open_dataset, read_actions_as
 from wm_gym.data.video import VideoFile
+from wm_gym.domains import LANGTABLE
+from wm_gym.training.import_checkpoint import bridge_actions
 
 WRITERS = {"v2.1": write_v21, "v3.0": write_v30, "mp4": write_mp4_npz}
 
@@ -247,3 +250,25 @@ def test_an_unknown_folder_says_what_is_expected(tmp_path: Path):
     write_mp4_npz(tmp_path / "bridge" / "train")
     with pytest.raises(EpisodeError, match=r"open one of its folders \['train'\]"):
         open_dataset(tmp_path / "bridge")
+
+
+def test_network_inputs_of_the_published_data_become_physical_actions(tmp_path: Path):
+    folder, action = write_mp4_npz(tmp_path / "split"), bridge_actions(10)
+    low, high = np.array(action.low), np.array(action.high)
+    given = []
+    for path in sorted(folder.glob("*.npz")):
+        rows = len(np.load(path)["actions"])
+        physical = np.random.default_rng(rows).uniform(low, high, (rows, 7)).astype(np.float32)
+        np.savez(path, actions=action.normalise(torch.from_numpy(physical)).numpy())
+        given.append(physical[:-1])
+    data = open_dataset(folder)
+    assert data.actions(0).shape[1] == 10
+    assert read_actions_as(data, action) is data
+    for index, expected in enumerate(given):
+        np.testing.assert_allclose(data.actions(index), expected, atol=1e-6)
+
+
+def test_physical_actions_of_the_published_layout_are_left_alone(tmp_path: Path):
+    data = open_dataset(write_mp4_npz(tmp_path / "split"))
+    before = data.actions(0).copy()
+    assert np.array_equal(read_actions_as(data, LANGTABLE.action).actions(0), before)

@@ -8,7 +8,8 @@
 
 The folder to open is that of a split. Frame i of a video and row i of `actions` belong together:
 the action was taken AT the frame. The authors' actions are already normalised (10 wide for Bridge:
-xyz ±1.75, rpy ±1.4, gripper -1 open to +1 closed, three zeros); they are given out as they are.
+xyz ±1.75, rpy ±1.4, gripper -1 open to +1 closed, three zeros). They are given out as they are,
+unless the action language is named whose network inputs they are (`read_actions_as`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from wm_gym.data.episodes import EpisodeError
 from wm_gym.data.video_episodes import VideoEpisodes, choose_cameras
+from wm_gym.spec import ActionSpec
 
 _VIEW = re.compile(r"(?P<stem>.+)_(?P<view>view\d+)$")
 
@@ -69,6 +71,17 @@ class Mp4NpzDataset(VideoEpisodes):
                     )
         self.fps = fps or self._videos[self._video_path(self._arrays[0], self.cameras[0])].rate()
         self.action_names = ()
+        self._inputs_of: ActionSpec | None = None
+
+    def read_actions_as(self, action: ActionSpec) -> None:
+        """Give out physical actions where the files hold inputs of networks.
+
+        Args:
+            action: files whose rows are as wide as its network input, and wider than its physical
+                actions, are scaled back by it; others are left alone.
+        """
+        self._inputs_of = action
+        self._actions.clear()
 
     def _video_path(self, array: Path, camera: str) -> Path:
         suffix = "" if camera == "video" else f"_{camera}"
@@ -98,6 +111,9 @@ class Mp4NpzDataset(VideoEpisodes):
                 f"{self._arrays[index]} holds no array `actions` of shape (N, A); write one row "
                 "per frame of its video"
             )
+        read = self._inputs_of
+        if read is not None and actions.shape[1] == read.width > read.size:
+            return read.physical(actions)
         return actions
 
     def _row_success(self, index: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError, EpisodeReader
+from wm_gym.spec import ActionSpec
 
 
 def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None) -> EpisodeReader:
@@ -44,3 +45,20 @@ def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None)
         "meta/info.json of LeRobot, or npz files beside mp4 files. Other Minari datasets: play "
         "them into wm_gym.data.shards.write_shard"
     )
+
+
+def read_actions_as(data: EpisodeReader, action: ActionSpec) -> EpisodeReader:
+    """Episodes of the published models' layout hold network inputs: let them be physical actions.
+
+    Args:
+        data: any episodes; those of another layout are physical already and left alone.
+        action: the action language whose network inputs they may be.
+
+    Returns:
+        The same episodes.
+    """
+    from wm_gym.data.mp4_npz import Mp4NpzDataset
+
+    if isinstance(data, Mp4NpzDataset):
+        data.read_actions_as(action)
+    return data

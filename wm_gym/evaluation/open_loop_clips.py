@@ -10,7 +10,7 @@ import numpy as np
 
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize_views
-from wm_gym.data.open_dataset import open_dataset
+from wm_gym.data.open_dataset import open_dataset, read_actions_as
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -61,7 +61,7 @@ def open_recorded(
             f"{spec.name} sees {spec.num_views} camera(s) side by side, got --cameras "
             f"{list(cameras)}; name as many, in the order the model was trained with"
         )
-    return open_dataset(folder, cameras or None)
+    return read_actions_as(open_dataset(folder, cameras or None), spec.action)
 
 
 def sample_clips(

@@ -21,7 +21,7 @@ from wm_gym.checkpoints import Checkpoint, resolve_checkpoint, write_atomically
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize, split_views
 from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_episode_facts
-from wm_gym.data.open_dataset import open_dataset
+from wm_gym.data.open_dataset import open_dataset, read_actions_as
 from wm_gym.domains import DOMAINS, domain_of
 from wm_gym.latents.adapted import AdaptedSpace
 from wm_gym.latents.base import LatentSpace
@@ -229,7 +229,7 @@ def choose_action_spec(
             f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, "
             "bridge-published, auto, data, or card with a checkpoint as --space"
         )
-    width = data.actions(0).shape[1]
+    width = read_actions_as(data, action).actions(0).shape[1]
     if width != action.size:
         raise ValueError(
             f"{config.data} has actions of {width} components, expected {action.size}: "
