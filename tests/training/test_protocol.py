@@ -69,6 +69,22 @@ def test_two_processes_equal_one(latents: Path, tmp_path: Path, context: str):  
     assert_equal_weights(alone.out, pair.out, atol=2e-5, rtol=1e-4)
 
 
+def stop_in_group(rank: int, port: int, config: LatentDynamicsConfig) -> None:
+    """As `train_in_group`, with a clock that runs out in the second process only."""
+    minutes = 1e-9 if rank else 1000.0
+    train_in_group(rank, 2, port, replace(config, loop=replace(config.loop, max_minutes=minutes)))
+
+
+@pytest.mark.slow
+def test_processes_whose_time_is_over_stop_together(latents: Path, tmp_path: Path):  # noqa: F811
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = recipe(latents, tmp_path / "pair")
+    torch.multiprocessing.spawn(stop_in_group, (port, config), nprocs=2)
+    assert torch.load(config.out / "state.pt", weights_only=True)["step"] == 1
+
+
 def test_accumulated_parts_equal_the_whole_batch(latents: Path, tmp_path: Path):  # noqa: F811
     whole = recipe(latents, tmp_path / "whole")
     train_latent_dynamics(whole)

@@ -305,9 +305,7 @@ class TrainingLoop:
             if values and writer is not None:
                 self._log(writer, bar, values)
             bar.update()
-            out_of_time = (
-                config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
-            )
+            out_of_time = self._out_of_time(started)
             if self.step % config.save_every == 0 or self.step == config.steps or out_of_time:
                 self.save()
             if out_of_time:
