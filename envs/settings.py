@@ -134,7 +134,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
         ValueError: if the checkpoint is a model of another domain than the id's.
     """
     checkpoint, embedded = settings.checkpoint, EMBEDDED_MODELS[settings.env_id]
-    if settings.scale is not None:
+    if settings.scale is not None and (checkpoint != "embedded" or embedded is not None):
         if checkpoint == "embedded":
             raise ValueError(
                 f"scale={settings.scale!r}: embedded models come in one size; leave scale at None "

@@ -70,7 +70,7 @@ def test_gymnasium_finds_the_ids_by_module_name(tiny_checkpoint):
 def test_an_id_without_checkpoint_names_the_ways_to_get_one(env_id):
     for make in (gymnasium.make, gymnasium.make_vec):
         with pytest.raises(CheckpointError, match=r"hf://.*wm-gym train") as error:
-            make(env_id)
+            make(env_id, scale="S")
         assert env_id in str(error.value)
 
 

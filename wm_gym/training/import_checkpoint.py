@@ -295,7 +295,7 @@ def _bridge(width: int, options: ImportOptions, source: str) -> ActionSpec:
     if width < 7:
         raise CheckpointError(
             f"{source} reads actions {width} wide, Bridge's have 7 components: it is a model of "
-            "another robot; give its action language as action"
+            "another robot; give its action language as ImportOptions.action in Python"
         )
     return bridge_actions(width, frame_skip=options.frame_skip, alignment=options.alignment)
 
