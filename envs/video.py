@@ -50,7 +50,7 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Pat
     Args:
         path: file, its folder is made.
         frames: (H, W, 3) uint8 each, all of one size; small ones are enlarged.
-        fps: frames per second, e.g. the card's `action.control_hz`.
+        fps: frames per second, e.g. the card's `action.control_hz`; 10 where that is 0, not known.
 
     Returns:
         The path.
@@ -66,7 +66,12 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Pat
     odd = [(0, side % 2) for side in large[0].shape[:2]]  # H.264 wants even sides
     video = np.stack([np.pad(frame, [*odd, (0, 0)], mode="edge") for frame in large])
     imageio.imwrite(
-        path, video, fps=fps, codec="libx264", macro_block_size=2, output_params=["-crf", "18"]
+        path,
+        video,
+        fps=fps or 10,
+        codec="libx264",
+        macro_block_size=2,
+        output_params=["-crf", "18"],
     )
     return path
 

@@ -171,3 +171,10 @@ def test_a_card_that_its_network_contradicts_is_refused(folder, card, part, entr
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(CardError, match=rf"'{part}.{entry}': \d.*its network reads"):
         make(folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [("control_hz", -10.0), ("frame_skip", 0)])
+def test_a_rate_that_no_robot_has_is_refused(card, name, value):
+    card["action"][name] = value
+    with pytest.raises(CardError, match=rf"action.{name} {value}"):
+        spec_from_dict(card)

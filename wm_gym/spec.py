@@ -42,7 +42,7 @@ class ActionSpec:
         gain: multiplier per component.
         bias: offset per component, added after the gain.
         width: width of the network's action input, at least `len(names)`.
-        control_hz: actions per second of the robot.
+        control_hz: actions per second of the robot; 0 where the recordings do not say.
         frame_skip: raw control steps that one model step spans.
         alignment: "target" if a frame's slot holds the action that produced it, "source" if the
             one taken at it.
@@ -71,6 +71,11 @@ class ActionSpec:
         if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
             raise CardError(
                 f"action.low {self.low} must lie below action.high {self.high}; correct the card"
+            )
+        if not 0 <= self.control_hz < float("inf") or self.frame_skip < 1:
+            raise CardError(
+                f"action.control_hz {self.control_hz} must be 0 (not known) or more actions per "
+                f"second and action.frame_skip {self.frame_skip} at least 1; correct the card"
             )
         if self.width < self.size:
             raise CardError(

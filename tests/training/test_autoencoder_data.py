@@ -60,3 +60,13 @@ def test_a_run_that_knew_no_cameras_goes_on():
     del before["cameras"]
     assert config.fingerprint() == before
     assert "cameras" in replace(config, cameras=("a",)).fingerprint()
+
+
+@pytest.mark.parametrize("held_out", [0, 99])
+def test_too_few_episodes_are_told_before_training(recordings: Path, tmp_path: Path, held_out):
+    config = AutoencoderConfig(
+        recordings, tmp_path / "out", network=TINY, held_out=held_out, cameras=("view0",)
+    )
+    with pytest.raises(ValueError, match=rf"more than the {held_out} kept out.*--held-out"):
+        train_autoencoder(config)
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,8 @@ import torch
 
 from tests.data.counter_env import CounterFactory
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.cli import main
+from wm_gym.data.latent_clips import read_action_spec
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.collect import CollectConfig, collect
@@ -165,3 +167,19 @@ def test_an_unknown_domain_is_named(own: Path, tiny_checkpoint, tmp_path: Path):
     config = EncodeLatentsConfig(own, tmp_path / "out", tiny_checkpoint, domain="mars")
     with pytest.raises(ValueError, match=r"domain 'mars' is unknown; expected one of"):
         encode_latents(config)
+
+
+def test_a_folder_without_latents_is_told_with_the_command_that_makes_them(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no source.json and no latents.npy.*latents"):
+        read_action_spec(tmp_path)
+    for name in ("source.json", "latents.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"action.json is missing.*train latents"):
+        read_action_spec(tmp_path)
+    for command in ("latent-dynamics", "svae", "idm", "reward"):
+        paths = ["--latents", str(tmp_path / "none"), "--out", str(tmp_path / "o")]
+        words = ["train", command, *paths]
+        if command in ("idm", "reward"):
+            words += ["--held-out", str(tmp_path / "none")]
+        assert main(words) == 2
+        assert not (tmp_path / "o").exists()

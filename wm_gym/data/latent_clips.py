@@ -24,6 +24,7 @@ import numpy as np
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
 from wm_gym.data.episodes import EpisodeReader
+from wm_gym.spec import ActionSpec
 
 Encoder = Callable[[np.ndarray], Any]
 _FACTS = "episodes.json"
@@ -61,6 +62,37 @@ def read_episode_facts(folder: Path) -> EpisodeFacts:
         )
     stored = json.loads(path.read_text())
     return EpisodeFacts(stored["simulator"], tuple(map(tuple, stored["goals"])))
+
+
+def check_latents_folder(folder: str | Path) -> Path:
+    """The folder, known to hold finished latents.
+
+    Raises:
+        FileNotFoundError: if it does not.
+    """
+    folder = Path(folder).expanduser()
+    missing = [name for name in ("source.json", "latents.npy") if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} holds no latents (no {' and no '.join(missing)}); write them with "
+            "`wm-gym train latents --data EPISODES --out FOLDER`"
+        )
+    return folder
+
+
+def read_action_spec(folder: Path) -> ActionSpec:
+    """What the actions beside the latents are.
+
+    Raises:
+        FileNotFoundError: if the folder holds no latents, or does not say.
+    """
+    path = check_latents_folder(folder) / "action.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: nothing says what the actions are; write the latents with "
+            "`wm-gym train latents`, which records it"
+        )
+    return ActionSpec(**json.loads(path.read_text()))
 
 
 CHUNK = 65536
@@ -224,13 +256,7 @@ class LatentClips:
         in_memory: bool = False,
         frame_weights: np.ndarray | None = None,
     ):
-        self.folder = Path(folder).expanduser()
-        if not (self.folder / "source.json").exists():
-            raise FileNotFoundError(
-                f"{self.folder} holds no latents (no source.json); write them with "
-                "precompute_latents(dataset, "
-                "encode, folder)"
-            )
+        self.folder = check_latents_folder(folder)
         self.length, self.frame_skip = length, frame_skip
         self.alignment: Alignment = alignment
         self.latents = np.load(self.folder / "latents.npy", mmap_mode=None if in_memory else "r")

@@ -123,6 +123,19 @@ def reconstruct(model: LatentWorldModel, frames: np.ndarray, batch: int = 64) ->
     return np.concatenate(parts).reshape(frames.shape)
 
 
+def check_length(clips: OpenLoopClips, horizon: int) -> None:
+    """Make sure that some clip reaches a horizon.
+
+    Raises:
+        ValueError: if none does.
+    """
+    if clips.steps.max() < horizon:
+        raise ValueError(
+            f"no clip has {horizon} recorded steps, the longest has {clips.steps.max()}; ask for "
+            "shorter horizons or collect longer episodes"
+        )
+
+
 def horizon_scores(
     clips: OpenLoopClips, versions: dict[str, np.ndarray], horizon: int
 ) -> dict[str, Any]:
@@ -138,12 +151,8 @@ def horizon_scores(
         `gap_closed_shuffled_actions`, `clips` that reach so far, `clips_changed` among them; None
         where no clip says anything.
     """
+    check_length(clips, horizon)
     rows = np.flatnonzero(clips.steps >= horizon)
-    if len(rows) == 0:
-        raise ValueError(
-            f"no clip has {horizon} recorded steps, the longest has {clips.steps.max()}; ask for "
-            "shorter horizons or collect longer episodes"
-        )
     truth = torch.from_numpy(clips.truth[rows, horizon - 1])
     start = torch.from_numpy(clips.start[rows])
     scores: dict[str, Any] = {}
@@ -271,6 +280,7 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
     )
     dataset = open_recorded(config.data, model.spec, config.cameras)
     clips = sample_clips(dataset, model.spec, config.clips, max(config.horizons), config.seed)
+    check_length(clips, max(config.horizons))  # before anything is computed
     scores, versions = measure_open_loop(model, clips, config)
     scores["held_out"] = None  # nobody knows whether recordings were trained on
     if isinstance(dataset, EpisodeDataset):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
-from wm_gym.data.latent_clips import read_episode_facts
+from wm_gym.data.latent_clips import read_action_spec, read_episode_facts
 from wm_gym.domains import DOMAINS, Domain, domain_of
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
@@ -22,7 +22,6 @@ from wm_gym.latents.registry import (
     find_space,
 )
 from wm_gym.spec import (
-    ActionSpec,
     ContextSpec,
     DynamicsSpec,
     FrameSpec,
@@ -277,7 +276,7 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
             weights="distilled.safetensors",
         )
         recipe["distilled_hours"] = record["hours"]
-    action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
+    action = read_action_spec(config.latents)
     height, width = parts.frame_size
     camera = ", ".join(source.get("cameras", ())) or "default"
     spec = WorldModelSpec(

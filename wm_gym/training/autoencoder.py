@@ -140,7 +140,12 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         config.network.width,
         max(1, len(config.cameras)),
     )
-    training = np.arange(max(1, len(data) - config.held_out))
+    if not 0 < config.held_out < len(data):
+        raise ValueError(
+            f"{config.data} holds {len(data)} episodes, expected more than the {config.held_out} "
+            "kept out, and at least 1 of those; collect more or change --held-out"
+        )
+    training = np.arange(len(data) - config.held_out)
     model = VAEMini(config.network)
     empty = to_pixels(torch.from_numpy(median_frame(data))[None])[0]
     model.background.copy_(empty)

@@ -19,9 +19,9 @@ from typing import Literal
 
 import torch
 
+from wm_gym.data.latent_clips import read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
-from wm_gym.spec import ActionSpec
 from wm_gym.training.dynamics_loss import TeacherForced, action_sensitivity, changed_tokens
 from wm_gym.training.latent_dynamics import LatentBatches, LatentDynamicsConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
@@ -119,7 +119,7 @@ def train_distil(config: DistilConfig) -> Path:
         batch=config.batch,
         seed=config.seed,
     )
-    action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
+    action = read_action_spec(config.latents)
     batches = LatentBatches(data_config, action)
     times = flow.FlowSampler(config.teacher_steps, record["shift"]).schedule
     stride = config.teacher_steps // config.steps

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.data.latent_clips import LatentClips
+from wm_gym.data.latent_clips import LatentClips, read_action_spec
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig, action_correlation
-from wm_gym.spec import ActionSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop
 
 WEIGHTS = "idm.safetensors"
@@ -87,7 +86,7 @@ class ActionClips:
     """
 
     def __init__(self, folder: Path, horizon: int) -> None:
-        self.action = ActionSpec(**json.loads((folder / "action.json").read_text()))
+        self.action = read_action_spec(folder)
         self.clips = LatentClips(
             folder, horizon + 1, frame_skip=self.action.frame_skip, alignment="source"
         )

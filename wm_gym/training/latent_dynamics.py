@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
-from wm_gym.data.latent_clips import LatentClips, changed_cells
+from wm_gym.data.latent_clips import LatentClips, changed_cells, read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.spec import ActionSpec
@@ -311,7 +311,7 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
     from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
-    action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
+    action = read_action_spec(config.latents)
     batches = LatentBatches(config, action)
     network, shift = initial_network(config, batches)
     network_config = network.config

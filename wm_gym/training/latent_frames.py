@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_gym.data.latent_clips import check_latents_folder
+
 
 class LatentFrames:
     """Frames of episodes that train, and of those at the end that are kept out.
@@ -33,7 +35,7 @@ class LatentFrames:
     """
 
     def __init__(self, folder: Path, held_out: int) -> None:
-        self.folder = folder
+        self.folder = check_latents_folder(folder)
         self.source: dict[str, Any] = json.loads((folder / "source.json").read_text())
         self.views = max(1, len(self.source.get("cameras", ())))
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
