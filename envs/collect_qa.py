@@ -108,12 +108,11 @@ def collect_qa(config: CollectQAConfig) -> Path:
         if not len(records):
             raise EpisodeError(f"{folder} gives no questions: its episodes are empty")
         name = f"source_{number}.npz"
-        buffer = io.BytesIO()
-        columns: dict[str, Any] = {column: records[column] for column in RECORD}
-        np.savez_compressed(buffer, **columns)
-        write_atomically(out / name, buffer.getvalue())
+        write_atomically(out / name, _npz(**{column: records[column] for column in RECORD}))
+        places = f"places_{number}.npz"
+        write_atomically(out / places, _npz(places=_places(dataset, simulator)))
         entries.append(
-            SourceEntry(os.path.relpath(dataset.folder, out), digest, name, len(records))
+            SourceEntry(os.path.relpath(dataset.folder, out), digest, name, len(records), places)
         )
         _write_index(out, config, simulator, entries)
     print(f"{out}: {sum(e.records for e in entries)} questions about {len(entries)} sources")
@@ -171,6 +170,29 @@ def _choose(yes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray
     return chosen
 
 
+def _places(dataset: EpisodeDataset, simulator: str) -> np.ndarray:
+    """Where things appear in every frame, (frames, 1 + objects, 2) float16, see `Answers.places`.
+
+    Episodes follow each other; where one has fewer objects than others the rest is NaN.
+    """
+    where = ANSWERS[simulator].places
+    found = [where(dataset.labels(episode)[0]) for episode in range(len(dataset))]
+    most = max(places.shape[1] for places in found)
+    wide = [
+        np.pad(places, ((0, 0), (0, most - places.shape[1]), (0, 0)), constant_values=np.nan)
+        for places in found
+    ]
+    return np.concatenate(wide).astype(np.float16)
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    """Arrays as a compressed npz file."""
+    buffer = io.BytesIO()
+    named: dict[str, Any] = arrays
+    np.savez_compressed(buffer, **named)
+    return buffer.getvalue()
+
+
 def _mask(columns: np.ndarray, width: int) -> np.ndarray:
     """Mask (N, width) that is True at the columns (N, k) of each row."""
     mask = np.zeros((len(columns), width), bool)
@@ -213,6 +235,7 @@ def _write_index(
     index = {
         "version": QA_VERSION,
         "simulator": simulator,
+        "effector": ANSWERS[simulator].effector,
         "settings": config.identity(),
         "sources": [asdict(entry) for entry in entries],
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wm_gym.envs.sims import cube_questions, langtable_questions
+from wm_gym.envs.sims import cube_questions, cube_view, langtable_questions, langtable_view
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,23 @@ class Answers:
         slacks: type, states before and after (N, S), objects -> slacks (N, instances), see
             `langtable_questions.slacks`.
         present_types: types that a single picture answers.
+        places: states (N, S) -> where effector and objects appear in a square frame, (N, 1 + n, 2),
+            see `langtable_view.project`.
+        effector: the word for what moves the objects.
     """
 
     slacks: Callable[[str, np.ndarray, np.ndarray, Sequence[str]], np.ndarray]
     present_types: tuple[str, ...]
+    places: Callable[[np.ndarray], np.ndarray]
+    effector: str
 
 
 ANSWERS: dict[str, Answers] = {
-    "LangTable-v0": Answers(langtable_questions.slacks, langtable_questions.PRESENT_TYPES),
-    "Cube-v0": Answers(cube_questions.slacks, cube_questions.PRESENT_TYPES),
+    "LangTable-v0": Answers(
+        langtable_questions.slacks, langtable_questions.PRESENT_TYPES, langtable_view.places, "peg"
+    ),
+    "Cube-v0": Answers(
+        cube_questions.slacks, cube_questions.PRESENT_TYPES, cube_view.places, "gripper"
+    ),
 }
 """Simulator id -> its answers."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from wm_gym.envs.sims.cube_state import CubeState
+
 CAMERA_M = np.array([1.053, -0.014, 0.639])
 _RIGHT = np.array([0.0, 1.0, 0.0])
 _UP = np.array([-0.628, 0.001, 0.778])
@@ -25,3 +27,17 @@ def project(points_m: np.ndarray) -> np.ndarray:
     way = np.asarray(points_m, np.float64) - CAMERA_M
     depth = -(way @ back) * np.tan(np.deg2rad(_FOVY_DEG) / 2)
     return np.stack([way @ _RIGHT, way @ up], axis=-1) / depth[..., None]
+
+
+def places(states: np.ndarray) -> np.ndarray:
+    """Where gripper and cubes appear.
+
+    Args:
+        states: privileged states, (N, S), see `cube_state`.
+
+    Returns:
+        The point between the pads and the middles of the n cubes, as `project` gives them,
+        (N, 1 + n, 2).
+    """
+    named = CubeState.from_array(states)
+    return project(np.concatenate([named.hand_m[:, None], named.cubes_m], axis=1))

@@ -6,6 +6,7 @@ import pytest
 from wm_gym.envs.sims.langtable import LangTableEnv
 from wm_gym.envs.sims.langtable_shapes import COLOURS, OOD_OBJECTS
 from wm_gym.envs.sims.langtable_tasks import OBJECTS, TASKS
+from wm_gym.envs.sims.langtable_view import places
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,18 @@ def test_mixed_blocks_are_rendered_as_they_are():
             named.close()
     finally:
         env.close()
+
+
+def test_things_appear_where_they_are_projected(camera_env):
+    """In the middle of every block's place in the picture is its colour, and the peg is dark."""
+    for seed in range(6):
+        frame, _ = camera_env.reset(seed=seed)
+        state = camera_env.privileged_state()
+        right, up = np.moveaxis((places(state[None])[0] + 1) * 48, -1, 0)
+        seen = frame[np.floor(96 - up).astype(int), np.floor(right).astype(int)] / 255
+        assert seen[0].max() < 0.35
+        for name, pixel in zip(OBJECTS, seen[1:], strict=True):
+            shape = name.split(" ")[1]
+            if shape != "moon":  # the middle of a moon may be hollow
+                near = min(COLOURS, key=lambda c: np.abs(np.array(COLOURS[c]) - pixel).sum())
+                assert name.startswith(near)

@@ -19,9 +19,10 @@ from wm_gym.evaluation.semantic import (
     answer_questions,
     blinded,
     describe_answers,
+    evaluate_semantic,
 )
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
-from wm_gym.semantic.world_model import save_semantic_model
+from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 from wm_gym.training.saqa import SAQADataset
 
 KINDS = [kind.name for kind in LANGTABLE_QUESTIONS]
@@ -135,3 +136,38 @@ def test_what_is_not_there_is_named(folder, tmp_path, capsys):
     arguments = ["evaluate", "semantic", "--checkpoint", str(folder / "model"), "--qa"]
     assert main([*arguments, str(tmp_path / "none")]) == 2
     assert "wm-gym collect-qa --out" in capsys.readouterr().err
+
+
+def blind_to(folder, what, seed=5):
+    """The folder of a model whose card says that it was trained blind."""
+    model = tiny_semantic_model(seed=seed, recipe={"settings": {"blind": what}})
+    save_semantic_model(folder / what, model.spec, model.network, model.tokenizer)
+    return folder / what
+
+
+def test_a_control_that_was_trained_blind_stays_blind(folder, tmp_path):
+    """Its answers are those that it gives to grey frames, whatever control is asked for."""
+    saqa = SAQADataset(folder / "qa_standard")
+    config = EvaluateSemanticConfig("", folder / "qa_standard", frames=20, questions=4, batch=10)
+    blind = load_semantic_model(blind_to(tmp_path, "image"))
+    same = tiny_semantic_model(seed=5)
+    always = answer_questions(blind, saqa, config)
+    np.testing.assert_allclose(
+        always.p_yes, answer_questions(same, saqa, config, control="no_image").p_yes, atol=1e-6
+    )
+    assert not np.allclose(always.p_yes, answer_questions(same, saqa, config).p_yes, atol=1e-3)
+
+
+def test_trained_controls_are_reported_beside_the_others(folder, tmp_path):
+    one, two = blind_to(tmp_path, "image"), blind_to(tmp_path, "actions", seed=6)
+    settings = EvaluateSemanticConfig(
+        str(folder / "model"), folder / "qa_standard", frames=10, questions=4,
+        blind_trained=(str(one), str(two)),
+    )  # fmt: skip
+    controls = evaluate_semantic(settings)["future_qa"]["controls"]
+    assert list(controls)[-2:] == ["trained_without_image", "trained_without_actions"]
+    assert controls["trained_without_image"]["questions"] == 40
+    with pytest.raises(ValueError, match="two checkpoints trained_without_image"):
+        evaluate_semantic(dataclasses.replace(settings, blind_trained=(str(one), str(one))))
+    with pytest.raises(ValueError, match="was not trained blind"):
+        evaluate_semantic(dataclasses.replace(settings, blind_trained=(str(folder / "model"),)))

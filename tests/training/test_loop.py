@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,3 +69,10 @@ def test_an_average_follows_early_weights_unless_it_must_not(tmp_path, from_star
     after = module.weight.detach()
     assert not torch.equal(before, after)
     torch.testing.assert_close(loop.weights()["weight"], share * before + (1 - share) * after)
+
+
+def test_a_linear_decay_falls_by_the_same_amount_every_step():
+    config = replace(CONFIG, decay="linear", warmup_steps=0, final_learning_rate_fraction=0.0)
+    rates = np.array([learning_rate(config, step) for step in range(101)])
+    np.testing.assert_allclose(np.diff(rates), -2.0 / 100)
+    assert (rates[0], rates[-1]) == (2.0, 0.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import gymnasium
@@ -17,8 +18,13 @@ from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.training.loop import LoopConfig
-from wm_gym.training.saqa import QABatch, QAError, SAQADataset
-from wm_gym.training.semantic import TrainSemanticConfig, add_lora, train_semantic
+from wm_gym.training.saqa import INDEX, QAError, SAQADataset
+from wm_gym.training.semantic import (
+    SemanticBatches,
+    TrainSemanticConfig,
+    add_lora,
+    train_semantic,
+)
 from wm_gym.training.semantic_loss import SemanticLoss, with_answers
 
 LOOP = LoopConfig(steps=6, learning_rate=2e-3, warmup_steps=1, save_every=2, log_every=1)
@@ -165,11 +171,13 @@ def test_the_loss_of_full_attention_is_that_of_single_questions(qa):
     singles = []
     for r in range(2):
         for m in range(3):
-            one = QABatch(
-                batch.frames[r : r + 1], batch.actions[r : r + 1], [[batch.questions[r][m]]],
-                *(getattr(batch, n)[r : r + 1, m : m + 1]
-                  for n in ("yes", "slack", "types", "horizons")),
-            )  # fmt: skip
+            one = dataclasses.replace(
+                batch,
+                frames=batch.frames[r : r + 1],
+                actions=batch.actions[r : r + 1],
+                questions=[[batch.questions[r][m]]],
+                yes=batch.yes[r : r + 1, m : m + 1],
+            )
             singles.append(loss(one)[0])
     assert loss(batch)[0].item() == pytest.approx(torch.stack(singles).mean().item(), abs=1e-5)
 
@@ -193,3 +201,41 @@ def test_what_cannot_be_mixed_is_refused(qa, tmp_path):
         train_semantic(config(qa, tmp_path / "other", accumulation=3))
     with pytest.raises(ValueError, match="expert_share=2"):
         config(qa, tmp_path, expert_share=2.0)
+
+
+@pytest.mark.parametrize("blind", ["image", "actions"])
+def test_a_control_learns_nothing_from_what_it_is_blind_to(qa, tmp_path, blind):
+    saqa = SAQADataset(qa)
+    settings = config(qa, tmp_path / "run", blind=blind, loop=dataclasses.replace(LOOP, steps=2))
+    first = load_semantic_model(train_semantic(settings))
+    assert first.spec.recipe["settings"]["blind"] == blind
+    batch = SemanticBatches(settings, saqa).draw(0, slice(None))
+    seen = {"image": batch.frames, "actions": batch.actions}
+    assert (seen[blind] == seen[blind].flat[0]).all()
+    other = seen["actions" if blind == "image" else "image"]
+    assert not (other == other.flat[0]).all()
+
+
+def test_what_is_seen_is_learned_and_not_stored(qa, tmp_path):
+    loop = dataclasses.replace(LOOP, steps=2, save_every=1)
+    settings = config(qa, tmp_path / "run", seeing_weight=1.0, loop=loop)
+    model = load_semantic_model(train_semantic(settings))
+    assert set(model.network.state_dict()) == set(tiny_semantic_model().network.state_dict())
+    logged = [
+        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["answer_loss"] + line["seeing_loss"], abs=1e-5)
+
+
+def test_seeing_needs_places(qa, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(qa, older)
+    index = json.loads((older / INDEX).read_text())
+    del index["sources"][0]["places"]
+    index["sources"][0]["folder"] = str(SAQADataset(qa).sources[0].folder.resolve())
+    (older / INDEX).write_text(json.dumps(index))
+    with pytest.raises(QAError, match="does not say where things appear"):
+        train_semantic(config(older, tmp_path / "run", seeing_weight=1.0))
+    with pytest.raises(ValueError, match="grey frames"):
+        config(qa, tmp_path / "run", seeing_weight=1.0, blind="image")

@@ -2,7 +2,8 @@
 
 Questions are drawn in balance over types and answers from held-out episodes; "yes" counts as said
 where it is likelier than "no". Controls blind the model to what it should need: to the actions (no
-motion, or those of another episode) and to the image (a grey one).
+motion, or those of another episode) and to the image (a grey one); stronger ones were trained blind
+(`wm-gym train semantic --blind`), so they guess as well as can be guessed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from wm_gym.evaluation.reliability import calibration_error, plot_reliability, r
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
-from wm_gym.training.saqa import Group, Phrasings, QABatch, SAQADataset, draw_wording
+from wm_gym.training.saqa import Blind, Group, Phrasings, QABatch, SAQADataset, draw_wording
 
 Control = Literal["none", "no_actions", "other_actions", "no_image"]
 CONTROLS: tuple[Control, ...] = ("no_actions", "other_actions", "no_image")
@@ -38,6 +39,8 @@ class EvaluateSemanticConfig:
     """Folder of questions about held-out episodes, made by `wm-gym collect-qa`."""
     qa_ood: Path | None = None
     """The same with blocks that were not trained on."""
+    blind_trained: tuple[str, ...] = ()
+    """Controls that were trained blind: checkpoints of `wm-gym train semantic --blind`."""
     group: Group | None = "expert"
     """Whose episodes: the paper evaluates on the expert's. None takes all."""
     frames: int = 500
@@ -100,7 +103,7 @@ def answer_questions(
         model: the model.
         saqa: the questions.
         config: size and seed of the sample.
-        control: what the model is blinded to.
+        control: what the model is blinded to, besides what it was trained blind to.
         phrasings: trained or untrained ones.
 
     Raises:
@@ -109,11 +112,12 @@ def answer_questions(
     rng = np.random.default_rng([config.seed, 2])
     rows = saqa.sampler(config.group).draw(config.frames, config.questions, rng)
     wording = draw_wording(rows.shape, rng, phrasings)
+    trained = trained_blind(model)
     batches, answers = [], []
     starts = range(0, len(rows), config.batch)
     for start in tqdm(starts, desc=f"{phrasings}, {control}", mininterval=5, leave=False):
         part = slice(start, start + config.batch)
-        batch = blinded(saqa.batch(rows[part], wording[part]), control)
+        batch = blinded(saqa.batch(rows[part], wording[part]).blinded(trained), control)
         asked = model.ask(*batch.questions)
         with torch.inference_mode():
             view = model.look(torch.from_numpy(batch.frames))
@@ -129,15 +133,42 @@ def answer_questions(
     return Answered(said=p[:, 0] > p[:, 1], p_yes=p[:, 0] / mass, mass=mass, **columns)
 
 
+def trained_blind(model: SemanticWorldModel) -> Blind:
+    """What a model's card says that it was trained without."""
+    blind: Blind = model.spec.recipe.get("settings", {}).get("blind", "none")
+    return blind
+
+
 def blinded(batch: QABatch, control: Control) -> QABatch:
     """The batch without what a control takes away."""
     if control == "no_actions":
-        return replace(batch, actions=np.zeros_like(batch.actions))
+        return batch.blinded("actions")
     if control == "other_actions":
         return replace(batch, actions=np.roll(batch.actions, 1, axis=0))
     if control == "no_image":
-        return replace(batch, frames=np.full_like(batch.frames, 128))
+        return batch.blinded("image")
     return batch
+
+
+def _blind_models(config: EvaluateSemanticConfig) -> dict[str, SemanticWorldModel]:
+    """Models that were trained blind, by the name of the control.
+
+    Raises:
+        ValueError: if one of them is not, or two are blind to the same.
+    """
+    found: dict[str, SemanticWorldModel] = {}
+    for checkpoint in config.blind_trained:
+        model = load_semantic_model(checkpoint, device=config.device)
+        name = f"trained_without_{trained_blind(model)}"
+        if trained_blind(model) == "none":
+            raise ValueError(
+                f"blind_trained={checkpoint!r} was not trained blind, as its card says; train a "
+                "control with `wm-gym train semantic --blind image`, or actions"
+            )
+        if name in found:
+            raise ValueError(f"blind_trained names two checkpoints {name}; give one of each kind")
+        found[name] = model
+    return found
 
 
 def accuracy(answered: Answered, chosen: np.ndarray | None = None) -> dict[str, Any]:
@@ -188,6 +219,7 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
     """
     check_device(config.device)
     model = load_semantic_model(config.checkpoint, device=config.device)
+    blind = _blind_models(config)
     kinds: list[str] = []
     report: dict[str, Any] = {"group": config.group or "all"}
     folders = {"in_distribution": config.qa, "out_of_distribution": config.qa_ood}
@@ -198,13 +230,16 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
         kinds = [kind.name for kind in saqa.kinds]
         answered = answer_questions(model, saqa, config)
         report[name] = describe_answers(answered, kinds)
-        other = answer_questions(model, saqa, config, phrasings="untrained")
-        report[name]["untrained_phrasings"] = accuracy(other)
+        reworded = answer_questions(model, saqa, config, phrasings="untrained")
+        report[name]["untrained_phrasings"] = accuracy(reworded)
         if name == "in_distribution":
             report["by_type"] = report[name]["by_type"]
             report["controls"] = {
                 control: accuracy(answer_questions(model, saqa, config, control=control))
                 for control in CONTROLS
+            } | {
+                name: accuracy(answer_questions(other, saqa, config))
+                for name, other in blind.items()
             }
             if config.plot is not None:
                 rows = report[name]["calibration"]["reliability"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -41,11 +41,13 @@ class LoopConfig:
     learning_rate: float = 1e-4
     """Peak learning rate."""
     final_learning_rate_fraction: float = 0.7
-    """Learning rate at the last step, as a fraction of the peak (cosine in between)."""
+    """Learning rate at the last step, as a fraction of the peak."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate gets there."""
     warmup_steps: int = 500
     """Steps of linear warm-up."""
     cosine_after_warmup: bool = False
-    """Begin the cosine where the warm-up ends, as published, instead of at step 0; recipes that
+    """Begin the decay where the warm-up ends, as published, instead of at step 0; recipes that
     count their length in epochs do."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW moments."""
@@ -73,17 +75,17 @@ def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up to the peak, and a cosine from the peak to its final fraction.
+    """Linear warm-up to the peak, and a cosine or a line from the peak to its final fraction.
 
-    By default the cosine begins at step 0 and the warm-up scales its start; with
+    By default the decay begins at step 0 and the warm-up scales its start; with
     `cosine_after_warmup` the two follow each other and the peak is reached.
     """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     first = min(config.warmup_steps, config.steps - 1) if config.cosine_after_warmup else 0
     progress = min(1.0, max(0, step - first) / max(1, config.steps - first))
     floor = config.final_learning_rate_fraction
-    cosine = floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * progress))
-    return float(config.learning_rate * warmup * cosine)
+    left = 1 - progress if config.decay == "linear" else 0.5 * (1 + np.cos(np.pi * progress))
+    return float(config.learning_rate * warmup * (floor + (1 - floor) * left))
 
 
 def planned(config: LoopConfig, epochs: int, epoch_steps: int) -> LoopConfig:

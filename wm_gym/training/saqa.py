@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,10 @@ RECORD: dict[str, type[np.generic]] = {
 
 Group = Literal["expert", "suboptimal"]
 Phrasings = Literal["trained", "untrained"]
+Blind = Literal["none", "image", "actions"]
+"""What a control never gets to see."""
 _KEPT_TABLES = 512
+_GREY = 128
 
 
 class QAError(ValueError):
@@ -84,12 +87,15 @@ class SourceEntry:
         index_sha256: hash of its index.json when the questions were asked.
         file: file of the questions.
         records: their number.
+        places: file that says where things appear in each frame; "" in folders made before there
+            was one.
     """
 
     folder: str
     index_sha256: str
     file: str
     records: int
+    places: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,9 @@ class QABatch:
         slack: (R, M) in ambiguity margins.
         types: (R, M) number of the question's type.
         horizons: (R, M).
+        places: (R, K, 2) where K things appear in the frame, x to the right and y up within ±1
+            inside it; NaN for things that are not there.
+        things: names of each row's things, in this order.
     """
 
     frames: np.ndarray
@@ -114,6 +123,16 @@ class QABatch:
     slack: np.ndarray
     types: np.ndarray
     horizons: np.ndarray
+    places: np.ndarray
+    things: list[tuple[str, ...]]
+
+    def blinded(self, blind: Blind) -> QABatch:
+        """The batch with grey frames, or with actions that move nothing."""
+        if blind == "image":
+            return replace(self, frames=np.full_like(self.frames, _GREY))
+        if blind == "actions":
+            return replace(self, actions=np.zeros_like(self.actions))
+        return self
 
 
 class SAQADataset:
@@ -144,10 +163,13 @@ class SAQADataset:
         self.simulator = str(index.get("simulator", "LangTable-v0"))  # older ones name none
         self.questions = QUESTION_SETS[self.simulator]
         self.kinds = list(self.questions)
+        self.effector = str(index.get("effector", ""))
         self.sources: list[EpisodeDataset] = []
+        self._places: list[tuple[np.ndarray, np.ndarray] | None] = []
         columns: dict[str, list[np.ndarray]] = {name: [] for name in (*RECORD, "source")}
         for number, entry in enumerate(SourceEntry(**e) for e in index["sources"]):
             self.sources.append(self._open(entry))
+            self._places.append(self._read_places(entry, self.sources[-1]))
             with np.load(self.folder / entry.file, allow_pickle=False) as stored:
                 for name in RECORD:
                     columns[name].append(stored[name])
@@ -169,6 +191,29 @@ class SAQADataset:
                 "collect the questions again into another folder"
             )
         return dataset
+
+    def _read_places(
+        self, entry: SourceEntry, source: EpisodeDataset
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Places of all frames of a source, and the number of each episode's first frame."""
+        if not entry.places:
+            return None
+        with np.load(self.folder / entry.places, allow_pickle=False) as stored:
+            places = stored["places"]
+        return places, np.concatenate([[0], np.cumsum(source.lengths + 1)])
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the folder says where things appear."""
+        return all(places is not None for places in self._places)
+
+    def places(self, source: int, episode: int, frame: int) -> np.ndarray:
+        """Where effector and objects appear in a frame, see `QABatch.places`; (0, 2) if unknown."""
+        stored = self._places[source]
+        if stored is None:
+            return np.zeros((0, 2), np.float32)
+        places, starts = stored
+        return places[starts[episode] + frame].astype(np.float32)
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -224,15 +269,17 @@ class SAQADataset:
         """
         column = {name: values[rows] for name, values in self.records.items()}
         longest = int(column["horizon"].max())
-        frames, actions, questions = [], [], []
+        frames, actions, questions, places, things = [], [], [], [], []
         for r in range(len(rows)):
             source, episode = int(column["source"][r, 0]), int(column["episode"][r, 0])
             frame = int(column["frame"][r, 0])
             data = self.sources[source]
             frames.append(data.frames(episode, slice(frame, frame + 1))[0])
+            places.append(self.places(source, episode, frame))
             ahead = data.actions(episode)[frame : frame + longest]
             actions.append(np.pad(ahead, ((0, longest - len(ahead)), (0, 0))))
             about = self._instances(source, episode)
+            things.append((self.effector, *self._blocks[source, episode]))
             columns = (column["type"][r], column["instance"][r], column["horizon"][r], wording[r])
             questions.append(
                 [
@@ -248,7 +295,16 @@ class SAQADataset:
             slack=column["slack"].astype(np.float32),
             types=column["type"],
             horizons=column["horizon"],
+            places=_stacked(places),
+            things=things,
         )
+
+
+def _stacked(places: list[np.ndarray]) -> np.ndarray:
+    """Places of several frames, (R, K, 2), filled up with NaN where a source knows of fewer."""
+    most = max(map(len, places))
+    filled = [np.pad(p, ((0, most - len(p)), (0, 0)), constant_values=np.nan) for p in places]
+    return np.stack(filled)
 
 
 def draw_wording(

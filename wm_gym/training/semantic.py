@@ -31,7 +31,14 @@ from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import FrameSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop, row_shares
-from wm_gym.training.saqa import QABatch, SAQADataset, draw_wording, mixed_rows
+from wm_gym.training.saqa import (
+    Blind,
+    QABatch,
+    QAError,
+    SAQADataset,
+    draw_wording,
+    mixed_rows,
+)
 from wm_gym.training.semantic_loss import SemanticLoss
 
 CHECKPOINT = "checkpoint"
@@ -63,14 +70,15 @@ class TrainSemanticConfig:
         default_factory=lambda: LoopConfig(
             steps=20_000,
             learning_rate=6e-4,
-            final_learning_rate_fraction=0.02,
+            final_learning_rate_fraction=0.0,
+            decay="linear",
             warmup_steps=500,
             weight_decay=1e-2,
             ema=0.999,
         )
     )
-    """Optimisation. The paper fine-tunes PaliGemma-3B for 24 000 steps with a rate that falls from
-    1e-5, and an effective batch of 96."""
+    """Optimisation. The paper fine-tunes PaliGemma-3B for 24 000 steps with a rate that falls
+    linearly from 1e-5, and an effective batch of 96."""
     rows: int = 16
     """Frames a step."""
     questions: int = 16
@@ -79,6 +87,12 @@ class TrainSemanticConfig:
     """Parts into which a process divides its frames, one after the other."""
     expert_share: float | None = 0.5
     """Share of frames from expert episodes; None takes all episodes as they come."""
+    seeing_weight: float = 0.0
+    """Weight of an auxiliary loss that asks every image token what it shows, and where the middle
+    of that is; for networks that start from random weights. 0 trains on answers alone."""
+    blind: Blind = "none"
+    """Train a control that sees only grey frames (image) or no motion (actions); its card says
+    so, and `wm-gym evaluate semantic` blinds it in the same way."""
     check: Path | None = None
     """Folder of other questions whose accuracy is logged, never trained on."""
     check_every: int = 500
@@ -99,6 +113,13 @@ class TrainSemanticConfig:
             raise ValueError(
                 f"rows={self.rows}, questions={self.questions} and accumulation="
                 f"{self.accumulation} must be at least 1, and lora_rank={self.lora_rank} at least 0"
+            )
+        if self.seeing_weight < 0:
+            raise ValueError(f"seeing_weight={self.seeing_weight} must be at least 0")
+        if self.seeing_weight and self.blind == "image":
+            raise ValueError(
+                f"seeing_weight={self.seeing_weight} with blind='image' asks grey frames what they "
+                "show; leave one of them out"
             )
         if self.expert_share is not None and not 0 <= self.expert_share <= 1:
             raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
@@ -134,7 +155,7 @@ class SemanticBatches:
         rng = np.random.default_rng([config.seed, step])
         numbers = mixed_rows(self.samplers, self.shares, config.rows, config.questions, rng)
         wording = draw_wording(numbers.shape, rng)
-        return self.saqa.batch(numbers[rows], wording[rows])
+        return self.saqa.batch(numbers[rows], wording[rows]).blinded(config.blind)
 
 
 def starting_point(
@@ -180,6 +201,11 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
 
     torch.manual_seed(config.seed)
     saqa = SAQADataset(config.qa)
+    if config.seeing_weight and not saqa.has_places:
+        raise QAError(
+            f"{config.qa} does not say where things appear, which seeing_weight="
+            f"{config.seeing_weight} needs; collect the questions again with `wm-gym collect-qa`"
+        )
     batches = SemanticBatches(config, saqa)
     domain = domain_of(saqa.simulator)
     assert domain is not None  # every question set belongs to a domain
@@ -188,16 +214,15 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
         add_lora(network, config.lora_rank)
     spec = make_card(config, saqa, domain, network, card)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    module = SemanticLoss(network, tokenizer, spec.action)
+    module = SemanticLoss(network, tokenizer, spec.action, config.seeing_weight)
     loop = TrainingLoop(
         config.out, module, config.loop, fingerprint=config.fingerprint(), accelerator=accelerator
     )
     device = accelerator.device
 
-    def part(rows: slice, step: int):
+    def part(rows: slice, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss, accuracy = loop.module(batches.draw(step, rows))
-        return loss, {"accuracy": accuracy}
+            return loop.module(batches.draw(step, rows))
 
     check = None if config.check is None else _check_batch(config, SAQADataset(config.check))
 
@@ -206,9 +231,9 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
         own = {k: v.clone() for k, v in module.state_dict().items()}
         module.load_state_dict(loop.weights())
         with torch.no_grad():
-            loss, accuracy = module.eval()(check)
+            _, found = module.eval()(check)
         module.train().load_state_dict(own)
-        return {"check_loss": float(loss), "check_accuracy": float(accuracy)}
+        return {f"check_{name}": float(value) for name, value in found.items()}
 
     processes = accelerator.num_processes
     parts = row_shares(config.rows, config.accumulation, accelerator.process_index, processes)
@@ -229,7 +254,7 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
 def _check_batch(config: TrainSemanticConfig, saqa: SAQADataset) -> QABatch:
     rng = np.random.default_rng([config.seed, 1, 1])
     numbers = saqa.sampler().draw(CHECK_ROWS, config.questions, rng)
-    return saqa.batch(numbers, draw_wording(numbers.shape, rng))
+    return saqa.batch(numbers, draw_wording(numbers.shape, rng)).blinded(config.blind)
 
 
 def make_card(

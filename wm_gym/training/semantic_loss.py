@@ -12,6 +12,7 @@ from wm_gym.semantic.model import SemanticNetwork
 from wm_gym.semantic.tokens import QuestionTokenizer
 from wm_gym.spec import ActionSpec
 from wm_gym.training.saqa import QABatch
+from wm_gym.training.seeing import SeeingLoss
 
 
 class SemanticLoss(nn.Module):
@@ -25,18 +26,25 @@ class SemanticLoss(nn.Module):
         network: what is trained.
         tokenizer: words to tokens.
         action: the actions' scaling.
+        seeing_weight: weight of `SeeingLoss`; 0 leaves it out.
     """
 
     def __init__(
-        self, network: SemanticNetwork, tokenizer: QuestionTokenizer, action: ActionSpec
+        self,
+        network: SemanticNetwork,
+        tokenizer: QuestionTokenizer,
+        action: ActionSpec,
+        seeing_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        self.seeing_weight = seeing_weight
+        self.seeing = SeeingLoss(network.config, tokenizer) if seeing_weight else None
         self.network = network
         self.tokenizer = tokenizer
         self.action = action
 
-    def forward(self, batch: QABatch) -> tuple[Tensor, Tensor]:
-        """Mean loss, and how often "yes" and "no" stand in the right order.
+    def forward(self, batch: QABatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss; its parts, and how often "yes" and "no" stand in the right order.
 
         Args:
             batch: R frames with M questions each.
@@ -48,6 +56,10 @@ class SemanticLoss(nn.Module):
         answers = self.tokenizer.answer_tokens(yes)
         actions = self.action.normalise(torch.from_numpy(batch.actions).to(device))
         image = network.image_features(torch.from_numpy(batch.frames).to(device))
+        seeing = None
+        if self.seeing is not None:
+            places = torch.from_numpy(batch.places).to(device)
+            seeing = self.seeing(image, network.embeddings, places, batch.things)
         end = None
         if network.prefix_attention == "full":
             places = asked.tokens.shape[1]
@@ -61,7 +73,10 @@ class SemanticLoss(nn.Module):
             logits = network.answer_logits(hidden, asked)
             ids = self.tokenizer.answers
             said = logits[..., ids["yes"]] > logits[..., ids["no"]]
-        return loss, (said == yes).float().mean()
+            logs = {"accuracy": (said == yes).float().mean(), "answer_loss": loss.detach()}
+        if seeing is None:
+            return loss, logs
+        return loss + self.seeing_weight * seeing, {**logs, "seeing_loss": seeing.detach()}
 
 
 def with_answers(asked: Asked, answers: Tensor) -> Asked:
