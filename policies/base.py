@@ -32,6 +32,7 @@ POLICY_KINDS: dict[str, str] = {
     "planner": "wm_gym.policies.planner:PlannerPolicy",
     "latent-planner": "wm_gym.policies.latent_planner:LatentPlannerPolicy",
     "diffusion-policy": "wm_gym.policies.diffusion_policy.policy:DiffusionPolicy",
+    "idql": "wm_gym.policies.idql.policy:IDQLPolicy",
     "behaviour-cloning": "wm_gym.policies.behaviour_cloning:BehaviourCloningPolicy",
     "sb3": "wm_gym.policies.sb3.policy:SB3Policy",
     "openvla": "wm_gym.policies.openvla:OpenVLAPolicy",

@@ -214,6 +214,12 @@ COMMANDS: dict[str, Command] = {
         "train_diffusion_policy",
         "train a diffusion policy",
     ),
+    "train idql": Command(
+        "wm_gym.policies.idql.train",
+        "TrainIDQLConfig",
+        "train_idql",
+        "train critics that choose among a diffusion policy's samples",
+    ),
     "serve-openvla": Command(
         "wm_gym.commands.serve_openvla",
         "ServeOpenVLAConfig",

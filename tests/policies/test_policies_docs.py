@@ -92,7 +92,7 @@ def test_every_command_is_understood():
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("wm-gym")]
-    assert len(commands) == 10
+    assert len(commands) == 12
     for words in commands:
         name = _command_name(words)
         assert name is not None, words
