@@ -91,7 +91,10 @@ class TrainBehaviourCloningConfig:
     @property
     def stage_steps(self) -> dict[int, int]:
         """Stage number, from 1, by the step after which it is saved."""
-        return {round(stage * self.loop.steps): k for k, stage in enumerate(sorted(self.stages), 1)}
+        return {
+            max(1, round(stage * self.loop.steps)): k
+            for k, stage in enumerate(sorted(self.stages), 1)
+        }
 
 
 def augment(frames: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -110,7 +110,7 @@ class TrainDiffusionPolicyConfig:
 
     def stage_steps(self, steps: int) -> dict[int, int]:
         """Stage number, from 1, by the step of `steps` after which it is saved."""
-        return {round(stage * steps): k for k, stage in enumerate(sorted(self.stages), 1)}
+        return {max(1, round(stage * steps)): k for k, stage in enumerate(sorted(self.stages), 1)}
 
 
 def random_crop(

@@ -182,3 +182,37 @@ def test_attention_without_words_is_refused():
         DiffusionNetwork(
             DiffusionNetworkConfig(encoder="attention", **SMALL), Vocabulary({}, ()), 2
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_what_it_samples_is_what_it_was_trained_on(prediction):
+    """Two conditions, a chunk of actions for each: no chance is left, so samples are the chunks."""
+    torch.manual_seed(0)
+    noise = NoiseConfig(prediction=prediction)
+    unet = ConditionalUnet1D(
+        2, 2, down_dims=(16, 32), kernel_size=3, groups=4, time_embedding=16, scale=True
+    )
+    condition = torch.eye(2)
+    ramp = torch.linspace(-0.8, 0.8, 8)
+    chunks = torch.stack([torch.stack([ramp, -ramp], 1), torch.full((8, 2), 0.3)])
+    scheduler, optimiser = training_scheduler(noise), torch.optim.Adam(unet.parameters(), 3e-3)
+    for _ in range(1000):
+        which = torch.randint(2, (32,))
+        added, times = torch.randn(32, 8, 2), torch.randint(noise.steps, (32,))
+        noisy = scheduler.add_noise(chunks[which], added, times)
+        wanted = added if prediction == "epsilon" else chunks[which]
+        loss = (unet(noisy, times, condition[which]) - wanted).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        sampled = denoise(
+            noise,
+            lambda noisy, times: unet(noisy, times, condition.repeat_interleave(16, 0)),
+            torch.randn(32, 8, 2),
+            10,
+        )
+    error = (sampled - chunks.repeat_interleave(16, 0)).abs().mean()
+    between = (chunks[0] - chunks[1]).abs().mean()
+    assert error < 0.2 * between

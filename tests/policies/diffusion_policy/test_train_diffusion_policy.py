@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from wm_gym.cli import main
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.sims.teachers import TEACHERS
-from wm_gym.policies.base import Observation, load_policy, save_policy
+from wm_gym.policies.base import load_policy, save_policy
 from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
     BehaviourCloningNetwork,
@@ -143,34 +141,6 @@ def test_a_frozen_encoder_stays_that_of_the_cloned_policy(data, tmp_path):
         if not name.startswith("head."):
             stored = ours[f"rgb_encoder.look.{name}"]
             assert torch.equal(stored, tensor.bfloat16().float()), name
-
-
-@pytest.mark.slow
-def test_it_learns_what_the_actions_are(data, tmp_path):
-    """Numbered frames are grey, 10 t, and the clean expert's action there is 0.001 (t + 1)."""
-    *_, folder = train_diffusion_policy(
-        config(
-            data,
-            tmp_path / "out",
-            loop=LoopConfig(steps=500, learning_rate=5e-3, warmup_steps=5, ema=0.9),
-            network=replace(SMALL, horizon=4, down_dims=(16, 32), observations=1),
-            behaviours=("expert",),
-            encoder_from=cloned_policy(tmp_path / "cloned"),
-            freeze_encoder=True,
-            batch=16,
-            execute=1,
-        )
-    )
-    policy = load_policy(folder)
-    episode = EpisodeDataset(data)[1]
-    rows = np.arange(STEPS)
-    policy.reset(rows, rows, [""] * STEPS)
-    actions = policy.act(
-        Observation(episode.frames[:-1], (episode.instruction,) * STEPS, rows, rows)
-    )
-    error = np.abs(actions[:, 0] - episode.actions).mean()
-    guess = np.abs(episode.actions - episode.actions.mean(axis=0)).mean()
-    assert error < 0.5 * guess
 
 
 def test_an_encoder_for_other_words_is_refused(data, tmp_path):
