@@ -22,6 +22,7 @@ from wm_gym.envs.episode_clips import EpisodeClips
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.observations import dict_observation, observation_space
 from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
+from wm_gym.envs.semantic_reward import SemanticReward
 from wm_gym.envs.settings import Settings, load_model
 from wm_gym.instructions import Goal
 from wm_gym.world_model import LatentWorldModel
@@ -72,7 +73,8 @@ class Engine:
             frames = self.reward.asked.frames
             self.clips = EpisodeClips(rows, self.horizon, frames, self.model.decode)
         judged_by = self.reward.name if self.reward.needs_goal else None
-        self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by)
+        asked = self.reward.task if isinstance(self.reward, SemanticReward) else "any"
+        self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by, asked)
         self.episodes = [Episode() for _ in range(rows)]
         self._rollout: Rollout | None = None
         self._latents: torch.Tensor = torch.empty(0)
@@ -156,7 +158,8 @@ class Engine:
 
     def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
         reward = self.reward
-        if isinstance(reward, JudgeReward) or not reward.needs_goal or reward.judged_at_horizon:
+        asked = isinstance(reward, JudgeReward | SemanticReward)
+        if asked or not reward.needs_goal or reward.judged_at_horizon:
             return np.full(len(rows), np.nan)
         known = [goal for goal in goals if goal is not None]
         return reward.judge(self._latents[list(rows)], known).distance_m
@@ -285,7 +288,10 @@ class Engine:
             scores = self._ask_judge(self.reward, rows)
         else:
             goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
-            scores = self.reward.judge(self._latents[rows], goals)
+            if isinstance(self.reward, SemanticReward):
+                scores = self.reward.judge_frames(self.frames()[rows], goals)
+            else:
+                scores = self.reward.judge(self._latents[rows], goals)
         previous = np.array([self.episodes[row].distance_m for row in rows])
         rewards[rows] = self.reward.value(scores, previous)
         return dict(zip(rows, scores.by_row(), strict=True))

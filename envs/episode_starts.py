@@ -60,9 +60,11 @@ class EpisodeStarts:
         folder: checkpoint folder that may hold start states, or None.
         task: task that random starts are drawn from, or "any".
         judged_by: name of the reward that needs an instruction, or None if none is needed.
+        judged_task: the only task that this reward judges, or "any".
 
     Raises:
-        ValueError: if the card does not know the task, or start states do not fit the card.
+        ValueError: if the card does not know the task, another one is judged, or start states do
+            not fit the card.
     """
 
     def __init__(
@@ -71,10 +73,17 @@ class EpisodeStarts:
         folder: Path | None,
         task: str,
         judged_by: str | None,
+        judged_task: str = "any",
     ) -> None:
+        if "any" not in (task, judged_task) and task != judged_task:
+            raise ValueError(
+                f"task={task!r} and reward={judged_by!r}, which judges {judged_task!r}, do not go "
+                "together; leave task='any', or name the same in both"
+            )
+        task = judged_task if task == "any" else task
         self.spec = spec
         self.task = task
-        self.judged_by = judged_by
+        self.judged_by, self.judged_task = judged_by, judged_task
         self.instructions = InstructionSet(spec.tasks, spec.objects)
         self.stored = _read_starts(folder, spec)
         self.pool = self._starts_of(task)
@@ -192,7 +201,14 @@ class EpisodeStarts:
     def goal(self, instruction: str | None) -> Goal | None:
         """The goal of an instruction; None if there is nothing to parse and nobody needs one."""
         if instruction:
-            return self.instructions.parse(instruction) if self.spec.tasks else None
+            goal = self.instructions.parse(instruction) if self.spec.tasks else None
+            if goal is not None and self.judged_task not in ("any", goal.task):
+                raise ValueError(
+                    f"instruction {instruction!r} states task {goal.task!r}, and reward "
+                    f"{self.judged_by!r} judges {self.judged_task!r}; give one of these, or make "
+                    "the environment with reward='semantic:any?…'"
+                )
+            return goal
         if self.judged_by is not None:
             raise ValueError(
                 f"reward {self.judged_by!r} scores an instruction: give options['instruction'], "

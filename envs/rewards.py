@@ -1,4 +1,7 @@
-"""Rewards of imagined episodes: a success classifier, a distance regressor, a judge, or none."""
+"""Rewards of imagined episodes: a success classifier, a distance regressor, a judge, or none.
+
+Questions about frames are in `semantic_reward`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     from wm_gym.checkpoints import Checkpoint
+    from wm_gym.envs.semantic_reward import SemanticReward
     from wm_gym.instructions import Goal
     from wm_gym.judges.success_classifier import RewardModel
     from wm_gym.judges.verdicts import Clip, Judge
     from wm_gym.world_model import LatentWorldModel
 
 JUDGE_PREFIX = "judge:"
+SEMANTIC_PREFIX = "semantic:"
 VERDICT_FACTS = ("prompt", "model", "revision")
 
 
@@ -193,10 +198,14 @@ def check_reward_name(name: str) -> None:
         from wm_gym.judges.registry import read_judge_name
 
         read_judge_name(name.removeprefix(JUDGE_PREFIX))
+    elif name.startswith(SEMANTIC_PREFIX):
+        from wm_gym.envs.semantic_reward import read_semantic_reward
+
+        read_semantic_reward(name)
     elif name not in REWARDS:
         raise ValueError(
-            f"reward={name!r} does not exist; expected one of {', '.join(map(repr, REWARDS))}, or "
-            "'judge:' and the name of a judge"
+            f"reward={name!r} does not exist; expected one of {', '.join(map(repr, REWARDS))}, "
+            "'judge:' and the name of a judge, or 'semantic:<task>?checkpoint=FOLDER'"
         )
 
 
@@ -205,17 +214,18 @@ def make_reward(
     checkpoint: Checkpoint | None,
     device: str = "cpu",
     model: LatentWorldModel | None = None,
-) -> Reward | JudgeReward:
+) -> Reward | JudgeReward | SemanticReward:
     """The reward of a name.
 
     Args:
-        name: one of `REWARDS`, or "judge:" and the name of a judge.
+        name: one of `REWARDS`, "judge:" and the name of a judge, or as `read_semantic_reward` says.
         checkpoint: the opened checkpoint, which holds the classifier; None if there is no folder.
         device: torch device of the latents to judge.
         model: the world model in use, for judges that need it.
 
     Raises:
-        ValueError: if the name is unknown, or the checkpoint has no classifier.
+        ValueError: if the name is unknown, the checkpoint has no classifier, or a semantic model
+            does not fit the world model.
         JudgeError: if the judge needs something that is not there.
     """
     check_reward_name(name)
@@ -226,6 +236,12 @@ def make_reward(
 
         context = JudgeContext(None if model is None else lambda: model, device=device)
         return JudgeReward(make_judge(name.removeprefix(JUDGE_PREFIX), context), name)
+    if name.startswith(SEMANTIC_PREFIX):
+        from wm_gym.envs.semantic_reward import SemanticReward
+
+        if model is None:
+            raise ValueError(f"reward={name!r} needs the world model whose frames are scored")
+        return SemanticReward(name, model.spec, device)
     if checkpoint is None or checkpoint.spec.reward is None:
         where = "this model" if checkpoint is None else str(checkpoint.folder)
         raise ValueError(

@@ -34,7 +34,8 @@ class Settings:
         checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
         scale: subfolder of a checkpoint that comes in several sizes ("S", "B", "L").
         task: task of the card that random starts are drawn from, or "any".
-        reward: "classifier" (1 at success), "distance" (dense), "judge:<name>", "none".
+        reward: "classifier" (1 at success), "distance" (dense), "judge:<name>",
+            "semantic:<task>?checkpoint=FOLDER", "none".
         obs: "pixels", "latents" or "dict", see `observation_space`.
         cache: "auto", "off", "exact" or "rolling", see `wm_gym.dynamics.rollout`.
         denoising_steps: steps per frame; the card's by default.

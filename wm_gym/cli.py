@@ -73,6 +73,36 @@ COMMANDS: dict[str, Command] = {
         "evaluate_semantic",
         "accuracy of a semantic world model's answers about the future",
     ),
+    "calibrate-semantic": Command(
+        "wm_gym.evaluation.calibrate_semantic",
+        "CalibrateSemanticConfig",
+        "calibrate_semantic",
+        "choose above which probability a semantic world model's answers count",
+    ),
+    "label-questions": Command(
+        "wm_gym.evaluation.label_questions",
+        "LabelQuestionsConfig",
+        "label_dataset",
+        "let a VLM answer questions, and count how often it is right",
+    ),
+    "decompose-task": Command(
+        "wm_gym.evaluation.decompose_tasks",
+        "DecomposeTaskConfig",
+        "decompose_tasks",
+        "let a language model divide instructions into subgoals",
+    ),
+    "plot attention": Command(
+        "wm_gym.evaluation.plot_attention",
+        "PlotAttentionConfig",
+        "plot_attention",
+        "draw which image patches the words of a question look at",
+    ),
+    "plot plan": Command(
+        "wm_gym.evaluation.plot_plan",
+        "PlotPlanConfig",
+        "plot_plan",
+        "draw how a plan changes over a planner's steps",
+    ),
     "compare-real": Command(
         "wm_gym.evaluation.compare_real",
         "CompareRealConfig",

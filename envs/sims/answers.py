@@ -20,21 +20,32 @@ class Answers:
         present_types: types that a single picture answers.
         places: states (N, S) -> where effector and objects appear in a square frame, (N, 1 + n, 2),
             see `langtable_view.project`.
+        path: state (S,), actions (..., n, A) -> where the effector would go in such a frame,
+            (..., n + 1, 2).
         effector: the word for what moves the objects.
     """
 
     slacks: Callable[[str, np.ndarray, np.ndarray, Sequence[str]], np.ndarray]
     present_types: tuple[str, ...]
     places: Callable[[np.ndarray], np.ndarray]
+    path: Callable[[np.ndarray, np.ndarray], np.ndarray]
     effector: str
 
 
 ANSWERS: dict[str, Answers] = {
     "LangTable-v0": Answers(
-        langtable_questions.slacks, langtable_questions.PRESENT_TYPES, langtable_view.places, "peg"
+        langtable_questions.slacks,
+        langtable_questions.PRESENT_TYPES,
+        langtable_view.places,
+        langtable_view.path,
+        "peg",
     ),
     "Cube-v0": Answers(
-        cube_questions.slacks, cube_questions.PRESENT_TYPES, cube_view.places, "gripper"
+        cube_questions.slacks,
+        cube_questions.PRESENT_TYPES,
+        cube_view.places,
+        cube_view.path,
+        "gripper",
     ),
 }
 """Simulator id -> its answers."""

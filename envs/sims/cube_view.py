@@ -41,3 +41,18 @@ def places(states: np.ndarray) -> np.ndarray:
     """
     named = CubeState.from_array(states)
     return project(np.concatenate([named.hand_m[:, None], named.cubes_m], axis=1))
+
+
+def path(state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The way that actions mean the gripper to take, unless something stops it.
+
+    Args:
+        state: privileged state in which they begin, (S,).
+        actions: dx, dy and dz in metres, then what does not move it, (..., n, A).
+
+    Returns:
+        Places of the point between the pads as `project` gives them, (..., n + 1, 2).
+    """
+    start = np.broadcast_to(np.zeros(3), (*actions.shape[:-2], 1, 3))
+    moved = np.cumsum(np.concatenate([start, actions[..., :3]], axis=-2), axis=-2)
+    return project(CubeState.from_array(state).hand_m + moved)

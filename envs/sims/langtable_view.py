@@ -40,3 +40,19 @@ def places(states: np.ndarray) -> np.ndarray:
     heights = np.full(table.shape[1], BLOCK_HEIGHT_M / 2)
     heights[0] = PEG_HEIGHT_M / 2
     return project(np.dstack([table, np.broadcast_to(heights, table.shape[:2])]))
+
+
+def path(state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The way that actions mean the peg to take, unless something stops it.
+
+    Args:
+        state: privileged state in which they begin, (2 + 3n,).
+        actions: dx and dy in metres, (..., n, 2).
+
+    Returns:
+        Places of the peg's middle as `project` gives them, (..., n + 1, 2).
+    """
+    start = np.broadcast_to(np.zeros(2), (*actions.shape[:-2], 1, 2))
+    table = state[:2] + np.cumsum(np.concatenate([start, actions[..., :2]], axis=-2), axis=-2)
+    height = np.full((*table.shape[:-1], 1), PEG_HEIGHT_M / 2)
+    return project(np.concatenate([table, height], axis=-1))

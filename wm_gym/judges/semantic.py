@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from wm_gym.data.frames import resize
-from wm_gym.instructions import InstructionSet
+from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.verdicts import Clip, Verdict, check_batch
-from wm_gym.semantic.tasks import semantic_task
+from wm_gym.semantic.tasks import DesiredAnswer, semantic_task
 from wm_gym.semantic.value import present_probabilities
 
 if TYPE_CHECKING:
@@ -47,6 +47,32 @@ class SemanticJudgeConfig:
         return SemanticJudge(model, self.threshold)
 
 
+@dataclass(frozen=True)
+class PresentAnswers:
+    """What a model says about the present of a frame.
+
+    Attributes:
+        wanted: the desired answers.
+        likely: probability of each.
+    """
+
+    wanted: tuple[DesiredAnswer, ...]
+    likely: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Probability of the least likely desired answer."""
+        return min(self.likely)
+
+    @property
+    def rationale(self) -> str:
+        """Questions, answers and probabilities."""
+        return "; ".join(
+            f"{answer.question} {answer.answer} {p:.2f}"
+            for answer, p in zip(self.wanted, self.likely, strict=True)
+        )
+
+
 class SemanticJudge:
     """The score is the probability of the least likely desired answer.
 
@@ -74,24 +100,30 @@ class SemanticJudge:
         if not clips:
             return []
         began = time.monotonic()
-        wanted = []
-        for text in instructions:
-            goal = self.instructions.parse(text)
-            task = semantic_task(self.model.spec.twin, goal.task, goal.objects)
-            wanted.append(task.subgoals[-1].done)
-        frame = self.model.spec.frame
-        last = [resize(clip.frames[-1], frame.height, frame.width) for clip in clips]
-        view = self.model.look(torch.from_numpy(np.stack(last)))
-        found = [row.tolist() for row in present_probabilities(view, wanted)]
+        goals = [self.instructions.parse(text) for text in instructions]
+        found = self.answers([clip.frames[-1] for clip in clips], goals)
         seconds = (time.monotonic() - began) / len(clips)
-        verdicts = []
-        for answers, likely in zip(wanted, found, strict=True):
-            score = min(likely)
-            rationale = "; ".join(
-                f"{answer.question} {answer.answer} {p:.2f}"
-                for answer, p in zip(answers, likely, strict=True)
+        model = self.model.spec.name
+        return [
+            Verdict(
+                answer.score, answer.score > self.threshold, answer.rationale, self.name, seconds,
+                model=model,
             )
-            success = score > self.threshold
-            model = self.model.spec.name
-            verdicts.append(Verdict(score, success, rationale, self.name, seconds, model=model))
-        return verdicts
+            for answer in found
+        ]  # fmt: skip
+
+    def answers(self, frames: Sequence[np.ndarray], goals: Sequence[Goal]) -> list[PresentAnswers]:
+        """What the model says of frames, uint8 (H, W, 3) of any size, and a goal each.
+
+        Raises:
+            TaskError: if there are no questions for a goal's task.
+        """
+        tasks = [semantic_task(self.model.spec.twin, goal.task, goal.objects) for goal in goals]
+        wanted = [task.subgoals[-1].done for task in tasks]
+        frame = self.model.spec.frame
+        shown = np.stack([resize(picture, frame.height, frame.width) for picture in frames])
+        likely = present_probabilities(self.model.look(torch.from_numpy(shown)), wanted)
+        return [
+            PresentAnswers(answers, tuple(row.tolist()))
+            for answers, row in zip(wanted, likely, strict=True)
+        ]

@@ -118,6 +118,10 @@ class QuestionTokenizer:
                 lengths[r, m], after[r, m] = len(ids), number
         return Asked(tokens, lengths, after)
 
+    def words(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token."""
+        return tuple(self._tokenizer.id_to_token(number) or UNKNOWN for number in ids)
+
     def answer_tokens(self, yes: torch.Tensor) -> torch.Tensor:
         """Token ids of answers, given as bool tensor of any shape."""
         import torch

@@ -1,0 +1,154 @@
+"""`wm-gym decompose-task`: instructions to subgoals by a language model, checked by the simulator.
+
+A task that a model made up ends when the answers under `done` of its last subgoal hold. On recorded
+episodes these are answered by the simulator and held against its own success.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wm_gym.chat.choice import ChatChoice
+from wm_gym.checkpoints import write_atomically
+from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.domains import domain_of
+from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.instructions import InstructionError, InstructionSet
+from wm_gym.metrics.statistics import balanced_accuracy
+from wm_gym.semantic.decompose import DecompositionError, decompose
+from wm_gym.semantic.question_sets import QUESTION_SETS
+from wm_gym.semantic.tasks import SemanticTask
+from wm_gym.training.saqa import objects_of
+
+
+@dataclass(frozen=True)
+class DecomposeTaskConfig:
+    """Divide instructions into subgoals, stated as questions and desired answers."""
+
+    instruction: tuple[str, ...]
+    """What to do, in words; several are possible."""
+    out: Path
+    """Folder for the tasks, task_0.json and so on; `wm_gym.semantic.tasks.task_from_dict` reads
+    them."""
+    chat: ChatChoice
+    """Who is asked."""
+    env_id: str = "LangTable-v0"
+    """Simulator whose question types may be asked."""
+    attempts: int = 3
+    """How often the model may correct itself."""
+    data: Path | None = None
+    """Folder of episodes on which the simulator checks what the tasks call done; instructions that
+    state no task of the simulator are not checked."""
+    json: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        """Check names and numbers before anything is asked."""
+        if self.env_id not in QUESTION_SETS:
+            raise ValueError(
+                f"env_id={self.env_id!r} has no questions; expected one of {list(QUESTION_SETS)}"
+            )
+        if not self.instruction or self.attempts < 1:
+            raise ValueError(
+                f"instruction={self.instruction!r} and attempts={self.attempts}; expected at "
+                "least one each"
+            )
+
+
+def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
+    """Run `wm-gym decompose-task`: ask, store, check, print and write.
+
+    Returns:
+        What `--json` writes; `tasks` holds for each instruction the number of subgoals, or what
+        went wrong, and with `data` the agreement with the simulator.
+
+    Raises:
+        ChatError: if the model cannot be asked at all.
+        EpisodeError: if the episodes cannot be read.
+    """
+    domain = domain_of(config.env_id)
+    assert domain is not None  # every question set belongs to a domain
+    chat = config.chat.make()
+    data = None if config.data is None else EpisodeDataset(config.data)
+    instructions = InstructionSet(domain.tasks, domain.objects)
+    rows: list[dict[str, Any]] = []
+    for number, words in enumerate(config.instruction):
+        row: dict[str, Any] = {"instruction": words}
+        rows.append(row)
+        questions = QUESTION_SETS[config.env_id]
+        try:
+            task = decompose(words, domain.objects, questions, chat, attempts=config.attempts)
+        except DecompositionError as error:
+            row["error"] = str(error)
+            print(f"{words}: {error}")
+            continue
+        path = config.out / f"task_{number}.json"
+        write_atomically(path, json.dumps(task.to_dict(), indent=1).encode())
+        row |= {"file": path.name, "subgoals": [subgoal.name for subgoal in task.subgoals]}
+        print(f"{words}: {len(task.subgoals)} subgoals in {path}")
+        try:
+            instructions.parse(words)
+        except InstructionError:
+            continue
+        if data is not None:
+            row |= agreement(task, words, data, config.env_id)
+            print(
+                f"  done as the simulator says: balanced accuracy "
+                f"{100 * row['balanced_accuracy']:.1f} % over {row['states']} states, "
+                f"{row['successes']} of them successes"
+            )
+    usable = sum("error" not in row for row in rows)
+    print(f"{usable} of {len(rows)} instructions gave a usable task")
+    content = {**measurement_header(), "model": config.chat.model, "usable": usable, "tasks": rows}
+    if config.json is not None:
+        write_json(config.json, content)
+    return content
+
+
+def agreement(
+    task: SemanticTask, instruction: str, data: EpisodeDataset, simulator: str
+) -> dict[str, Any]:
+    """How often a task's end, answered by the simulator, is the simulator's success.
+
+    Args:
+        task: what a model made of the instruction.
+        instruction: one that the simulator understands.
+        data: episodes; those without the task's objects are left out.
+        simulator: its id.
+    """
+    questions, slacks = QUESTION_SETS[simulator], ANSWERS[simulator].slacks
+    wanted = [(questions.parse(d.question), d.answer == "yes") for d in task.subgoals[-1].done]
+    named = {name for question, _ in wanted for name in question.blocks}
+    said, true = [], []
+    for episode in range(len(data)):
+        objects = objects_of(data[episode].start_state)
+        reached = success_predicate(simulator, objects)
+        if not named <= set(objects):
+            continue
+        states, _ = data.labels(episode)
+        try:
+            true.append(np.array([reached(state, instruction) for state in states]))
+        except ValueError:  # the instruction is about things that are not on this table
+            continue
+        holds = np.ones(len(states), bool)
+        for question, yes in wanted:
+            number = questions.instances(question.type, objects).index(question)
+            holds &= (slacks(question.type, states, states, objects)[:, number] > 0) == yes
+        said.append(holds)
+    if not said:
+        return {"states": 0, "successes": 0, "balanced_accuracy": float("nan")}
+    done, success = np.concatenate(said), np.concatenate(true)
+    return {
+        "states": len(success),
+        "successes": int(success.sum()),
+        "balanced_accuracy": balanced_accuracy(done, success),
+        "missed": int((success & ~done).sum()),
+        "too_early": int((done & ~success).sum()),
+    }

@@ -1,0 +1,22 @@
+"""Frames of recorded episodes that a command names by number."""
+
+from __future__ import annotations
+
+from wm_gym.data.episodes import EpisodeDataset
+
+
+def check_place(data: EpisodeDataset, episode: int, frame: int, ahead: int = 0) -> None:
+    """Refuse a frame that is not there, or one without enough actions after it.
+
+    Raises:
+        ValueError: saying which there are.
+    """
+    if not 0 <= episode < len(data):
+        raise ValueError(f"episode={episode}; {data.folder} holds episodes 0 to {len(data) - 1}")
+    length = int(data.lengths[episode])
+    if not 0 <= frame <= length:
+        raise ValueError(f"frame={frame}; episode {episode} has frames 0 to {length}")
+    if not 0 <= ahead <= length - frame:
+        raise ValueError(
+            f"horizon={ahead}; after frame {frame} episode {episode} has {length - frame} actions"
+        )
