@@ -4,7 +4,8 @@ import re
 import shlex
 from importlib import import_module
 
-from wm_gym.cli import COMMANDS, _command_name, _parse
+from wm_gym.cli import _command_name, _parse
+from wm_gym.commands.table import COMMANDS
 
 
 def documented_commands(text: str) -> list[list[str]]:

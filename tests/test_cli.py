@@ -7,8 +7,9 @@ from importlib import import_module
 import pytest
 
 from wm_gym.checkpoints import Checkpoint, save_data_file
-from wm_gym.cli import COMMANDS, main
+from wm_gym.cli import main
 from wm_gym.commands.info import metric_lines
+from wm_gym.commands.table import COMMANDS
 from wm_gym.domains import DOMAINS
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
 from wm_gym.evaluation.demo_clips import FILENAME

@@ -14,7 +14,8 @@ import gymnasium
 import pytest
 
 from wm_gym.checkpoints import Checkpoint, assets_folder
-from wm_gym.cli import COMMANDS, _command_name, _parse, main
+from wm_gym.cli import _command_name, _parse, main
+from wm_gym.commands.table import COMMANDS
 from wm_gym.policies.base import load_policy
 
 RECIPES = Path(__file__).parents[1] / "benchmarks" / "recipes"

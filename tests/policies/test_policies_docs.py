@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wm_gym.cli import COMMANDS, _command_name, _parse
+from wm_gym.cli import _command_name, _parse
+from wm_gym.commands.table import COMMANDS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 MODULES = ("my_policies", "my_trained_policies")
