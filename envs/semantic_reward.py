@@ -46,7 +46,9 @@ def read_semantic_reward(name: str) -> tuple[str, str]:
     try:
         read_judge_name(judge)
     except ValueError as error:
-        raise ValueError(f"reward={name!r}: {error}") from error
+        raise ValueError(
+            f"reward={name!r}: {error}; expected e.g. 'semantic:push?checkpoint=FOLDER'"
+        ) from error
     return task, judge
 
 

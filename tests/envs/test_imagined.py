@@ -262,7 +262,8 @@ def test_a_reward_that_judges_needs_an_instruction_with_a_picture(tiny_model):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"reward": "semantic:push"}, "'classifier', 'distance', 'none', or 'judge:'"),
+        ({"reward": "dense"}, "'classifier', 'distance', 'none', 'judge:'.* or 'semantic:<task>"),
+        ({"reward": "semantic:push"}, r"'semantic:push\?checkpoint=FOLDER'"),
         ({"reward": "judge:vibes"}, "judge 'vibes' does not exist; expected one of classifier"),
         ({"obs": "sound"}, "'pixels', 'latents', 'dict'"),
         ({"dtype": "int8"}, "bfloat16"),
