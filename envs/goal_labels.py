@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wm_gym.data.latent_clips import check_latents_folder, read_episode_facts
+from wm_gym.data.latent_clips import read_episode_facts
 from wm_gym.envs.sims import bridge_state, bridge_tasks, langtable_tasks
 from wm_gym.instructions import named_objects
 
@@ -139,7 +139,7 @@ def label_goals(config: GoalLabelsConfig) -> Path:
         FileNotFoundError: if the latents do not say which episodes they are of.
         ValueError: if those come from no simulator that has predicates.
     """
-    facts = read_episode_facts(check_latents_folder(config.latents))
+    facts = read_episode_facts(config.latents)
     lengths = np.diff(np.load(config.latents / "bounds.npy"))
     tasks = np.repeat([goal[0] for goal in facts.goals], lengths).tolist()
     labels = label_states(np.load(config.latents / "privileged.npy"), facts.simulator, tasks)
