@@ -237,18 +237,17 @@ LANGTABLE = {
     "imagined_vs_real_langtable": langtable_truth,
     "rollout_step": step_table,
 }
-BRIDGE_MODELS = {"bridge-vjepa-mini": "bridge_vjepa", "bridge-vae-mini": "bridge_vae"}
+BRIDGE_MODELS = {
+    "bridge-vjepa-mini": "bridge_vjepa",
+    "bridge-vae-mini": "bridge_vae",
+    "bridge-vjepa96-mini": "bridge_vjepa96",
+}
 
 
 def read_bridge(measurement: str) -> dict[str, dict[str, Any]]:
-    """Result files of one measurement by model of BridgeSim; {} unless it was made for both."""
-    reports = {}
-    for model, name in BRIDGE_MODELS.items():
-        report = read(f"{measurement}_{name}")
-        if report is None:
-            return {}
-        reports[model] = report
-    return reports
+    """Result files of one measurement by model of BridgeSim, of those it was made for."""
+    found = {model: read(f"{measurement}_{name}") for model, name in BRIDGE_MODELS.items()}
+    return {model: report for model, report in found.items() if report is not None}
 
 
 def bridge_figures() -> list[str]:

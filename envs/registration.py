@@ -20,6 +20,7 @@ EMBEDDED_MODELS: dict[str, str | None] = {
     **{f"WM-Bridge-{space}-v0": None for space in BRIDGE_SPACES},
     "WM-Bridge-VJEPA-v0": "bridge-vjepa-mini",
     "WM-Bridge-VAE-v0": "bridge-vae-mini",
+    "WM-Bridge-VJEPA96-v0": "bridge-vjepa96-mini",
     "WM-LangTable-VAE-v0": "langtable-vae-mini",
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""

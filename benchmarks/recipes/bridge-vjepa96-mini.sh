@@ -7,7 +7,7 @@
 set -euo pipefail
 run=${1:-runs/bridge-mini}
 if [ -z "${TRIAL:-}" ]; then
-  adapter=2000 painter=1400 dynamics=(1200 2400) judge=3000
+  adapter=2000 painter=1400 dynamics=(1200 1600) judge=3000
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   painter_rows=() starts=50
 else
@@ -32,7 +32,8 @@ wm-gym label-goals --latents "$latents"
 wm-gym label-goals --latents "$latents-held-out"
 wm-gym train pixel-decoder --data "$run/episodes" --latents "$wide" --adapter "$run/adapter" \
   --out "$run/painter96" --base-channels 32 --channel-multipliers 1 1 2 2 --res-blocks 1 \
-  --attn-resolutions --attn-heads 1 --latent-noise 0.1 "${split[@]}" "${painter_rows[@]}" \
+  --attn-resolutions --attn-heads 1 --latent-noise 0.1 --object-weight 5 "${split[@]}" \
+  "${painter_rows[@]}" \
   --loop.steps "$painter" --loop.learning-rate 1e-3 --loop.final-learning-rate-fraction 0.02 \
   --loop.warmup-steps 50 --loop.ema 0.99
 
