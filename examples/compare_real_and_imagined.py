@@ -6,7 +6,7 @@ in the simulator it imitates. What comes out are success rates with intervals, t
 (Pearson, Spearman), the mean maximum rank violation, a scatter plot, and a video of the policy on
 which dream and simulator disagree most, because that is where a world model errs.
 
-    python examples/compare_real_and_imagined.py                           # a quarter of an hour
+    python examples/compare_real_and_imagined.py
     python examples/compare_real_and_imagined.py --policies my_policies:Mine runs/cloned
 
 Small, to see that every part runs:

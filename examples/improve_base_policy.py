@@ -57,9 +57,10 @@ class OtherSeed(Policy):
     def __init__(self, policy: Policy, number: int) -> None:
         super().__init__(policy.action_spec, policy.frame_spec)
         self.policy, self.number = policy, number
+        self.frame_history = policy.frame_history
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
-        """Begins episodes; the base policy alone has the seed as it is."""
+        """Begins episodes with seeds that are this copy's own."""
         sequences = [np.random.SeedSequence([int(seed), self.number]) for seed in seeds]
         own = [int(sequence.generate_state(1)[0]) for sequence in sequences]
         self.policy.reset(rows, own, instructions)

@@ -88,3 +88,12 @@ def test_own_frames_and_actions(embedded_checkpoint, tmp_path):
     np.save(tmp_path / "actions.npy", np.zeros((3, 7)))
     with pytest.raises(SystemExit, match=r"has shape \(3, 7\), expected \(T, 2\): dx, dy in m, m"):
         module.main(args)
+
+
+def test_a_base_policy_that_remembers_frames_gets_them_in_every_copy():
+    from wm_gym.domains import LANGTABLE
+    from wm_gym.policies.random_policy import RandomPolicy
+
+    base = RandomPolicy(LANGTABLE.action)
+    base.frame_history = 2
+    assert load("improve_base_policy").OtherSeed(base, 3).frame_history == 2

@@ -7,7 +7,7 @@ recorded clips, near misses among them, and on imagined clips of the same episod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_cohen_kappa
 
-from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
@@ -30,7 +30,7 @@ from wm_gym.evaluation.judge_clips import (
 )
 from wm_gym.evaluation.models import load_by_id, open_by_id
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.registry import JudgeContext, make_judge, read_judge_name
 from wm_gym.judges.verdicts import Verdict
 from wm_gym.metrics.statistics import balanced_accuracy, resampled_interval, wilson_interval
@@ -159,9 +159,7 @@ def calibrate_judge(config: CalibrateJudgeConfig) -> dict[str, Any]:
         plot_reliability(curves, config.plot, "success")
     if config.write_card:
         opened = open_by_id(config.id, config.checkpoint)
-        entry = {key: header[key] for key in ("command", "date", "duration_s")} | in_short(report)
-        spec = Checkpoint.open(opened.folder).spec
-        save_card(opened.folder, replace(spec, metrics={**spec.metrics, "judges": entry}))
+        write_metric(Checkpoint.open(opened.folder), "judges", in_short(report), header)
     return content
 
 

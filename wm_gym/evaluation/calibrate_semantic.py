@@ -8,7 +8,7 @@ every task. Half of the episodes choose the threshold, the other half say how go
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.semantic import SemanticJudge
 from wm_gym.metrics.statistics import balanced_accuracy, wilson_interval
@@ -177,10 +177,8 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
         write_json(config.json, content)
     if config.write_card:
         assert model.folder is not None
-        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
-        spec = Checkpoint.open_semantic(model.folder).spec
-        metrics = {**spec.metrics, "answer_threshold": entry}
-        save_card(model.folder, replace(spec, answer_threshold=threshold, metrics=metrics))
+        opened = Checkpoint.open_semantic(model.folder)
+        write_metric(opened, "answer_threshold", report, header, answer_threshold=threshold)
     return content
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.evaluation.action_content import (
     ReadActions,
@@ -27,7 +27,7 @@ from wm_gym.evaluation.action_content import (
 )
 from wm_gym.evaluation.open_loop import OpenLoopConfig, measure_open_loop
 from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, sample_clips
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.evaluation.reward_model import RewardModelConfig, measure_reward_model
 from wm_gym.latents.registry import find_space
 from wm_gym.metrics.idm import TransformerIDM
@@ -298,8 +298,5 @@ def write_entry(folder: Path, report: dict[str, Any], header: dict[str, Any]) ->
     Returns:
         The card.
     """
-    spec = Checkpoint.open(folder).spec
     entry: dict[str, Any] = {name: report[name] for name in ("idm", "action_recovery")}
-    entry |= {key: header[key] for key in ("command", "date", "duration_s")}
-    save_card(folder, replace(spec, metrics={**spec.metrics, "latent_space": entry}))
-    return folder / "card.json"
+    return write_metric(Checkpoint.open(folder), "latent_space", entry, header)

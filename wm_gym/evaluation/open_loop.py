@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from wm_gym.envs.collect import HELD_OUT_SEEDS
 from wm_gym.evaluation.components import BlockReference
 from wm_gym.evaluation.effectors import EFFECTORS
 from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, sample_clips
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.metrics.visual import changed_psnr, gap_closed, psnr, ssim
 
 if TYPE_CHECKING:
@@ -307,16 +307,15 @@ def evaluate_open_loop(config: OpenLoopConfig) -> dict[str, Any]:
 
 def _write_card(model: LatentWorldModel, scores: dict[str, Any], header: dict[str, Any]) -> Path:
     """Store the scores; those of another network or number of steps have entries of their own."""
-    from wm_gym.checkpoints import Checkpoint, save_card
+    from wm_gym.checkpoints import Checkpoint
 
     assert model.folder is not None
-    spec = Checkpoint.open(model.folder).spec  # as it is now, not as it was before the measurement
+    opened = Checkpoint.open(model.folder)
+    spec = opened.spec
     if model.dynamics == spec.distilled:
         name = "open_loop_distilled"
     elif model.denoising_steps == spec.dynamics.denoising_steps:
         name = "open_loop"
     else:
         name = f"open_loop_{model.denoising_steps}_steps"
-    entry = {**scores, **{key: header[key] for key in ("command", "date", "duration_s")}}
-    save_card(model.folder, replace(spec, metrics={**spec.metrics, name: entry}))
-    return model.folder / "card.json"
+    return write_metric(opened, name, scores, header)

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import time
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_gym.checkpoints import write_atomically
+from wm_gym.checkpoints import save_card, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from wm_gym.checkpoints import Checkpoint
 
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "scipy", "diffusers", "transformers", "minari")
 _PROCESS_START_S = time.monotonic()
@@ -139,6 +141,31 @@ def write_json(path: str | Path, content: dict[str, Any]) -> Path:
     text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
     return path
+
+
+def write_metric(
+    opened: Checkpoint[Any],
+    name: str,
+    report: Mapping[str, Any],
+    header: Mapping[str, Any],
+    **changes: Any,
+) -> Path:
+    """Write a measurement into a card, with the command, date and duration behind it.
+
+    Args:
+        opened: the checkpoint, opened after the measurement: other metrics may have changed since.
+        name: of the entry in the card's metrics.
+        report: figures.
+        header: of `measurement_header`.
+        **changes: other fields of the card that follow from the measurement.
+
+    Returns:
+        The card.
+    """
+    entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
+    metrics = {**opened.spec.metrics, name: entry}
+    save_card(opened.folder, replace(opened.spec, metrics=metrics, **changes))
+    return opened.folder / "card.json"
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ frame it stands for, so the imagined figure holds the dream's errors as well as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.training.reward import LabelledLatents, measure_classifier
 
@@ -70,9 +70,7 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
         write_json(config.json, content)
     if config.write_card:
         assert model.folder is not None
-        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
-        spec = Checkpoint.open(model.folder).spec
-        save_card(model.folder, replace(spec, metrics={**spec.metrics, "reward_model": entry}))
+        write_metric(Checkpoint.open(model.folder), "reward_model", report, header)
     return content
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wm_gym.checkpoints import Checkpoint, save_card
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.devices import check_device
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
-from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 from wm_gym.training.saqa import Blind, Group, Phrasings, QABatch, SAQADataset, draw_wording
@@ -251,9 +251,7 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
         write_json(config.json, content)
     if config.write_card:
         assert model.folder is not None
-        entry = {**report, **{key: header[key] for key in ("command", "date", "duration_s")}}
-        spec = Checkpoint.open_semantic(model.folder).spec
-        save_card(model.folder, replace(spec, metrics={**spec.metrics, "future_qa": entry}))
+        write_metric(Checkpoint.open_semantic(model.folder), "future_qa", report, header)
     return content
 
 
