@@ -1,10 +1,11 @@
 r"""Fine-tune a world model on your own episodes, and see what it gains.
 
-The embedded LangTable model has seen eight blocks. Here the table holds six others, whose colours
-and shapes it never saw together ("red cube", "purple pentagon", …). About a hundred episodes are
-collected, encoded by the model's own latent space, and its transition network is trained on, from
-its own weights. The errors of rollouts under recorded actions are measured on held-out episodes
-before and after.
+The embedded LangTable model has seen eight blocks, and a peg that goes as far as it is told. On
+your table stand six others, whose colours and shapes it never saw together ("red cube", "purple
+pentagon", …), and your robot's controller covers only part of the way of each command before the
+next one comes. About a hundred episodes are collected, encoded by the model's own latent space, and
+its transition network is trained on, from its own weights. The errors of rollouts under recorded
+actions are measured on held-out episodes before and after.
 
     python examples/finetune_on_own_episodes.py                       # about 15 minutes on a laptop
     python examples/finetune_on_own_episodes.py --data my_robot/train --held-out my_robot/test
@@ -58,6 +59,9 @@ class Args:
     """Own episodes to measure on; give it with --data."""
     blocks: str = "ood"
     """Blocks on the table: ood, or names separated by commas."""
+    action_gain: float = 0.6
+    """Part of a commanded way that the own robot covers; above 0, and 1 for all of it, as in the
+    episodes the embedded model was trained on."""
     episodes: int = 100
     """Episodes to collect for training."""
     held_out_episodes: int = 24
@@ -76,11 +80,29 @@ class Args:
     """Seed of the training episodes and of the training."""
 
 
+class PartialMotion(gym.ActionWrapper):
+    """A robot that covers only part of each commanded way.
+
+    Args:
+        env: with actions that are displacements.
+        gain: part of the way, above 0.
+    """
+
+    def __init__(self, env: gym.Env, gain: float) -> None:
+        super().__init__(env)
+        self._gain = gain
+
+    def action(self, action: Any) -> Any:
+        """Returns the displacement that a command leads to."""
+        return action * self._gain
+
+
 @dataclass(frozen=True)
-class ChangedBlocks:
-    """LangTable with blocks the model has not been trained on, and who acts in it."""
+class OwnRobot:
+    """LangTable with other blocks and another controller, and who acts in it."""
 
     blocks: str
+    action_gain: float
     frame_size: str
     steps: int
 
@@ -96,14 +118,15 @@ class ChangedBlocks:
             terminate_on_success=False,
             disable_env_checker=True,
         )
-        return env, langtable_behaviours()
+        return PartialMotion(env, self.action_gain), langtable_behaviours()
 
 
 def collect_episodes(args: Args, card: Checkpoint) -> tuple[Path, Path]:
-    """Training and held-out episodes with the changed blocks; the held-out seeds start at 6000."""
+    """Training and held-out episodes of the own robot; the held-out seeds start at 6000."""
     frame_size = f"{card.spec.frame.height}x{card.spec.frame.width}"
-    factory = ChangedBlocks(args.blocks, frame_size, args.episode_steps)
-    folders = args.out / "episodes", args.out / "held_out"
+    factory = OwnRobot(args.blocks, args.action_gain, frame_size, args.episode_steps)
+    robot = f"{args.action_gain:g}"  # episodes of another controller do not belong with these
+    folders = args.out / f"episodes-{robot}", args.out / f"held_out-{robot}"
     shared: dict[str, Any] = {
         "frame_size": frame_size, "steps": args.episode_steps, "shard_episodes": 10, "workers": 1,
     }  # fmt: skip
@@ -224,6 +247,8 @@ def main(args: Args) -> dict[str, Any]:
     """
     if (args.data is None) != (args.held_out is None):
         raise SystemExit("--data and --held-out belong together: give both, or neither to collect")
+    if not 0 < args.action_gain:
+        raise SystemExit(f"--action-gain {args.action_gain}: expected above 0, e.g. 0.6")
     card = Checkpoint.open(checkpoint_folder("WM-LangTable-VAE-v0", args.checkpoint))
     if args.data is not None and args.held_out is not None:
         data, held_out = args.data, args.held_out
