@@ -247,7 +247,7 @@ def main(args: Args) -> dict[str, Any]:
     """
     if (args.data is None) != (args.held_out is None):
         raise SystemExit("--data and --held-out belong together: give both, or neither to collect")
-    if not 0 < args.action_gain:
+    if args.action_gain <= 0:
         raise SystemExit(f"--action-gain {args.action_gain}: expected above 0, e.g. 0.6")
     card = Checkpoint.open(checkpoint_folder("WM-LangTable-VAE-v0", args.checkpoint))
     if args.data is not None and args.held_out is not None:
