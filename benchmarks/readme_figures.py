@@ -203,30 +203,52 @@ def latent_spaces(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def step_table(report: dict[str, Any]) -> list[str]:
-    """Seconds per step."""
-    full = max(row["context"] for row in report["rows"])
-    lines = [
-        f"**One step**, full context, {report['machine'].get('cores', 2)} CPU cores "
-        "(`benchmarks/rollout_step.py`):",
-        "",
-        "| model | batch | denoising steps | cache | seconds | frame passes | faster than `off` |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    off = {
-        (row["model"], row["batch"], row["denoising_steps"]): row["seconds_per_step"]
-        for row in report["rows"]
-        if row["mode"] == "off" and row["context"] == full
-    }
+def step_rows(report: dict[str, Any]) -> list[str]:
+    """Seconds per step of every cache mode, at the shortest, a middle and the full context."""
+    cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for row in report["rows"]:
-        if row["context"] != full:
+        cells.setdefault((row["model"], row["batch"], row["context"]), {})[row["mode"]] = row
+    contexts = sorted({context for _, _, context in cells})
+    shown = {contexts[0], contexts[len(contexts) // 2], contexts[-1]}
+    lines = []
+    for (model, batch, context), modes in cells.items():
+        if context not in shown:
             continue
-        base = off.get((row["model"], row["batch"], row["denoising_steps"]))
-        ratio = number(base / row["seconds_per_step"], 1) if base else "–"
+        off = modes["off"]["seconds_per_step"]
+        texts = [f"{number(off, 3)} s / {number(modes['off']['frame_passes'], 0)}"]
+        for mode in ("exact", "rolling"):
+            row = modes[mode]
+            texts.append(
+                f"{number(off / row['seconds_per_step'], 1)}× ({number(row['seconds_per_step'], 3)}"
+                f" s / {number(row['frame_passes'], 0)})"
+            )
+        rate = number(modes["rolling"]["row_steps_per_second"], 2)
+        threads = report["machine"]["torch_threads"]
         lines.append(
-            f"| {row['model']} | {row['batch']} | {row['denoising_steps']} | `{row['mode']}` | "
-            f"{number(row['seconds_per_step'], 3)} | {number(row['frame_passes'], 0)} | {ratio}× |"
+            f"| {model} | {threads} | {batch} | {context} | {' | '.join(texts)} | {rate} |"
         )
+    return lines
+
+
+def step_table(report: dict[str, Any]) -> list[str]:
+    """Seconds per step by threads, batch and context, and what a long rollout keeps."""
+    steps = {row["denoising_steps"] for row in report["rows"]}
+    lines = [
+        f"**One step** of {', '.join(map(str, sorted(steps)))} denoising steps "
+        "(`benchmarks/rollout_step.py`; seconds / frame passes per row; times faster than `off`):",
+        "",
+        "| model | threads | batch | context | `off` | `exact` | `rolling` | rows/s of `rolling` |",
+        "|---|---|---|---|---|---|---|---|",
+        *step_rows(report),
+    ]
+    if second := read("rollout_step_2_threads"):
+        lines += step_rows(second)
+    if memory := report.get("memory"):
+        sizes = {
+            int(key.split("_")[3]): memory[key] for key in memory if key.startswith("snapshot_")
+        }
+        texts = [f"{size} bytes after {steps} steps" for steps, size in sorted(sizes.items())]
+        lines += ["", f"What a rollout keeps: {', '.join(texts)}."]
     return lines
 
 

@@ -111,9 +111,10 @@ class QABatch:
         slack: (R, M) in ambiguity margins.
         types: (R, M) number of the question's type.
         horizons: (R, M).
-        places: (R, K, 2) where K things appear in the frame, x to the right and y up within ±1
-            inside it; NaN for things that are not there.
-        things: names of each row's things, in this order.
+        paths: (R, n + 1, K, 2) where K things appear in the frame and after each action, x to the
+            right and y up within ±1 inside the picture; NaN for things that are not there and
+            after the episode's end.
+        things: names of each row's things, in this order, the effector first.
     """
 
     frames: np.ndarray
@@ -123,8 +124,13 @@ class QABatch:
     slack: np.ndarray
     types: np.ndarray
     horizons: np.ndarray
-    places: np.ndarray
+    paths: np.ndarray
     things: list[tuple[str, ...]]
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where things appear in the frame, (R, K, 2)."""
+        return self.paths[:, 0]
 
     def blinded(self, blind: Blind) -> QABatch:
         """The batch with grey frames, or with actions that move nothing."""
@@ -207,13 +213,26 @@ class SAQADataset:
         """Whether the folder says where things appear."""
         return all(places is not None for places in self._places)
 
-    def places(self, source: int, episode: int, frame: int) -> np.ndarray:
-        """Where effector and objects appear in a frame, see `QABatch.places`; (0, 2) if unknown."""
+    def paths(self, source: int, episode: int, frame: int, ahead: int) -> np.ndarray:
+        """Where effector and objects appear in a frame and in those that follow.
+
+        Args:
+            source: number of the dataset.
+            episode: number of the episode.
+            frame: number of the frame.
+            ahead: n further frames.
+
+        Returns:
+            A row of `QABatch.paths`, (n + 1, K, 2); K is 0 if the folder does not say.
+        """
         stored = self._places[source]
         if stored is None:
-            return np.zeros((0, 2), np.float32)
+            return np.zeros((ahead + 1, 0, 2), np.float32)
         places, starts = stored
-        return places[starts[episode] + frame].astype(np.float32)
+        last = min(starts[episode] + frame + ahead + 1, starts[episode + 1])
+        found = places[starts[episode] + frame : last].astype(np.float32)
+        gap = ahead + 1 - len(found)
+        return np.pad(found, ((0, gap), (0, 0), (0, 0)), constant_values=np.nan)
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -269,13 +288,13 @@ class SAQADataset:
         """
         column = {name: values[rows] for name, values in self.records.items()}
         longest = int(column["horizon"].max())
-        frames, actions, questions, places, things = [], [], [], [], []
+        frames, actions, questions, paths, things = [], [], [], [], []
         for r in range(len(rows)):
             source, episode = int(column["source"][r, 0]), int(column["episode"][r, 0])
             frame = int(column["frame"][r, 0])
             data = self.sources[source]
             frames.append(data.frames(episode, slice(frame, frame + 1))[0])
-            places.append(self.places(source, episode, frame))
+            paths.append(self.paths(source, episode, frame, longest))
             ahead = data.actions(episode)[frame : frame + longest]
             actions.append(np.pad(ahead, ((0, longest - len(ahead)), (0, 0))))
             about = self._instances(source, episode)
@@ -295,15 +314,17 @@ class SAQADataset:
             slack=column["slack"].astype(np.float32),
             types=column["type"],
             horizons=column["horizon"],
-            places=_stacked(places),
+            paths=_stacked(paths),
             things=things,
         )
 
 
-def _stacked(places: list[np.ndarray]) -> np.ndarray:
-    """Places of several frames, (R, K, 2), filled up with NaN where a source knows of fewer."""
-    most = max(map(len, places))
-    filled = [np.pad(p, ((0, most - len(p)), (0, 0)), constant_values=np.nan) for p in places]
+def _stacked(paths: list[np.ndarray]) -> np.ndarray:
+    """Paths of several rows, filled up with NaN where a source knows of fewer things."""
+    most = max(path.shape[1] for path in paths)
+    filled = [
+        np.pad(p, ((0, 0), (0, most - p.shape[1]), (0, 0)), constant_values=np.nan) for p in paths
+    ]
     return np.stack(filled)
 
 

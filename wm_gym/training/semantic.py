@@ -90,6 +90,10 @@ class TrainSemanticConfig:
     seeing_weight: float = 0.0
     """Weight of an auxiliary loss that asks every image token what it shows, and where the middle
     of that is; for networks that start from random weights. 0 trains on answers alone."""
+    grounding_weight: float = 0.0
+    """Weight of an auxiliary loss that asks the words that name a thing where it is and where it
+    will be after the question's actions, and every action where the effector will be; for networks
+    that start from random weights, under block-causal attention. 0 trains on answers alone."""
     blind: Blind = "none"
     """Train a control that sees only grey frames (image) or no motion (actions); its card says
     so, and `wm-gym evaluate semantic` blinds it in the same way."""
@@ -114,12 +118,15 @@ class TrainSemanticConfig:
                 f"rows={self.rows}, questions={self.questions} and accumulation="
                 f"{self.accumulation} must be at least 1, and lora_rank={self.lora_rank} at least 0"
             )
-        if self.seeing_weight < 0:
-            raise ValueError(f"seeing_weight={self.seeing_weight} must be at least 0")
-        if self.seeing_weight and self.blind == "image":
+        if min(self.seeing_weight, self.grounding_weight) < 0:
             raise ValueError(
-                f"seeing_weight={self.seeing_weight} with blind='image' asks grey frames what they "
-                "show; leave one of them out"
+                f"seeing_weight={self.seeing_weight} and grounding_weight={self.grounding_weight} "
+                "must be at least 0"
+            )
+        if self.blind == "image" and (self.seeing_weight or self.grounding_weight):
+            raise ValueError(
+                f"seeing_weight={self.seeing_weight} and grounding_weight={self.grounding_weight} "
+                "with blind='image' ask grey frames what they show; leave one of them out"
             )
         if self.expert_share is not None and not 0 <= self.expert_share <= 1:
             raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
@@ -201,20 +208,28 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
 
     torch.manual_seed(config.seed)
     saqa = SAQADataset(config.qa)
-    if config.seeing_weight and not saqa.has_places:
+    if (config.seeing_weight or config.grounding_weight) and not saqa.has_places:
         raise QAError(
             f"{config.qa} does not say where things appear, which seeing_weight="
-            f"{config.seeing_weight} needs; collect the questions again with `wm-gym collect-qa`"
+            f"{config.seeing_weight} and grounding_weight={config.grounding_weight} need; collect "
+            "the questions again with `wm-gym collect-qa`"
         )
     batches = SemanticBatches(config, saqa)
     domain = domain_of(saqa.simulator)
     assert domain is not None  # every question set belongs to a domain
     network, tokenizer, card = starting_point(config, domain)
+    if config.grounding_weight and network.prefix_attention == "full":
+        raise ValueError(
+            f"grounding_weight={config.grounding_weight} needs prefix_attention='block_causal', "
+            "this network has 'full'; leave the weight out"
+        )
     if config.lora_rank:
         add_lora(network, config.lora_rank)
     spec = make_card(config, saqa, domain, network, card)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    module = SemanticLoss(network, tokenizer, spec.action, config.seeing_weight)
+    module = SemanticLoss(
+        network, tokenizer, spec.action, config.seeing_weight, config.grounding_weight
+    )
     loop = TrainingLoop(
         config.out, module, config.loop, fingerprint=config.fingerprint(), accelerator=accelerator
     )

@@ -11,6 +11,7 @@ from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.model import SemanticNetwork
 from wm_gym.semantic.tokens import QuestionTokenizer
 from wm_gym.spec import ActionSpec
+from wm_gym.training.grounding import GroundingLoss, after_layer
 from wm_gym.training.saqa import QABatch
 from wm_gym.training.seeing import SeeingLoss
 
@@ -27,6 +28,7 @@ class SemanticLoss(nn.Module):
         tokenizer: words to tokens.
         action: the actions' scaling.
         seeing_weight: weight of `SeeingLoss`; 0 leaves it out.
+        grounding_weight: weight of `GroundingLoss`; 0 leaves it out. Block-causal attention only.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class SemanticLoss(nn.Module):
         tokenizer: QuestionTokenizer,
         action: ActionSpec,
         seeing_weight: float = 0.0,
+        grounding_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.seeing_weight = seeing_weight
+        self.seeing_weight, self.grounding_weight = seeing_weight, grounding_weight
         self.seeing = SeeingLoss(network.config, tokenizer) if seeing_weight else None
+        self.grounding = GroundingLoss(network.config, tokenizer) if grounding_weight else None
         self.network = network
         self.tokenizer = tokenizer
         self.action = action
@@ -67,16 +71,23 @@ class SemanticLoss(nn.Module):
             actions = actions.repeat_interleave(places, 0)
             image = image.repeat_interleave(places, 0)
             answers, yes = answers.reshape(-1, 1), yes.reshape(-1, 1)
-        hidden = network.read(image, actions, asked)
+        with after_layer(network, self.grounding.layer if self.grounding else 0) as middle:
+            hidden = network.read(image, actions, asked)
         loss = network.loss(hidden, asked, answers, end)
         with torch.no_grad():
             logits = network.answer_logits(hidden, asked)
             ids = self.tokenizer.answers
             said = logits[..., ids["yes"]] > logits[..., ids["no"]]
             logs = {"accuracy": (said == yes).float().mean(), "answer_loss": loss.detach()}
-        if seeing is None:
-            return loss, logs
-        return loss + self.seeing_weight * seeing, {**logs, "seeing_loss": seeing.detach()}
+        if seeing is not None:
+            loss = loss + self.seeing_weight * seeing
+            logs["seeing_loss"] = seeing.detach()
+        if self.grounding is not None:
+            paths = torch.from_numpy(batch.paths).to(device)
+            grounding = self.grounding(middle[0], asked, paths, batch.things)
+            loss = loss + self.grounding_weight * grounding
+            logs["grounding_loss"] = grounding.detach()
+        return loss, logs
 
 
 def with_answers(asked: Asked, answers: Tensor) -> Asked:
