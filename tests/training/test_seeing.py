@@ -9,7 +9,7 @@ from tests.semantic.episodes import write_episodes
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.envs.sims.langtable_view import places as places_of
 from wm_gym.training.saqa import SAQADataset
-from wm_gym.training.seeing import SeeingLoss
+from wm_gym.training.seeing import SeeingLoss, covering
 
 NAMES = ("peg", "red moon", "blue cube")
 
@@ -27,18 +27,16 @@ def at(*corners: tuple[float, float]) -> torch.Tensor:
     return (torch.stack([grid[:, 0] / 1.5 - 1, 1 - grid[:, 1] / 1.5], -1))[None]
 
 
-def test_the_nearest_thing_covers_a_token(seeing):
-    loss, _ = seeing
-    owner, way = loss.covering(at((0.5, 0.5), (1.2, 0.5), (2.45, 2.6)))
+def test_the_nearest_thing_covers_a_token():
+    owner, way = covering(at((0.5, 0.5), (1.2, 0.5), (2.45, 2.6)), 3)
     assert owner.reshape(3, 3).tolist() == [[0, 1, 3], [3, 3, 3], [3, 3, 2]]
     torch.testing.assert_close(way[0, 1], torch.tensor([-0.3, 0.0]))
     torch.testing.assert_close(way[0, 8], torch.tensor([-0.05, 0.1]))
 
 
-def test_things_that_are_not_there_cover_nothing(seeing):
-    loss, _ = seeing
+def test_things_that_are_not_there_cover_nothing():
     places = torch.cat([at((0.5, 0.5)), torch.full((1, 1, 2), torch.nan)], 1)
-    owner, way = loss.covering(places)
+    owner, way = covering(places, 3)
     assert owner.flatten().tolist() == [0] + [2] * 8
     assert torch.isfinite(way).all()
 

@@ -239,3 +239,24 @@ def test_seeing_needs_places(qa, tmp_path):
         train_semantic(config(older, tmp_path / "run", seeing_weight=1.0))
     with pytest.raises(ValueError, match="grey frames"):
         config(qa, tmp_path / "run", seeing_weight=1.0, blind="image")
+    with pytest.raises(ValueError, match="grey frames"):
+        config(qa, tmp_path / "run", grounding_weight=1.0, blind="image")
+
+
+def test_grounding_is_learned_and_not_stored(qa, tmp_path):
+    loop = dataclasses.replace(LOOP, steps=2, save_every=1)
+    settings = config(qa, tmp_path / "run", grounding_weight=0.5, loop=loop)
+    model = load_semantic_model(train_semantic(settings))
+    assert set(model.network.state_dict()) == set(tiny_semantic_model().network.state_dict())
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        logged = json.loads(line)
+        assert logged["loss"] == pytest.approx(
+            logged["answer_loss"]
+            + 0.5 * (logged["looking_loss"] + logged["named_loss"] + logged["moved_loss"]),
+            abs=1e-5,
+        )
+
+
+def test_grounding_needs_questions_that_the_actions_do_not_see(qa, tmp_path):
+    with pytest.raises(ValueError, match="block_causal"):
+        train_semantic(config(qa, tmp_path / "run", grounding_weight=1.0, prefix_attention="full"))

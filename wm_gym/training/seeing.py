@@ -45,7 +45,7 @@ class SeeingLoss(nn.Module):
             places: of K things in each frame, (R, K, 2) as in `QABatch.places`.
             things: their names; a row may have fewer than K.
         """
-        owner, way = self.covering(places)
+        owner, way = covering(places, self.side)
         names = self._names(things, places.shape[1]).to(image.device)  # (R, K + 1, 2)
         wanted = names.gather(1, owner[..., None].expand(-1, -1, 2))  # (R, N, 2)
         said = F.linear(self.words(image).unflatten(-1, (2, -1)), embeddings)  # (R, N, 2, V)
@@ -56,27 +56,6 @@ class SeeingLoss(nn.Module):
         found = self.way(image)[covered].float()
         return named + F.smooth_l1_loss(found, way[covered])
 
-    def covering(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Which thing covers each image token, and the way to its middle.
-
-        Args:
-            places: (R, K, 2).
-
-        Returns:
-            Number of the nearest thing that covers it, K if none does, (R, N); and the way in
-            patches, x to the right and y down, (R, N, 2), of no meaning where none does.
-        """
-        things = places.shape[1]
-        middles = torch.arange(self.side, device=places.device) + 0.5
-        grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).flatten(0, 1)
-        at = (places * places.new_tensor([1.0, -1.0]) + 1) * self.side / 2  # (R, K, 2) patches
-        ways = at[:, None] - grid[:, None]  # (R, N, K, 2)
-        far = ways.abs().amax(-1).nan_to_num(nan=torch.inf)
-        distance, nearest = far.min(-1)
-        owner = torch.where(distance < REACH, nearest, things)
-        way = ways.gather(2, nearest[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
-        return owner, way.nan_to_num()
-
     def _names(self, things: list[tuple[str, ...]], most: int) -> Tensor:
         """First and last word of each row's things, then the token that stands for nothing."""
         names = torch.full((len(things), most + 1, 2), self.tokenizer.end)
@@ -85,3 +64,26 @@ class SeeingLoss(nn.Module):
                 words = self.tokenizer.encode(name)[1:-1]
                 names[r, k] = torch.tensor([words[0], words[-1]])
         return names
+
+
+def covering(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Which thing covers each image token, and the way to its middle.
+
+    Args:
+        places: (R, K, 2) as in `QABatch.places`.
+        side: tokens along a side of the picture; N is its square.
+
+    Returns:
+        Number of the nearest thing that covers it, K if none does, (R, N); and the way in
+        patches, x to the right and y down, (R, N, 2), of no meaning where none does.
+    """
+    things = places.shape[1]
+    middles = torch.arange(side, device=places.device) + 0.5
+    grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).flatten(0, 1)
+    at = (places * places.new_tensor([1.0, -1.0]) + 1) * side / 2  # (R, K, 2) patches
+    ways = at[:, None] - grid[:, None]  # (R, N, K, 2)
+    far = ways.abs().amax(-1).nan_to_num(nan=torch.inf)
+    distance, nearest = far.min(-1)
+    owner = torch.where(distance < REACH, nearest, things)
+    way = ways.gather(2, nearest[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
+    return owner, way.nan_to_num()

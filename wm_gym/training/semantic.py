@@ -91,9 +91,10 @@ class TrainSemanticConfig:
     """Weight of an auxiliary loss that asks every image token what it shows, and where the middle
     of that is; for networks that start from random weights. 0 trains on answers alone."""
     grounding_weight: float = 0.0
-    """Weight of an auxiliary loss that asks the words that name a thing where it is and where it
-    will be after the question's actions, and every action where the effector will be; for networks
-    that start from random weights, under block-causal attention. 0 trains on answers alone."""
+    """Weight of an auxiliary loss that teaches the words that name a thing to look at it, and asks
+    them where it is and where it will be after the question's actions, and every action where the
+    effector will be; for networks that start from random weights, under block-causal attention. 0
+    trains on answers alone."""
     blind: Blind = "none"
     """Train a control that sees only grey frames (image) or no motion (actions); its card says
     so, and `wm-gym evaluate semantic` blinds it in the same way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.model import SemanticNetwork
 from wm_gym.semantic.tokens import QuestionTokenizer
 from wm_gym.spec import ActionSpec
-from wm_gym.training.grounding import GroundingLoss, after_layer
+from wm_gym.training.grounding import GroundingLoss, listening
 from wm_gym.training.saqa import QABatch
 from wm_gym.training.seeing import SeeingLoss
 
@@ -71,7 +72,8 @@ class SemanticLoss(nn.Module):
             actions = actions.repeat_interleave(places, 0)
             image = image.repeat_interleave(places, 0)
             answers, yes = answers.reshape(-1, 1), yes.reshape(-1, 1)
-        with after_layer(network, self.grounding.layer if self.grounding else 0) as middle:
+        grounding = self.grounding
+        with nullcontext() if grounding is None else listening(network, grounding) as heard:
             hidden = network.read(image, actions, asked)
         loss = network.loss(hidden, asked, answers, end)
         with torch.no_grad():
@@ -82,11 +84,11 @@ class SemanticLoss(nn.Module):
         if seeing is not None:
             loss = loss + self.seeing_weight * seeing
             logs["seeing_loss"] = seeing.detach()
-        if self.grounding is not None:
+        if grounding is not None:
             paths = torch.from_numpy(batch.paths).to(device)
-            grounding = self.grounding(middle[0], asked, paths, batch.things)
-            loss = loss + self.grounding_weight * grounding
-            logs["grounding_loss"] = grounding.detach()
+            grounded, parts = grounding(network, heard, asked, paths, batch.things)
+            loss = loss + self.grounding_weight * grounded
+            logs.update(parts)
         return loss, logs
 
 
