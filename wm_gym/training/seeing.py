@@ -30,7 +30,9 @@ class SeeingLoss(nn.Module):
     def __init__(self, config: SemanticNetworkConfig, tokenizer: QuestionTokenizer) -> None:
         super().__init__()
         self.side = config.image_size // config.patch
+        self.scale = config.width**0.5
         self.tokenizer = tokenizer
+        self.norm = nn.LayerNorm(config.width)
         self.words = nn.Linear(config.width, 2 * config.width)
         self.way = nn.Linear(config.width, 2)
 
@@ -48,9 +50,14 @@ class SeeingLoss(nn.Module):
         owner, way = covering(places, self.side)
         names = self._names(things, places.shape[1]).to(image.device)  # (R, K + 1, 2)
         wanted = names.gather(1, owner[..., None].expand(-1, -1, 2))  # (R, N, 2)
-        said = F.linear(self.words(image).unflatten(-1, (2, -1)), embeddings)  # (R, N, 2, V)
-        named = F.cross_entropy(said.flatten(0, 2).float(), wanted.flatten())
+        image = self.norm(image)
+        # √D as Gemma multiplies what it reads: without it logits take hundreds of steps to grow
+        said = F.linear(self.words(image).unflatten(-1, (2, -1)), embeddings) * self.scale
+        errors = F.cross_entropy(said.flatten(0, 2).float(), wanted.flatten(), reduction="none")
+        errors = errors.unflatten(0, wanted.shape).mean(-1)  # (R, N)
         covered = owner < places.shape[1]
+        # few tokens show a thing: they count as much as all that show nothing
+        named = sum(errors[part].mean() for part in (covered, ~covered) if part.any()) / 2
         if not covered.any():
             return named
         found = self.way(image)[covered].float()
