@@ -1,5 +1,7 @@
 """The auxiliary loss: words and actions say where things are and will be."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ from tests.semantic.conftest import TINY, tiny_semantic_model
 from tests.semantic.episodes import write_episodes
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.envs.sims.langtable_view import places as places_of
-from wm_gym.training.grounding import GroundingLoss, Heard, listening
+from wm_gym.semantic.model import SemanticNetwork
+from wm_gym.semantic.tokens import QuestionTokenizer
+from wm_gym.training.grounding import GroundingLoss, Heard, attention_of_words, listening
 from wm_gym.training.saqa import SAQADataset
 
+DEEPER = replace(TINY, depth=3)
 NAMES = ("peg", "red moon", "blue moon", "blue cube")
 QUESTIONS = [
     ("Is the red moon touching the blue cube?", 2),
@@ -18,28 +23,37 @@ QUESTIONS = [
 ]
 
 
+@dataclass
+class Model:
+    """A network that is deep enough, and the words it knows."""
+
+    network: SemanticNetwork
+    tokenizer: QuestionTokenizer
+
+
 @pytest.fixture
 def grounding():
     torch.manual_seed(0)
-    model = tiny_semantic_model()
-    return GroundingLoss(TINY, model.tokenizer), model
+    model = Model(SemanticNetwork(DEEPER), tiny_semantic_model().tokenizer)
+    return GroundingLoss(DEEPER, model.tokenizer), model
 
 
 def test_last_words_of_names_are_found(grounding):
     loss, model = grounding
     asked = model.tokenizer.asked([QUESTIONS])
-    number = loss.mentions(asked, [NAMES])[0]
+    number, back = (found[0] for found in loss.mentions(asked, [NAMES]))
     for m, (text, _) in enumerate(QUESTIONS):
         words = model.tokenizer.words(asked.tokens[0, m].tolist())
         named = {words[t]: int(number[m, t]) for t in (number[m] >= 0).nonzero().flatten().tolist()}
         assert named == ({"moon": 1, "cube": 3} if "cube" in text else {"moon": 2, "peg": 0})
+    assert (back == (number > 0).long()).all()
 
 
 def heard(model, asked, actions: int) -> Heard:
     """Random hidden states of image, actions and questions."""
     places = 9 + actions + asked.tokens.shape[1] * asked.tokens.shape[2]
     found = Heard()
-    found.before_looking = torch.randn(1, places, TINY.width, requires_grad=True)
+    found.inputs = {layer: torch.randn(1, places, TINY.width) for layer in (0, 1)}
     found.after_saying = torch.randn(1, places, TINY.width, requires_grad=True)
     return found
 
@@ -58,7 +72,7 @@ def test_places_can_be_learned_now_and_after_the_actions(grounding):
         optimiser.step()
     assert parts["named_loss"] < 0.01 and parts["moved_loss"] < 0.01
     with torch.no_grad():
-        number = loss.mentions(asked, [NAMES])
+        number, _ = loss.mentions(asked, [NAMES])
         questions = said.after_saying[:, 11:].unflatten(1, asked.tokens.shape[1:])
         places = loss.named(loss.norm(questions[0, 0][number[0, 0] == 1]))[0] / 1.5
         torch.testing.assert_close(places[:2], paths[0, 0, 1], atol=0.1, rtol=0)
@@ -67,52 +81,50 @@ def test_places_can_be_learned_now_and_after_the_actions(grounding):
         torch.testing.assert_close(moved, paths[0, 1:, 0], atol=0.1, rtol=0)
 
 
-def test_the_look_is_the_one_that_the_layer_takes(grounding):
-    """The loss is the attention that transformers computes in that head, over the picture alone."""
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_is_that_of_the_layer(grounding, layer):
+    """What is trained is the attention that transformers computes in that head."""
     loss, model = grounding
     network = model.network
-    for layer in network.decoder.layers:
-        layer.self_attn.config._attn_implementation = "eager"
+    for block in network.decoder.layers:
+        block.self_attn.config._attn_implementation = "eager"
     asked = model.tokenizer.asked([QUESTIONS])
-    frames = torch.randint(0, 255, (1, 24, 24, 3), dtype=torch.uint8)
-    image = network.image_features(frames)
+    image = network.image_features(torch.randint(0, 255, (1, 24, 24, 3), dtype=torch.uint8))
     kept = []
-    attention = network.decoder.layers[loss.looking].self_attn
+    attention = network.decoder.layers[layer].self_attn
     handle = attention.register_forward_hook(lambda _m, _i, output: kept.append(output[1]))
     with listening(network, loss) as found:
-        hidden = network.read(image, torch.zeros(1, 2, TINY.action_width), asked)
+        network.read(image, torch.zeros(1, 2, TINY.action_width), asked)
     handle.remove()
-    weights = kept[0][0, 0, 11:, :9].unflatten(0, asked.tokens.shape[1:])  # (M, T, N)
-    weights = weights / weights.sum(-1, keepdim=True)
-    paths = torch.full((1, 3, len(NAMES), 2), torch.nan)
-    paths[:, :, 1] = torch.tensor([0.0, 0.0])  # the red moon is in the middle
-    _, parts = loss(network, found, asked, paths, [NAMES])
-    token = (loss.mentions(asked, [NAMES])[0] == 1).nonzero()
-    assert len(token) == 1
-    expected = -weights[token[0, 0], token[0, 1], 4].log()
-    torch.testing.assert_close(parts["looking_loss"], expected.detach(), atol=1e-4, rtol=1e-4)
-    assert found.after_saying.shape == hidden.shape
+    weights = kept[0][0, 0, 11:].unflatten(0, asked.tokens.shape[1:])  # (M, T, L)
+    ours = attention_of_words(network, layer, found.inputs[layer], asked).exp()[0]
+    for m, length in enumerate(asked.lengths[0].tolist()):
+        own = weights[m, :length, 11:].unflatten(-1, asked.tokens.shape[1:])[:, m]
+        expected = torch.cat([weights[m, :length, :11], own], -1)
+        torch.testing.assert_close(ours[m, :length], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_network_learns_to_look(grounding):
     loss, model = grounding
-    network = model.network.requires_grad_(True)
+    network = model.network
     asked = model.tokenizer.asked([QUESTIONS])
     image = torch.randn(1, 9, TINY.width)
     paths = torch.full((1, 3, len(NAMES), 2), torch.nan)
     for thing, corner in enumerate([(-0.9, 0.9), (0.9, 0.9), (-0.9, -0.9), (0.9, -0.9)]):
         paths[:, :, thing] = torch.tensor(corner)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-    looked = []
+    looked, read = [], []
     for _ in range(80):
         with listening(network, loss) as found:
             network.read(image, torch.zeros(1, 2, TINY.action_width), asked)
         total, parts = loss(network, found, asked, paths, [NAMES])
         looked.append(parts["looking_loss"].item())
+        read.append(parts["reading_loss"].item())
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
     assert looked[-1] < 0.1 < 1 < looked[0]
+    assert read[-1] < 0.1 < 1 < read[0]
 
 
 def test_unknown_places_do_not_count(grounding):
@@ -120,7 +132,8 @@ def test_unknown_places_do_not_count(grounding):
     asked = model.tokenizer.asked([QUESTIONS])
     said = heard(model, asked, 2)
     nowhere = torch.full((1, 3, len(NAMES), 2), torch.nan)
-    assert loss(model.network, said, asked, nowhere, [NAMES])[0].item() == 0
+    _, parts = loss(model.network, said, asked, nowhere, [NAMES])
+    assert all(parts[f"{name}_loss"].item() == 0 for name in ("looking", "named", "moved"))
     paths = torch.zeros(1, 3, len(NAMES), 2)
     paths[:, 2] = torch.nan  # the episode ended
     loss(model.network, said, asked, paths, [NAMES])[0].backward()
@@ -152,3 +165,8 @@ def test_questions_carry_where_things_will_be(tmp_path):
         assert np.isnan(batch.paths[r, len(known) :]).all()
         for place in range(2):
             assert batch.horizons[r, place] < len(known)
+
+
+def test_a_shallow_decoder_is_refused():
+    with pytest.raises(ValueError, match="depth=2: grounding needs a decoder of at least 3 layers"):
+        GroundingLoss(TINY, tiny_semantic_model().tokenizer)

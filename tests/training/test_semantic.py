@@ -16,6 +16,7 @@ from tests.semantic.cube_episodes import CUBES, write_cube_episodes
 from tests.semantic.episodes import write_episodes
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
+from wm_gym.semantic.model import SemanticNetwork
 from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.training.loop import LoopConfig
 from wm_gym.training.saqa import INDEX, QAError, SAQADataset
@@ -245,14 +246,15 @@ def test_seeing_needs_places(qa, tmp_path):
 
 def test_grounding_is_learned_and_not_stored(qa, tmp_path):
     loop = dataclasses.replace(LOOP, steps=2, save_every=1)
-    settings = config(qa, tmp_path / "run", grounding_weight=0.5, loop=loop)
+    parts = ("reading", "looking", "named", "moved")
+    deeper = dataclasses.replace(TINY, depth=3)
+    settings = config(qa, tmp_path / "run", grounding_weight=0.5, loop=loop, network=deeper)
     model = load_semantic_model(train_semantic(settings))
-    assert set(model.network.state_dict()) == set(tiny_semantic_model().network.state_dict())
+    assert set(model.network.state_dict()) == set(SemanticNetwork(deeper).state_dict())
     for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
         logged = json.loads(line)
         assert logged["loss"] == pytest.approx(
-            logged["answer_loss"]
-            + 0.5 * (logged["looking_loss"] + logged["named_loss"] + logged["moved_loss"]),
+            logged["answer_loss"] + 0.5 * sum(logged[f"{part}_loss"] for part in parts),
             abs=1e-5,
         )
 
