@@ -13,13 +13,13 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=1400 dynamics=(1200 2400) judge=3000 idm=1500 cloning=3000
+  autoencoder=2400 vjepa=2000 painter=1400 dynamics=(1200 2400) judge=3000 idm=1500 cloning=3000 head=20000
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=32 test=32 cloned=8 starts=2
-  autoencoder=2 vjepa=2 painter=2 dynamics=(2 2) judge=2 idm=2 cloning=20
+  autoencoder=2 vjepa=2 painter=2 dynamics=(2 2) judge=2 idm=2 cloning=20 head=10
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 12)
   vjepa_rows=(--batch 2) idm_rows=(--batch 4) painter_rows=(--batch 2)
@@ -115,13 +115,14 @@ done
 wm-gym evaluate latent-spaces --checkpoints "${models[@]}" --idms "${idms[@]}" --data "$run/test" \
   --out "$run/latent_spaces" --json "$run/latent_spaces.json" --write-card "${spaces_sizes[@]}"
 
-# graded policies, and what both worlds say of them; the simulator's episodes are shared
+# graded policies, and what both worlds say of them; the simulator's episodes are shared. Stages 5 and 6
+# are those of the action head alone: without them no policy succeeds often
 wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
-  --out "$run/policies" --stages 0.1 0.25 0.5 1.0 --head-steps 0 "${cloning_rows[@]}" \
+  --out "$run/policies" --stages 0.1 0.25 0.5 1.0 --head-steps "$head" "${cloning_rows[@]}" \
   --loop.steps "$cloning" --loop.save-every 100
 for space in VAE VJEPA; do
   wm-gym compare-real --id "WM-Bridge-$space-v0" --checkpoint "$run/bridge-${space,,}-mini" \
-    --policies "$run/policies/stage_1" "$run/policies/stage_2" "$run/policies/stage_3" \
-    "$run/policies/stage_4" --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block \
+    --policies "$run/policies/stage_2" "$run/policies/stage_3" "$run/policies/stage_5" \
+    "$run/policies/stage_6" --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block \
     eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" "${compared[@]}"
 done

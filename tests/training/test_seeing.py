@@ -1,4 +1,4 @@
-"""The auxiliary loss: which thing an image token shows, and the way to its middle."""
+"""The auxiliary loss: which thing an image token shows, and where its middle is."""
 
 import numpy as np
 import pytest
@@ -28,17 +28,17 @@ def at(*corners: tuple[float, float]) -> torch.Tensor:
 
 
 def test_the_nearest_thing_covers_a_token():
-    owner, way = covering(at((0.5, 0.5), (1.2, 0.5), (2.45, 2.6)), 3)
+    owner, middle = covering(at((0.5, 0.5), (1.2, 0.5), (2.45, 2.6)), 3)
     assert owner.reshape(3, 3).tolist() == [[0, 1, 3], [3, 3, 3], [3, 3, 2]]
-    torch.testing.assert_close(way[0, 1], torch.tensor([-0.3, 0.0]))
-    torch.testing.assert_close(way[0, 8], torch.tensor([-0.05, 0.1]))
+    torch.testing.assert_close(middle[0, 1], torch.tensor([1.2, 0.5]))
+    torch.testing.assert_close(middle[0, 8], torch.tensor([2.45, 2.6]))
 
 
 def test_things_that_are_not_there_cover_nothing():
     places = torch.cat([at((0.5, 0.5)), torch.full((1, 1, 2), torch.nan)], 1)
-    owner, way = covering(places, 3)
+    owner, middle = covering(places, 3)
     assert owner.flatten().tolist() == [0] + [2] * 8
-    assert torch.isfinite(way).all()
+    assert torch.isfinite(middle).all()
 
 
 def test_it_can_be_learned_and_reads_the_words(seeing):

@@ -3,7 +3,7 @@
 PaliGemma has been pretrained to name and locate objects (arXiv:2407.07726); a small network that
 starts from random weights has only yes and no to learn to see from. Where a thing
 covers an image token, this loss asks the token for the thing's words, by the same embeddings that
-questions are read with, and for the way to its middle. The head that reads them is not stored.
+questions are read with, and for the place of its middle. The head that reads them is not stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REACH = 0.9
 
 
 class SeeingLoss(nn.Module):
-    """Cross-entropy of a thing's first and last word, plus the error of the way to its middle.
+    """Cross-entropy of a thing's first and last word, plus the error of its middle in patches.
 
     Args:
         config: sizes of the network.
@@ -34,7 +34,7 @@ class SeeingLoss(nn.Module):
         self.tokenizer = tokenizer
         self.norm = nn.LayerNorm(config.width)
         self.words = nn.Linear(config.width, 2 * config.width)
-        self.way = nn.Linear(config.width, 2)
+        self.middle = nn.Linear(config.width, 2)
 
     def forward(
         self, image: Tensor, embeddings: Tensor, places: Tensor, things: list[tuple[str, ...]]
@@ -47,7 +47,7 @@ class SeeingLoss(nn.Module):
             places: of K things in each frame, (R, K, 2) as in `QABatch.places`.
             things: their names; a row may have fewer than K.
         """
-        owner, way = covering(places, self.side)
+        owner, middle = covering(places, self.side)
         names = self._names(things, places.shape[1]).to(image.device)  # (R, K + 1, 2)
         wanted = names.gather(1, owner[..., None].expand(-1, -1, 2))  # (R, N, 2)
         image = self.norm(image)
@@ -60,8 +60,8 @@ class SeeingLoss(nn.Module):
         named = sum(errors[part].mean() for part in (covered, ~covered) if part.any()) / 2
         if not covered.any():
             return named
-        found = self.way(image)[covered].float()
-        return named + F.smooth_l1_loss(found, way[covered])
+        found = self.middle(image)[covered].float() + self.side / 2
+        return named + F.smooth_l1_loss(found, middle[covered])
 
     def _names(self, things: list[tuple[str, ...]], most: int) -> Tensor:
         """First and last word of each row's things, then the token that stands for nothing."""
@@ -74,23 +74,23 @@ class SeeingLoss(nn.Module):
 
 
 def covering(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Which thing covers each image token, and the way to its middle.
+    """Which thing covers each image token, and where its middle is.
 
     Args:
         places: (R, K, 2) as in `QABatch.places`.
         side: tokens along a side of the picture; N is its square.
 
     Returns:
-        Number of the nearest thing that covers it, K if none does, (R, N); and the way in
-        patches, x to the right and y down, (R, N, 2), of no meaning where none does.
+        Number of the nearest thing that covers it, K if none does, (R, N); and that thing's middle
+        in patches from the top left, x to the right and y down, (R, N, 2), of no meaning where
+        none does.
     """
     things = places.shape[1]
     middles = torch.arange(side, device=places.device) + 0.5
     grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).flatten(0, 1)
     at = (places * places.new_tensor([1.0, -1.0]) + 1) * side / 2  # (R, K, 2) patches
-    ways = at[:, None] - grid[:, None]  # (R, N, K, 2)
-    far = ways.abs().amax(-1).nan_to_num(nan=torch.inf)
+    far = (at[:, None] - grid[:, None]).abs().amax(-1).nan_to_num(nan=torch.inf)  # (R, N, K)
     distance, nearest = far.min(-1)
     owner = torch.where(distance < REACH, nearest, things)
-    way = ways.gather(2, nearest[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
-    return owner, way.nan_to_num()
+    middle = at.gather(1, nearest[..., None].expand(-1, -1, 2))
+    return owner, middle.nan_to_num()
