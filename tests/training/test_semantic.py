@@ -259,6 +259,11 @@ def test_grounding_is_learned_and_not_stored(qa, tmp_path):
         )
 
 
+def test_local_vision_is_for_random_weights(qa, tmp_path):
+    with pytest.raises(ValueError, match="its weights are not random"):
+        config(qa, tmp_path / "run", local_vision=True, init="runs/stage_1/checkpoint")
+
+
 def test_grounding_needs_questions_that_the_actions_do_not_see(qa, tmp_path):
     with pytest.raises(ValueError, match="block_causal"):
         train_semantic(config(qa, tmp_path / "run", grounding_weight=1.0, prefix_attention="full"))

@@ -30,6 +30,7 @@ from wm_gym.semantic.tokens import TOKENIZERS, QuestionTokenizer, langtable_toke
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import FrameSpec
+from wm_gym.training.local_vision import see_locally
 from wm_gym.training.loop import LoopConfig, TrainingLoop, row_shares
 from wm_gym.training.saqa import (
     Blind,
@@ -63,6 +64,10 @@ class TrainSemanticConfig:
     sizes, tokenizer and attention are its own. Empty starts from random weights."""
     network: SemanticNetworkConfig = field(default_factory=_embedded_sizes)
     """Sizes of a network that starts from random weights."""
+    local_vision: bool = False
+    """Start the vision encoder's first layers as a look at the eight neighbouring patches, see
+    `local_vision`; for random weights, where things are about as small as a patch. Needs
+    network.vision_heads=8."""
     prefix_attention: PrefixAttention = "block_causal"
     """full: as the published weights; block_causal: image and actions do not see the question, so
     planners compute them once for all questions."""
@@ -129,6 +134,11 @@ class TrainSemanticConfig:
                 f"seeing_weight={self.seeing_weight} and grounding_weight={self.grounding_weight} "
                 "with blind='image' ask grey frames what they show; leave one of them out"
             )
+        if self.local_vision and self.init:
+            raise ValueError(
+                f"local_vision=True with init={self.init!r}: its weights are not random; leave one "
+                "of them out"
+            )
         if self.expert_share is not None and not 0 <= self.expert_share <= 1:
             raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
 
@@ -175,7 +185,10 @@ def starting_point(
         return model.network.requires_grad_(True).train(), model.tokenizer, model.spec
     tokenizer = TOKENIZERS[domain.twin]()
     sizes = replace(config.network, vocabulary=tokenizer.size, action_width=domain.action.size)
-    return SemanticNetwork(sizes, config.prefix_attention), tokenizer, None
+    network = SemanticNetwork(sizes, config.prefix_attention)
+    if config.local_vision:
+        see_locally(network)
+    return network, tokenizer, None
 
 
 def add_lora(network: SemanticNetwork, rank: int) -> None:
