@@ -15,6 +15,7 @@ from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
 from wm_gym.envs.rewards import check_reward_name
+from wm_gym.latents.registry import stands_for
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
 CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
@@ -132,7 +133,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
 
     Raises:
         CheckpointError: naming the ways to get a checkpoint.
-        ValueError: if the checkpoint is a model of another domain than the id's.
+        ValueError: if the checkpoint is a model of another domain or latent space than the id's.
     """
     checkpoint, embedded = settings.checkpoint, EMBEDDED_MODELS[settings.env_id]
     if settings.scale is not None and (checkpoint != "embedded" or embedded is not None):
@@ -155,6 +156,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
             f"{settings.env_id} with checkpoint {checkpoint!r}: its card says it is a model of "
             f"{twin}; make the id of that domain, or name a checkpoint of {domain}"
         )
+    _check_space(settings.env_id, model.spec.latent.space, checkpoint)
     accelerate(model.network, settings.dtype, compiled=settings.compile)
     if checkpoint == "embedded" and settings.env_id not in _announced:
         _announced.add(settings.env_id)
@@ -166,3 +168,18 @@ def load_model(settings: Settings) -> LatentWorldModel:
             stacklevel=4,
         )
     return model
+
+
+def _check_space(env_id: str, space: str, checkpoint: str) -> None:
+    """Refuse a checkpoint whose latents another id of the same domain is named after.
+
+    Raises:
+        ValueError: naming that id.
+    """
+    domain = env_id.split("-")[1]
+    proper = f"WM-{domain}-{stands_for(space)}-v0"
+    if proper in EMBEDDED_MODELS and proper != env_id:
+        raise ValueError(
+            f"{env_id} with checkpoint {checkpoint!r}: its card says that its latents are {space}; "
+            f"make {proper}, or name a checkpoint over the latents that the id names"
+        )

@@ -238,6 +238,28 @@ def test_flops_of_a_cached_step_are_a_small_part_of_a_recomputed_one():
     assert 5 < cost.step_off / cost.step_exact < 6
 
 
+def test_counted_operations_are_those_of_all_blocks():
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from wm_gym.commands.flops import step_cost
+    from wm_gym.dynamics.dit import DiT, DiTConfig
+
+    config = DiTConfig(channels=4, dim=32, depth=4, heads=2, head="wide", band=3)
+    cost = step_cost(config, (4, 6), denoising_steps=3, context=5)
+    network = DiT(config)
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(
+            torch.zeros(1, 5, 4, 6, 4),
+            torch.zeros(1, 5),
+            torch.zeros(1, 5, config.action_width),
+        )
+    assert cost.window_pass == pytest.approx(counter.get_total_flops() / 1e9)
+    assert cost.step_off == pytest.approx(3 * cost.window_pass)
+
+
 def test_help_is_fast_because_it_imports_no_torch():
     code = (
         "import sys; from wm_gym.cli import main; main(['--help']); "

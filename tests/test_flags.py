@@ -47,6 +47,7 @@ def test_arguments_become_options(config, message, expected):
         (["demo", "--id", "WM-Bridge-Cosmos-v0"], "--checkpoint hf://org/repo@revision for a publ"),
         (["demo", "--steps", "0"], "--clips 3 and --steps 0 must be at least 1"),
         (["demo", "--device", "tpu9"], "--device tpu9 is no torch device"),
+        (["diagnose", "x", "--data", "x", "--clips", "1"], "--clips 1; expected at least 2"),
         (["record", "--denoising-steps", "0"], "--denoising-steps 0; expected a whole number"),
         (["record", "LangTable-v0", "--device", "cpu"], "is no world model: it takes no --device"),
         (["record", "--reward", "dense"], "--reward dense does not exist"),

@@ -72,9 +72,11 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
         return _download(checkpoint, match)
     folder = Path(checkpoint).expanduser()
     if not (folder / "card.json").exists():
+        inside = sorted(path.parent.name for path in folder.glob("*/card.json"))
         raise CheckpointError(
             f"checkpoint {checkpoint!r} names no folder with a card.json; expected 'embedded', a "
-            f"folder or 'hf://org/repo'"
+            "folder or 'hf://org/repo'"
+            + (f". Checkpoints inside it: {', '.join(inside[:6])}; name one" if inside else "")
         )
     return folder
 
@@ -284,10 +286,14 @@ def save_checkpoint(
 
     Returns:
         The spec as written.
+
+    Raises:
+        CheckpointError: if the folder cannot be made; nothing is left behind then.
     """
     from safetensors.torch import save
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file, no folder; choose another one to write to")
     hashes = dict(spec.weights_sha256)
     contents: dict[str, bytes] = {}
     for filename, tensors in weights.items():
@@ -306,7 +312,13 @@ def save_checkpoint(
         if (folder / filename).exists()
     }
     written = replace(spec, weights_sha256=hashes, data_sha256=data)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}: {folder.parent}); choose another folder"
+        ) from error
     try:
         for filename, content in contents.items():
             write_atomically(staging / filename, content)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,11 +182,27 @@ def test_latents_are_kept_while_their_source_is_the_same(episodes, tmp_path):
         calls.append(len(frames))
         return frames[:, :1, :1].astype(np.float32)
 
-    for encoder, expected in (("a", 8), ("a", 8), ("b", 16)):
+    def write(encoder, out="l"):
         precompute_latents(
-            episodes, encode, tmp_path / "l", source={"encoder": encoder}, progress=False
+            episodes, encode, tmp_path / out, source={"encoder": encoder}, progress=False
         )
-        assert len(calls) == expected
+
+    write("a")
+    write("a")
+    assert len(calls) == 8
+    with pytest.raises(ValueError, match=r"\{'encoder': \('a', 'b'\)\}; choose another folder"):
+        write("b")
+    assert LatentClips(tmp_path / "l", 3).sample(0, 0, 1).frames.shape == (1, 3, 1, 1, 3)
+    (tmp_path / "mine").mkdir()
+    write("a", "mine")  # an empty folder is taken
+    for name in ("source.json", "latents.npy"):
+        (tmp_path / "mine" / name).unlink()
+    with pytest.raises(ValueError, match="is there already and holds no latents"):
+        write("a", "mine")
+    assert (tmp_path / "mine" / "success.npy").exists() and len(calls) == 16
+    shutil.rmtree(tmp_path / "mine")
+    with pytest.raises(ValueError, match="batch=0; expected at least 1"):
+        precompute_latents(episodes, encode, tmp_path / "m", batch=0)
     with pytest.raises(ValueError, match="NaN"):
         precompute_latents(
             episodes, lambda f: np.full((len(f), 1, 1, 1), np.nan), tmp_path / "m", progress=False

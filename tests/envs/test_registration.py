@@ -79,8 +79,13 @@ def test_a_bridge_id_runs_a_checkpoint_without_a_simulator(tiny_checkpoint, tmp_
     shutil.copytree(tiny_checkpoint, folder)
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(card | {"twin": None}))
-    env = gymnasium.make("WM-Bridge-VJEPA-v0", checkpoint=str(folder), reward="none")
+    env = gymnasium.make("WM-Bridge-VAE-v0", checkpoint=str(folder), reward="none")
     assert env.reset(seed=0)[0].shape == (32, 32, 3)
+    for make in (gymnasium.make, gymnasium.make_vec):
+        with pytest.raises(ValueError, match=r"latents are vae-mini; make WM-Bridge-VAE-v0, or"):
+            make("WM-Bridge-VJEPA-v0", checkpoint=str(folder), reward="none")
+    with pytest.raises(CheckpointError, match=r"Checkpoints inside it: own; name one"):
+        gymnasium.make("WM-Bridge-VAE-v0", checkpoint=str(tmp_path))
 
 
 def test_unknown_ids_are_gymnasiums_error():

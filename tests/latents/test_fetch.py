@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.latents import fetch
@@ -116,6 +117,19 @@ def test_a_half_downloaded_file_is_named(tmp_path, kept):
         load_pickle(path, "Toy")
 
 
+def test_a_file_of_another_kind_says_which(tmp_path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "a.pt")
+    torch.save({"w": torch.zeros(3)}, tmp_path / "b.safetensors")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "c.pt"))
+    for read, name, message in (
+        (load_pickle, "a.pt", "a safetensors file by its beginning; rename it"),
+        (fetch.load_safetensors, "b.safetensors", r"torch's format by its beginning; .* in \.pt"),
+        (load_pickle, "c.pt", "a TorchScript archive, which is a program"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read(tmp_path / name, "Toy")
+
+
 @pytest.fixture
 def cosmos_folder(tmp_path):
     torch.jit.script(torch.nn.Conv2d(3, 16, 16, stride=16)).save(str(tmp_path / "encoder.jit"))
@@ -224,6 +238,10 @@ def test_strict_loading_names_what_does_not_fit():
         ({"extra": torch.zeros(1)}, r"1 keys unexpected \(extra\)"),
         ({"weight": torch.zeros(3, 4)}, r"weight \(3, 4\), expected \(3, 2\)"),
         ({"bias": torch.tensor([0.0, float("nan"), 0.0])}, "NaN or infinite"),
+        (
+            {"bias": torch.zeros(3, dtype=torch.int64)},
+            r"no floating-point numbers \(bias torch.int",
+        ),
     ):
         weights = {k: v for k, v in {**good, **change}.items() if v is not None}
         with pytest.raises(CheckpointError, match=message):

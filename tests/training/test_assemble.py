@@ -135,6 +135,10 @@ def test_a_variant_trained_here_is_a_checkpoint_that_steps_and_shows(runs: Path)
 def test_parts_that_do_not_belong_together_are_refused(runs: Path):
     with pytest.raises(ValueError, match="VJEPA96 latents need --adapter"):
         assemble(settings(runs, adapter=None))
+    with pytest.raises(FileNotFoundError, match=r"no finished training \(no dynamics.json\)"):
+        assemble(settings(runs, dynamics=runs / "none"))
+    with pytest.raises(FileNotFoundError, match=r"no source.json.*wm-gym train latents"):
+        assemble(settings(runs, latents=runs / "none"))
     record = json.loads((runs / "painter" / "pixel_decoder.json").read_text())
     record["pixel_decoder"]["latent_dim"] = WIDE
     (runs / "painter" / "pixel_decoder.json").write_text(json.dumps(record))

@@ -163,6 +163,22 @@ def test_what_cannot_be_loaded_is_named(own: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_flags_without_use_and_missing_files_are_refused_before_anything_is_encoded(
+    own: Path, encoder: Path, tiny_checkpoint, tmp_path: Path
+):
+    def settings(**changes) -> EncodeLatentsConfig:
+        return EncodeLatentsConfig(own, tmp_path / "out", **changes)
+
+    for changes in ({"adapter": tmp_path}, {"local": tmp_path}, {"sha256": {"a": "b"}}):
+        with pytest.raises(ValueError, match=f"a checkpoint, .* takes no --{next(iter(changes))}"):
+            encode_latents(settings(space=tiny_checkpoint, **changes))
+    with pytest.raises(ValueError, match=r"--encoder .* takes no --revision \(got main\)"):
+        encode_latents(settings(encoder=encoder, revision="main"))
+    with pytest.raises(FileNotFoundError):
+        encode_latents(settings(encoder=encoder, normalisation=tmp_path / "none.json"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_domain_is_named(own: Path, tiny_checkpoint, tmp_path: Path):
     config = EncodeLatentsConfig(own, tmp_path / "out", tiny_checkpoint, domain="mars")
     with pytest.raises(ValueError, match=r"domain 'mars' is unknown; expected one of"):

@@ -164,7 +164,8 @@ def test_weights_of_another_space_are_refused(released, tmp_path):
     said = refusal(tmp_path, released, "VAVAE")
     assert "16 channels in patches of 1" in said and "fits Cosmos" in said
     assert "latent space 'Foo' is unknown" in refusal(tmp_path, released, "Foo", error=CardError)
-    assert "no published transition models" in refusal(tmp_path, released, "vae-mini")
+    said = refusal(tmp_path, released, "vae-mini")
+    assert "no published transition models" in said and "'VAVAE', 'Cosmos'" in said
 
 
 def test_another_action_width_is_refused(released, tmp_path):
@@ -200,6 +201,45 @@ def test_missing_parameters_are_refused(tmp_path):
     ):
         torch.save({k: v for k, v in weights.items() if k != dropped}, tmp_path / "part.pt")
         assert message in refusal(tmp_path, tmp_path / "part.pt", "Cosmos")
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    for dtype in (torch.int32, torch.complex64):
+        torch.save({k: v.to(dtype) for k, v in dit().state_dict().items()}, tmp_path / "cast.pt")
+        said = refusal(tmp_path, tmp_path / "cast.pt", "Cosmos")
+        assert f"no floating-point numbers (x_proj.weight {dtype}" in said
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(released, tmp_path):
+    assert "is a folder; name the file of weights" in refusal(tmp_path, tmp_path, "Cosmos")
+    for out, message in (
+        (released, "is a file, no folder"),
+        (released / "in", "cannot be written"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            import_checkpoint(released, "Cosmos", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["DiT.pt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["heads", "num_views", "frame_skip", "denoising_steps", "pixel_decoder_heads"]
+)
+def test_what_is_counted_is_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name}=0; expected at least 1"):
+        ImportOptions(**{name: 0})
+
+
+def test_a_local_folder_is_found_from_anywhere(released, tmp_path, monkeypatch, capsys):
+    from wm_gym.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    words = ["import-checkpoint", str(released), "--space", "Cosmos", "--to", "out", "--local"]
+    assert main([*words, "weights"]) == 2
+    assert "--local weights does not exist" in capsys.readouterr().err
+    (tmp_path / "weights").mkdir()
+    assert main([*words, "weights"]) == 0
+    local = Checkpoint.open(tmp_path / "out").spec.latent.config["local"]
+    assert local == str((tmp_path / "weights").resolve())
 
 
 def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path):

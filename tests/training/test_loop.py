@@ -18,6 +18,14 @@ CONFIG = LoopConfig(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", -1), ("warmup_steps", -1), ("save_every", 0), ("log_every", 0)]
+)
+def test_what_is_counted_is_not_too_small(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}; expected at least {value + 1}"):
+        LoopConfig(**{name: value})
+
+
 def test_the_published_cosine_begins_where_the_warm_up_ends():
     rates = [learning_rate(CONFIG, step) for step in range(101)]
     assert rates[:20] == pytest.approx([2.0 * (step + 1) / 20 for step in range(20)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -75,6 +75,9 @@ def step_cost(
 ) -> StepCost:
     """Count one environment step; no memory is taken and nothing is computed.
 
+    Blocks are alike, so networks of one and of two blocks are counted, and every further block
+    costs what the second one does.
+
     Args:
         config: the network.
         grid: (h, w) of the latents.
@@ -86,6 +89,21 @@ def step_cost(
         >>> cost.step_off > cost.step_exact > cost.step_rolling
         True
     """
+    one, two = (_passes(replace(config, depth=depth), grid, context) for depth in (1, 2))
+    further = config.depth - 1
+    cost = {name: one[name] + further * (two[name] - one[name]) for name in one}
+    return StepCost(
+        parameters=int(cost["parameters"]),
+        frame_pass=cost["frame"] / 1e9,
+        window_pass=cost["window"] / 1e9,
+        step_off=denoising_steps * cost["window"] / 1e9,
+        step_exact=(cost["encode"] + denoising_steps * cost["frame"]) / 1e9,
+        step_rolling=(cost["commit"] + denoising_steps * cost["frame"]) / 1e9,
+    )
+
+
+def _passes(config: DiTConfig, grid: tuple[int, int], context: int) -> dict[str, int]:
+    """Parameters, and floating-point operations of every kind of pass."""
     with torch.device("meta"):
         network = DiT(config).eval().requires_grad_(False)
         latents = torch.zeros(1, context, *grid, config.channels)
@@ -93,26 +111,26 @@ def step_cost(
         mask = torch.zeros(1, 1, 1, context - 1)
     past = latents[:, :-1], times[:, :-1], actions[:, :-1]
     newest = latents[:, -1], times[:, -1], actions[:, -1]
-    window_pass, _ = _count(lambda: network(latents, times, actions))
+    window, _ = _count(lambda: network(latents, times, actions))
     encode, keys_values = _count(lambda: network.encode_context(*past))
     parts = [(keys_values, mask)]
-    frame_pass, _ = _count(lambda: network.predict_frame(*newest, parts, position=context - 1))
+    frame, _ = _count(lambda: network.predict_frame(*newest, parts, position=context - 1))
     commit, _ = _count(lambda: network.commit_frame(*newest, parts, position=context - 1))
-    return StepCost(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        frame_pass=frame_pass,
-        window_pass=window_pass,
-        step_off=denoising_steps * window_pass,
-        step_exact=encode + denoising_steps * frame_pass,
-        step_rolling=commit + denoising_steps * frame_pass,
-    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {
+        "parameters": parameters,
+        "window": window,
+        "encode": encode,
+        "frame": frame,
+        "commit": commit,
+    }
 
 
-def _count(function: Any) -> tuple[float, Any]:
+def _count(function: Any) -> tuple[int, Any]:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         result = function()
-    return counter.get_total_flops() / 1e9, result
+    return counter.get_total_flops(), result
 
 
 def published_costs(denoising_steps: int = 10) -> list[dict[str, Any]]:

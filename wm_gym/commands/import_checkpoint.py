@@ -25,9 +25,9 @@ class ImportCheckpointConfig:
     file: Annotated[Path, tyro.conf.Positional]
     """Weights of the transition model."""
     space: str
-    """Latent space, by its name in wm_gym.latents.registry."""
+    """Latent space: VJEPA, WebDINO, SigLIP2, each also with 96 at its end, VAE, VAVAE or Cosmos."""
     to: Path
-    """Checkpoint folder to write."""
+    """Checkpoint folder to write; files of other names in it are kept."""
     adapter: Path | None = None
     """S-VAE adapter of the d=96 variants."""
     pixel_decoder: Path | None = None
@@ -80,7 +80,7 @@ def run(config: ImportCheckpointConfig) -> WorldModelSpec:
     """
     _check_sha256(config.file, config.sha256)
     pins = {
-        "local": config.local,
+        "local": None if config.local is None else _found(config.local),
         "revision": config.revision,
         "sha256": config.space_sha256 or None,
     }
@@ -111,6 +111,17 @@ def run(config: ImportCheckpointConfig) -> WorldModelSpec:
     print(f"wrote {config.to}: {spec.description}")
     print(f"use it with checkpoint={str(config.to)!r}; test it with `wm-gym diagnose`")
     return spec
+
+
+def _found(local: str) -> str:
+    """An absolute path, so that the card holds wherever it is opened from."""
+    path = Path(local).expanduser().resolve()
+    if not path.exists():
+        raise CheckpointError(
+            f"--local {local} does not exist; give the folder or file of the latent space's own "
+            "weights, or leave it out to download them when the model is loaded"
+        )
+    return str(path)
 
 
 def _check_sha256(file: Path, expected: str | None) -> None:

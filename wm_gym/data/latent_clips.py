@@ -123,6 +123,32 @@ def changed_cells(
     return counts
 
 
+def _holds(out: Path, record: dict[str, Any]) -> bool:
+    """Whether these latents are in a folder already; False where it is empty or not there.
+
+    Raises:
+        ValueError: if something else is in it, which is not this function's to delete.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / "source.json").is_file():
+        raise ValueError(
+            f"{out} is there already and holds no latents; choose another folder for out"
+        )
+    stored = json.loads((out / "source.json").read_text())
+    if stored != record:
+        changed = {
+            key: (stored.get(key), record.get(key))
+            for key in sorted(stored.keys() | record.keys())
+            if stored.get(key) != record.get(key)
+        }
+        raise ValueError(
+            f"{out} holds latents made from something else (stored, asked): {changed}; choose "
+            "another folder for out, or delete this one"
+        )
+    return True
+
+
 def precompute_latents(
     dataset: EpisodeReader,
     encode: Encoder,
@@ -137,17 +163,23 @@ def precompute_latents(
     Args:
         dataset: the episodes.
         encode: maps frames (B, H, W, 3) uint8 to latents (B, h, w, D), NumPy or torch.
-        out: folder to write; one that exists is kept as it is if its `source.json` agrees, else
-            replaced.
+        out: folder to write; one that is there already is kept as it is if its `source.json`
+            agrees. Nothing that is there is ever replaced.
         batch: frames per call of `encode`.
         source: what the latents depend on besides the dataset, e.g. the encoder's hash; JSON-ready.
         progress: whether to show a progress bar.
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: if `batch` is below 1, `out` holds anything but these latents, or latents are
+            not finite.
     """
     from tqdm import tqdm
 
+    if batch < 1:
+        raise ValueError(f"batch={batch}; expected at least 1 frame a pass")
     out = Path(out).expanduser()
     steps = dataset.lengths
     bounds = np.concatenate([[0], np.cumsum(steps + 1)])
@@ -158,7 +190,7 @@ def precompute_latents(
         **(source or {}),
     }
     record = json.loads(json.dumps(record))
-    if (out / "source.json").exists() and json.loads((out / "source.json").read_text()) == record:
+    if _holds(out, record):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -195,8 +227,7 @@ def precompute_latents(
             np.save(staging / f"{name}.npy", array)
         (staging / "source.json").write_text(json.dumps(record, indent=1))
         staging.chmod(0o755)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(staging, out)
+        os.replace(staging, out)  # onto a folder only if it is empty
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -51,8 +51,10 @@ class DiTConfig:
             raise ValueError(f"head must be 'plain' or 'wide', got {self.head!r}")
         if self.temporal not in ("factored", "joint"):
             raise ValueError(f"temporal must be 'factored' or 'joint', got {self.temporal!r}")
-        if self.num_views < 1 or (self.band is not None and self.band < 1):
-            raise ValueError(f"num_views {self.num_views} and band {self.band} must be at least 1")
+        if self.num_views < 1:
+            raise ValueError(f"num_views {self.num_views} must be at least 1")
+        if self.band is not None and self.band < 1:
+            raise ValueError(f"band {self.band} must be at least 1, or None for no band")
 
     @property
     def head_dim(self) -> int:

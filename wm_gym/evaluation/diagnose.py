@@ -207,10 +207,14 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if the checkpoint cannot be found or is damaged.
-        ValueError: if there are too few episodes, or their actions are of another robot.
+        ValueError: if there are too few clips, steps or episodes, or their actions are of another
+            robot.
     """
     from wm_gym.world_model import load_world_model
 
+    for name, least in (("clips", 2), ("steps", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)}; expected at least {least}")
     model = load_world_model(
         config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
     )

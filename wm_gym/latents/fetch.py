@@ -212,7 +212,8 @@ def check_fit(network: nn.Module, weights: Mapping[str, Any], source: str) -> No
         source: named in errors.
 
     Raises:
-        CheckpointError: naming the first keys that are missing, left over, misshapen or not finite.
+        CheckpointError: naming the first keys that are missing, left over, misshapen, not finite
+            or of another kind of number.
     """
     own = network.state_dict()
     misshapen = [
@@ -220,11 +221,17 @@ def check_fit(network: nn.Module, weights: Mapping[str, Any], source: str) -> No
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
+    of_another_type = [
+        f"{k} {weights[k].dtype}"
+        for k in own
+        if k in weights and own[k].is_floating_point() and not weights[k].is_floating_point()
+    ]
     infinite = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     faults = {
         "missing": sorted(own.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - own.keys()),
         "of another shape": misshapen,
+        "that are no floating-point numbers": of_another_type,
         "with NaN or infinite values": infinite,
     }
     found = [f"{len(ks)} keys {what} ({', '.join(ks[:3])})" for what, ks in faults.items() if ks]
@@ -326,9 +333,29 @@ def _is_pickle(path: Path, error: Exception) -> bool:
     return binary or "Unsupported operand" not in str(error)
 
 
+def _other_kind(path: Path, error: Exception) -> str:
+    """What a file is that was read as something else, and what to do; "" if nothing is known."""
+    if "torchscript" in str(error).lower():
+        return (
+            "is a TorchScript archive, which is a program and not a file of weights; get the "
+            "weights as .pt or .safetensors"
+        )
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix != ".safetensors" and start[8:] == b"{":  # the header behind its length
+        return "is a safetensors file by its beginning; rename it to end in .safetensors"
+    if path.suffix == ".safetensors" and start.startswith(b"PK"):
+        return "is in torch's format by its beginning; rename it to end in .pt"
+    return ""
+
+
 def _not_whole(path: Path, name: str, error: Exception) -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
     reason = "not in torch's format" if "weights_only" in str(error).lower() else _reason(error)
+    if kind := _other_kind(path, error):
+        return CheckpointError(f"{path} ({name}, {size} bytes) {kind}")
     return CheckpointError(
         f"{path} ({name}, {size} bytes) is no whole file of weights ({reason}): "
         "a download was cut short, or it is another kind of file; get it again"

@@ -107,6 +107,15 @@ def find_space(name: str) -> SpaceEntry:
     return LATENT_SPACES[name]
 
 
+STANDS_FOR = {"vae-mini": "VAE", "vjepa-mini": "VJEPA", "vjepa-mini-svae": "VJEPA96"}
+"""Space trained here -> the published one whose place it takes in environment ids."""
+
+
+def stands_for(space: str) -> str:
+    """Name of a latent space in environment ids; one that is in none stands for itself."""
+    return STANDS_FOR.get(space, space)
+
+
 def compressed_space(wide: str) -> str:
     """Name of the space that compresses a wide one.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
-from wm_gym.data.latent_clips import read_action_spec, read_episode_facts
+from wm_gym.data.latent_clips import check_latents_folder, read_action_spec, read_episode_facts
 from wm_gym.domains import DOMAINS, Domain, domain_of
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
@@ -239,12 +239,19 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         The card.
 
     Raises:
+        FileNotFoundError: if a folder holds no finished run.
         ValueError: if a part is missing or does not belong to the others.
     """
     from safetensors.torch import load_file
 
-    trained = json.loads((config.dynamics / "dynamics.json").read_text())
-    scale = json.loads((config.latents / "normalisation.json").read_text())
+    record = config.dynamics / "dynamics.json"
+    if not record.exists():
+        raise FileNotFoundError(
+            f"--dynamics {config.dynamics} holds no finished training (no {record.name}); give the "
+            "run folder of `wm-gym train latent-dynamics`, run to its end"
+        )
+    trained = json.loads(record.read_text())
+    scale = json.loads((check_latents_folder(config.latents) / "normalisation.json").read_text())
     source = json.loads((config.latents / "source.json").read_text())
     mini = find_space(source["space"]).trained_here
     parts = mini_parts(config, source) if mini else published_parts(config, source)

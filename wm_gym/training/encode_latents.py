@@ -50,7 +50,7 @@ class EncodeLatentsConfig:
     data: Path
     """Folder of episodes: written by `wm-gym collect`, LeRobot v2.1 or v3.0, or mp4 + npz files."""
     out: Path
-    """Folder of latents to write."""
+    """Folder of latents to write; one that holds anything else is left alone and refused."""
     space: str = ""
     """Latent space: a published one by name, e.g. VJEPA, or a checkpoint (a folder or hf://…),
     whose card says the space, normalisation and actions; leave it out with --encoder."""
@@ -99,7 +99,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     """Load the latent space that the settings name.
 
     Raises:
-        ValueError: unless there is either a name or an encoder.
+        ValueError: unless there is either a name or an encoder, and no flag that it has no use for.
         FileNotFoundError: if the encoder was not trained to its end.
         CardError: if the name is unknown.
         CheckpointError: if weights cannot be found or do not fit.
@@ -110,6 +110,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
             "published space or a checkpoint, or the run folder of a space trained here"
         )
     if config.encoder is not None:
+        _check_flags(config, f"--encoder {config.encoder}", unused=("local", "revision", "sha256"))
         mini = read_mini_space(config.encoder)
         space, source = mini.load().to(config.device), mini.source
         if config.adapter is not None:
@@ -118,6 +119,8 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         size = (mini.network["height"], mini.network["width"])
         return FrozenSpace(space.encode, size, source)
     if "/" in config.space or (Path(config.space) / "card.json").exists():
+        unused = ("adapter", "local", "revision", "sha256")
+        _check_flags(config, f"--space {config.space}, a checkpoint,", unused=unused)
         card = Checkpoint.open(resolve_checkpoint(config.space, None))
         spec = card.spec
         if spec.num_views not in (1, max(1, len(config.cameras))):
@@ -162,6 +165,15 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     if config.adapter is not None:
         space = compress(space, config, source)
     return FrozenSpace(space.encode, entry.frame_size, source)
+
+
+def _check_flags(config: EncodeLatentsConfig, chosen: str, *, unused: tuple[str, ...]) -> None:
+    given = {f"--{name}": getattr(config, name) for name in unused if getattr(config, name)}
+    if given:
+        raise ValueError(
+            f"{chosen} brings its own weights and takes no {', '.join(given)} "
+            f"(got {', '.join(map(str, given.values()))}); leave it out"
+        )
 
 
 def compress(space: LatentSpace, config: EncodeLatentsConfig, source: dict[str, Any]) -> Any:
@@ -257,10 +269,12 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
             latents.append(space.encode(torch.from_numpy(seen).to(config.device)))
         return torch.cat(latents, dim=2)
 
+    # before the hours of encoding
+    given = None if config.normalisation is None else config.normalisation.read_bytes()
     source = space.source | ({"cameras": list(config.cameras)} if config.cameras else {})
     folder = precompute_latents(data, encode, config.out, batch=config.batch, source=source)
-    if config.normalisation is not None:
-        normalisation = config.normalisation.read_bytes()
+    if given is not None:
+        normalisation = given
     elif space.card is not None:  # a model that is fine-tuned keeps the scale it was trained with
         latent = space.card.spec.latent
         normalisation = json.dumps({"mean": latent.mean, "std": latent.std}, indent=1).encode()

@@ -103,6 +103,15 @@ class ImportOptions:
     licence: str = "CC-BY-SA-4.0"
     training_data: str = "BridgeData V2, by the authors of the weights (arXiv:2605.06388)"
 
+    def __post_init__(self) -> None:
+        """Check that what is counted is at least 1."""
+        for name in ("num_views", "frame_skip", "denoising_steps", "adapter_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        for name in ("heads", "pixel_decoder_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1, or None")
+
 
 def import_checkpoint(
     file: str | Path,
@@ -136,13 +145,19 @@ def import_checkpoint(
     options = options or ImportOptions()
     file, out_dir = Path(file).expanduser(), Path(out_dir).expanduser()
     entry = find_space(space)
+    if entry.channels is None:
+        published = [name for name, other in LATENT_SPACES.items() if other.channels is not None]
+        raise CheckpointError(
+            f"space={space!r} has no published transition models to import; expected one of "
+            f"{published}. Models that wm_gym trained are checkpoint folders already"
+        )
     if (out_dir / "card.json").exists() and not overwrite:
         raise CheckpointError(
             f"{out_dir} already holds a checkpoint; give another folder, or overwrite=True"
         )
     if entry.compressed and adapter is None:
         raise CheckpointError(
-            f"latents of {space} are made by an S-VAE adapter; give its file as adapter"
+            f"latents of {space} are made by an S-VAE adapter; give its file: adapter='/path'"
         )
     weights, _ = find_weights(read_weights(file), "x_proj.weight", str(file))
     network = infer_dit_config(weights, str(file), heads=options.heads, views=options.num_views)
@@ -182,6 +197,8 @@ def read_weights(file: Path) -> Any:
     Raises:
         CheckpointError: if it is not there, damaged, or more than weights.
     """
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder; name the file of weights, .pt or .safetensors")
     if not file.is_file():
         raise CheckpointError(f"{file} does not exist")
     reader = load_safetensors if file.suffix == ".safetensors" else load_pickle
@@ -251,7 +268,7 @@ def infer_dit_config(
             channels=channels,
             dim=dim,
             depth=len(blocks),
-            heads=heads or dim // 64,
+            heads=dim // 64 if heads is None else heads,
             patch=patch,
             action_width=action_width,
             head="wide" if wide else "plain",
@@ -268,8 +285,6 @@ def check_space(network: DiTConfig, space: str, entry: SpaceEntry, source: str) 
     Raises:
         CheckpointError: naming the spaces whose latents it could read.
     """
-    if entry.channels is None:
-        raise CheckpointError(f"{space} has no published transition models to import")
     if (network.channels, network.patch) != (entry.channels, entry.patch):
         fitting = [
             name

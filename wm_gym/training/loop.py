@@ -67,6 +67,12 @@ class LoopConfig:
     max_minutes: float = 0.0
     """Stop, resumably, after this many minutes of this process; 0 is no limit."""
 
+    def __post_init__(self) -> None:
+        """Check what is counted."""
+        for name, least in (("steps", 0), ("warmup_steps", 0), ("save_every", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least {least}")
+
 
 def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     """A CPU torch generator that is a function of (seed, step, stream)."""
@@ -336,7 +342,8 @@ class TrainingLoop:
         row = {key: float(value) for key, value in values.items() if value is not None}
         for key, value in row.items():
             writer.add_scalar(key, value, self.step)
-        bar.set_postfix({"loss": f"{row.get('loss', float('nan')):.4f}"}, refresh=False)
+        if "loss" in row:  # a row may hold measurements only
+            bar.set_postfix({"loss": f"{row['loss']:.4f}"}, refresh=False)
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
         line |= {key: round(value, 6) for key, value in row.items()}
         with (self.folder / "log.jsonl").open("a") as file:
