@@ -200,7 +200,16 @@ def test_latents_are_kept_while_their_source_is_the_same(episodes, tmp_path):
     with pytest.raises(ValueError, match="is there already and holds no latents"):
         write("a", "mine")
     assert (tmp_path / "mine" / "success.npy").exists() and len(calls) == 16
+    (tmp_path / "mine" / "source.json").write_text("{")
+    with pytest.raises(ValueError, match=r"source.json is damaged .*; delete the folder"):
+        write("a", "mine")
     shutil.rmtree(tmp_path / "mine")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    write("a", "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "latents.npy").exists()
+    (tmp_path / "link").unlink()
+    shutil.rmtree(tmp_path / "disk")
     with pytest.raises(ValueError, match="batch=0; expected at least 1"):
         precompute_latents(episodes, encode, tmp_path / "m", batch=0)
     with pytest.raises(ValueError, match="NaN"):

@@ -148,7 +148,11 @@ def test_parts_that_do_not_belong_together_are_refused(runs: Path):
     (runs / "narrow" / "source.json").write_text(json.dumps({**source, "card": "published"}))
     with pytest.raises(ValueError, match="encoded with the checkpoint 'published'"):
         assemble(settings(runs))
-    (runs / "narrow" / "source.json").write_text(json.dumps({**source, "space": "vae-mini"}))
+    mini = {**source, "space": "vae-mini"}
+    (runs / "narrow" / "source.json").write_text(json.dumps({**mini, "card": "small"}))
+    with pytest.raises(ValueError, match="encoded with the checkpoint 'small'"):
+        assemble(settings(runs))
+    (runs / "narrow" / "source.json").write_text(json.dumps(mini))
     with pytest.raises(ValueError, match="vae-mini latents, which need --encoder"):
         assemble(settings(runs))
     assert not (runs / "out").exists()

@@ -121,7 +121,7 @@ def test_a_published_space_is_fetched_by_its_name(own: Path, tmp_path: Path, mon
     monkeypatch.setattr(recipe, "load_latent_space", load)
     config = EncodeLatentsConfig(own, tmp_path / "out", "Cosmos", local=Path("weights"))
     latents = np.load(encode_latents(config) / "latents.npy", mmap_mode="r")
-    assert asked == [("Cosmos", (16, 16), 16, {"local": "weights"})]
+    assert asked == [("Cosmos", (16, 16), 16, {"local": str(Path("weights").resolve())})]
     assert latents.shape[1:] == (16, 16, 16)
     scale = stored(tmp_path / "out", "normalisation")
     np.testing.assert_allclose(scale["mean"], latents.astype(np.float32).mean((0, 1, 2)), atol=1e-2)

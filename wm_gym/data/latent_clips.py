@@ -135,7 +135,13 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
         raise ValueError(
             f"{out} is there already and holds no latents; choose another folder for out"
         )
-    stored = json.loads((out / "source.json").read_text())
+    try:
+        stored: dict[str, Any] = dict(json.loads((out / "source.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{out / 'source.json'} is damaged ({error}); delete the folder and encode again, or "
+            "choose another one for out"
+        ) from error
     if stored != record:
         changed = {
             key: (stored.get(key), record.get(key))
@@ -180,7 +186,7 @@ def precompute_latents(
 
     if batch < 1:
         raise ValueError(f"batch={batch}; expected at least 1 frame a pass")
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().resolve()  # a link stays one: what it points to is written
     steps = dataset.lengths
     bounds = np.concatenate([[0], np.cumsum(steps + 1)])
     record = {

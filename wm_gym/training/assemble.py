@@ -102,6 +102,13 @@ class LatentParts:
     frame_size: tuple[int, int]
 
 
+def _of_a_checkpoint(config: AssembleConfig, source: dict[str, Any]) -> ValueError:
+    return ValueError(
+        f"{config.latents} was encoded with the checkpoint {source['card']!r}; a model that is "
+        "fine-tuned keeps that checkpoint's card, see examples/finetune_on_own_episodes.py"
+    )
+
+
 def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
     """The parts of a space that was trained here: its weights, and a pixel decoder if it has one.
 
@@ -113,6 +120,8 @@ def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
         ValueError: if there is no encoder, or parts do not belong together.
     """
     entry = find_space(source["space"])
+    if config.encoder is None and "card" in source:
+        raise _of_a_checkpoint(config, source)
     if config.encoder is None or entry.compressed != (config.adapter is not None):
         raise ValueError(
             f"{config.latents} holds {source['space']} latents, which need --encoder and "
@@ -174,10 +183,7 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
     """
     entry = find_space(source["space"])
     if "card" in source:
-        raise ValueError(
-            f"{config.latents} was encoded with the checkpoint {source['card']!r}; a model that is "
-            "fine-tuned keeps that checkpoint's card, see examples/finetune_on_own_episodes.py"
-        )
+        raise _of_a_checkpoint(config, source)
     if entry.compressed and config.adapter is None:
         raise ValueError(f"{source['space']} latents need --adapter, which compressed them")
     options = {k: source[k] for k in ("local", "revision", "sha256") if source.get(k)}

@@ -153,7 +153,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
     wide = find_space(name)
     assert wide.grid and wide.channels and entry.frame_size
     options: dict[str, Any] = {
-        "local": None if config.local is None else str(config.local),
+        "local": None if config.local is None else str(config.local.expanduser().resolve()),
         "revision": config.revision,
         "sha256": config.sha256 or None,
     }
