@@ -81,8 +81,8 @@ def test_places_can_be_learned_now_and_after_the_actions(grounding):
         torch.testing.assert_close(moved, paths[0, 1:, 0], atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_attention_is_that_of_the_layer(grounding, layer):
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (1, 0), (2, 1)])
+def test_attention_is_that_of_the_layer(grounding, layer, head):
     """What is trained is the attention that transformers computes in that head."""
     loss, model = grounding
     network = model.network
@@ -96,8 +96,9 @@ def test_attention_is_that_of_the_layer(grounding, layer):
     with listening(network, loss) as found:
         network.read(image, torch.zeros(1, 2, TINY.action_width), asked)
     handle.remove()
-    weights = kept[0][0, 0, 11:].unflatten(0, asked.tokens.shape[1:])  # (M, T, L)
-    ours = attention_of_words(network, layer, found.inputs[layer], asked).exp()[0]
+    weights = kept[0][0, head, 11:].unflatten(0, asked.tokens.shape[1:])  # (M, T, L)
+    hidden = found.inputs[layer] if layer < 2 else found.after_saying
+    ours = attention_of_words(network, layer, hidden, asked, head).exp()[0]
     for m, length in enumerate(asked.lengths[0].tolist()):
         own = weights[m, :length, 11:].unflatten(-1, asked.tokens.shape[1:])[:, m]
         expected = torch.cat([weights[m, :length, :11], own], -1)
@@ -113,18 +114,17 @@ def test_a_network_learns_to_look(grounding):
     for thing, corner in enumerate([(-0.9, 0.9), (0.9, 0.9), (-0.9, -0.9), (0.9, -0.9)]):
         paths[:, :, thing] = torch.tensor(corner)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-    looked, read = [], []
+    lines = []
     for _ in range(80):
         with listening(network, loss) as found:
             network.read(image, torch.zeros(1, 2, TINY.action_width), asked)
         total, parts = loss(network, found, asked, paths, [NAMES])
-        looked.append(parts["looking_loss"].item())
-        read.append(parts["reading_loss"].item())
+        lines.append({name: loss.item() for name, loss in parts.items()})
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-    assert looked[-1] < 0.1 < 1 < looked[0]
-    assert read[-1] < 0.1 < 1 < read[0]
+    for part in ("looking_loss", "reading_loss", "asking_loss"):
+        assert lines[-1][part] < 0.2 < 1 < lines[0][part]
 
 
 def test_unknown_places_do_not_count(grounding):
@@ -136,10 +136,15 @@ def test_unknown_places_do_not_count(grounding):
     assert all(parts[f"{name}_loss"].item() == 0 for name in ("looking", "named", "moved"))
     paths = torch.zeros(1, 3, len(NAMES), 2)
     paths[:, 2] = torch.nan  # the episode ended
-    loss(model.network, said, asked, paths, [NAMES])[0].backward()
-    grad = said.after_saying.grad
-    assert grad is not None and grad.isfinite().all()
-    assert (grad[0, 10] == 0).all() and (grad[0, 9] != 0).any()
+    total, parts = loss(model.network, said, asked, paths, [NAMES])
+    total.backward()
+    assert said.after_saying.grad is not None and said.after_saying.grad.isfinite().all()
+    for token, counts in ((10, False), (9, True)):  # the second and the first action
+        other = heard(model, asked, 2)
+        other.after_saying = said.after_saying.detach().clone()
+        other.after_saying[0, token] += torch.randn(TINY.width)
+        _, found = loss(model.network, other, asked, paths, [NAMES])
+        assert (found["moved_loss"] != parts["moved_loss"]) == counts
 
 
 def test_nobody_listens_after_the_context(grounding):
@@ -168,5 +173,7 @@ def test_questions_carry_where_things_will_be(tmp_path):
 
 
 def test_a_shallow_decoder_is_refused():
-    with pytest.raises(ValueError, match="depth=2: grounding needs a decoder of at least 3 layers"):
+    with pytest.raises(
+        ValueError, match="depth=2 and heads=2: grounding needs a decoder of at least 3 layers"
+    ):
         GroundingLoss(TINY, tiny_semantic_model().tokenizer)

@@ -246,7 +246,7 @@ def test_seeing_needs_places(qa, tmp_path):
 
 def test_grounding_is_learned_and_not_stored(qa, tmp_path):
     loop = dataclasses.replace(LOOP, steps=2, save_every=1)
-    parts = ("reading", "looking", "named", "moved")
+    parts = ("reading", "looking", "named", "moved", "asking")
     deeper = dataclasses.replace(TINY, depth=3)
     settings = config(qa, tmp_path / "run", grounding_weight=0.5, loop=loop, network=deeper)
     model = load_semantic_model(train_semantic(settings))

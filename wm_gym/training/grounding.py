@@ -9,7 +9,9 @@ question to learn it from. So the last word of every thing that a question names
 - says, in the middle of the decoder, where the thing appears now and where it will after the
   question's actions; every action says where the effector will be after it.
 
-The answer is left to the layers that follow. The heads that read the places are not stored.
+The token after which the answer stands must look, in the layer that follows, at the first and the
+last thing named: one head for each. What the answer then is, the loss does not say. The heads that
+read the places are not stored.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from wm_gym.semantic.tokens import QuestionTokenizer
 from wm_gym.training.seeing import covering
 
 DEPTH = 3
-"""Layers that a decoder needs."""
+HEADS = 2
+"""Layers and attention heads that a decoder needs."""
 EFFECTOR = 0
 """Number of the effector among a row's things, see `QABatch.things`."""
 
@@ -50,10 +53,10 @@ class GroundingLoss(nn.Module):
     def __init__(self, config: SemanticNetworkConfig, tokenizer: QuestionTokenizer) -> None:
         super().__init__()
         self.side = config.image_size // config.patch
-        if config.depth < DEPTH:
+        if config.depth < DEPTH or config.heads < HEADS:
             raise ValueError(
-                f"depth={config.depth}: grounding needs a decoder of at least {DEPTH} layers: one "
-                "reads a name, one looks, others answer"
+                f"depth={config.depth} and heads={config.heads}: grounding needs a decoder of at "
+                f"least {DEPTH} layers with {HEADS} heads: one reads a name, one looks, one answers"
             )
         self.saying = -(-3 * config.depth // 5) - 1
         self.tokenizer = tokenizer
@@ -91,13 +94,16 @@ class GroundingLoss(nn.Module):
         after = asked.after[..., None].expand_as(number)
         now = paths[rows[said], 0, number[said]]
         then = paths[rows[said], after[said], number[said]]
+        asks = self._asking(network, heard, asked, said)
         words = self.named(self.norm(question_part(hidden, asked)[said]))
         actions = self.moved(self.norm(hidden[:, image : image + ahead]))
         named = self._error(words, torch.cat([now, then], -1))
         moved = self._error(actions, paths[:, 1:, EFFECTOR])
-        parts = {"reading": reads, "looking": looks, "named": named, "moved": moved}
+        parts = {
+            "reading": reads, "looking": looks, "named": named, "moved": moved, "asking": asks,
+        }  # fmt: skip
         logs = {f"{name}_loss": loss.detach() for name, loss in parts.items()}
-        return reads + looks + named + moved, logs
+        return reads + looks + named + moved + asks, logs
 
     def _reading(
         self, network: SemanticNetwork, heard: Heard, asked: Asked, back: Tensor
@@ -137,6 +143,28 @@ class GroundingLoss(nn.Module):
             return looks.sum() * 0
         return -looks.masked_fill(~shown, -torch.inf)[seen].logsumexp(-1).mean()
 
+    def _asking(self, network: SemanticNetwork, heard: Heard, asked: Asked, said: Tensor) -> Tensor:
+        """Cross-entropy of the attention between an answer's token and the things named.
+
+        Args:
+            network: whose layer after the one that says places looks.
+            heard: what it read.
+            asked: the questions.
+            said: whether a token is the last word of a name, (R, M, T).
+        """
+        named = said.any(-1)
+        if not named.any():
+            return heard.after_saying.sum() * 0
+        length = said.shape[-1]
+        ends = (said.long().argmax(-1), length - 1 - said.flip(-1).long().argmax(-1))  # (R, M)
+        losses = []
+        for head, end in enumerate(ends):
+            looks = attention_of_words(network, self.saying + 1, heard.after_saying, asked, head)
+            answer = asked.answer_at[..., None, None].expand(-1, -1, 1, looks.shape[-1])
+            own = looks.gather(2, answer)[:, :, 0, -length:]
+            losses.append(-own.gather(-1, end[..., None])[..., 0][named].mean())
+        return sum(losses, start=heard.after_saying.sum() * 0)
+
     def mentions(self, asked: Asked, things: list[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
         """Where names end.
 
@@ -166,15 +194,16 @@ class GroundingLoss(nn.Module):
 
 
 def attention_of_words(
-    network: SemanticNetwork, number: int, hidden: Tensor, asked: Asked
+    network: SemanticNetwork, number: int, hidden: Tensor, asked: Asked, head: int = 0
 ) -> Tensor:
-    """What a layer's first head pays attention to, with gradients that attention kernels hide.
+    """What a head pays attention to, with gradients that attention kernels hide.
 
     Args:
         network: with block-causal attention.
         number: of the decoder's layer.
         hidden: what comes into the layer, (R, N + n + M · T, D).
         asked: R rows of M questions.
+        head: of the layer's attention.
 
     Returns:
         Logarithms of the attention of every question token to image, actions and its own question,
@@ -186,8 +215,9 @@ def attention_of_words(
     before = hidden.shape[1] - count * length  # N + n
     normed = layer.input_layernorm(hidden)
     width = network.config.head_width
-    query = layer.self_attn.q_proj(normed)[..., :width]
-    key = layer.self_attn.k_proj(normed)[..., :width]
+    shared = head * network.config.key_value_heads // network.config.heads
+    query = layer.self_attn.q_proj(normed)[..., head * width : (head + 1) * width]
+    key = layer.self_attn.k_proj(normed)[..., shared * width : (shared + 1) * width]
     rotary = network.decoder.rotary_emb(hidden, positions(image, before - image, asked))
     query, key = apply_rotary_pos_emb(query[:, None], key[:, None], *rotary)
     words = question_part(query[:, 0], asked)  # (R, M, T, d)
