@@ -1,8 +1,9 @@
 r"""OpenVLA, or any policy behind its REST protocol, acts inside a world model and is judged there.
 
 The published evaluation in imagination: 20 starts, 8 trials each, 50 steps, and ten of the starts
-again under other instructions (arXiv:2605.06388). Nothing but the world model is needed; a
-simulator or robot with the same starts may be measured beside it (`wm-gym compare-real`).
+again under other instructions, and with things on the table that the world model has never seen
+(arXiv:2605.06388). The simulator only paints the first pictures of these last ones; a simulator or
+robot with the same starts may be measured beside the dream (`wm-gym compare-real`).
 
 Start OpenVLA in an environment of its own, then point this at it:
 
@@ -30,6 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -37,6 +39,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wm_gym.data.frames import resize
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.envs.start_states import make_start_states
 from wm_gym.evaluation.judge_episodes import judge_episodes
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.judges.registry import JudgeContext, make_judge
@@ -44,6 +47,7 @@ from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.policies.act_client import ActClient
 from wm_gym.policies.act_server import Act, ActServer
 from wm_gym.policies.base import Observation
+from wm_gym.policies.chunks import read_chunk
 from wm_gym.policies.named import open_policy
 from wm_gym.policies.openvla import BRIDGE_ACTION, OpenVLAPolicy, Protocol
 from wm_gym.policies.recordings import read_recording
@@ -72,7 +76,10 @@ class Args:
     trials: int = Protocol.trials
     """Episodes from each start, with different noise."""
     out_of_distribution: int = Protocol.out_of_distribution
-    """Starts that are tried again with the instruction of another task."""
+    """Starts that are tried again with another task's instruction, and again with distractors."""
+    distractors: str = "all"
+    """Unseen things beside those of the task: all, some of the simulator's, or none to leave these
+    episodes out; only BridgeSim-v0 has them."""
     max_steps: int = Protocol.max_steps
     """Longest episode, in steps."""
     rows: int = 8
@@ -105,7 +112,8 @@ def policy_behind(name: str, card: WorldModelSpec) -> Act:
         frames = np.array(resize(image[None], card.frame.height, card.frame.width))
         with lock:
             policy.reset([0], [0], [instruction])
-            return policy.act(Observation(frames, (instruction,), none, none))[0, 0]
+            chunks = policy.act(Observation(frames, (instruction,), none, none))
+            return read_chunk(chunks, 0, 1, policy.action_spec.size)[0]
 
     return act
 
@@ -153,6 +161,40 @@ def starts_of(args: Args, dream: WorldModelVectorEnv) -> tuple[str, ...]:
     return tuple(sorted(stored.names, key=lambda name: (int(name.rsplit("-", 1)[1]), name)))
 
 
+def with_distractors(args: Args, card: WorldModelSpec, start: str) -> dict[str, Any]:
+    """The first picture and the instruction of a stored start's seed, unseen things beside them."""
+    task, _, seed = start.rpartition("-")
+    made = make_start_states(
+        [int(seed)],
+        (task,),
+        simulator=card.twin or "",
+        frame_size=(card.frame.height, card.frame.width),
+        distractors=args.distractors,
+    )
+    return {"frames": made.frames[0], "instruction": made.instructions[0]}
+
+
+def beginnings(
+    args: Args, dream: WorldModelVectorEnv, protocol: Protocol
+) -> dict[str, tuple[list[dict[str, Any]], list[int]]]:
+    """Options of `reset` and seeds of all episodes, in and out of distribution."""
+    names, card = starts_of(args, dream), dream.card
+    chosen, seeds = protocol.plan(names)
+    found = {"in distribution": ([{"start": name} for name in chosen], seeds)}
+    chosen, seeds = protocol.plan(names, changed=True)
+    if not chosen:
+        return found
+    told = {name: other_instruction(card, dream, name) for name in dict.fromkeys(chosen)}
+    options = [{"start": name, "instruction": told[name]} for name in chosen]
+    found["other instructions"] = (options, seeds)
+    if args.distractors != "none" and card.twin == "BridgeSim-v0":
+        seen = {name: with_distractors(args, card, name) for name in told}
+        found["distractors"] = ([seen[name] for name in chosen], seeds)
+    elif args.distractors != "none":
+        print(f"no episodes with distractors: {card.twin} has none")
+    return found
+
+
 def main(args: Args) -> dict:
     """Run the example.
 
@@ -172,20 +214,12 @@ def main(args: Args) -> dict:
     card = dream.card
     judge = make_judge(args.judge, JudgeContext(lambda: dream.engine.model))
     protocol = Protocol(args.episodes, args.trials, args.max_steps, args.out_of_distribution)
-    names = starts_of(args, dream)
+    planned = beginnings(args, dream, protocol)
     report: dict = {"args": {k: str(v) for k, v in asdict(args).items()}}
     scenes = []
     with server(args, card) as url, SummaryWriter(str(args.out)) as writer:
         policy = OpenVLAPolicy(BRIDGE_ACTION, client=ActClient(url, args.unnorm_key))
-        for label, changed in (("in distribution", False), ("other instructions", True)):
-            chosen, seeds = protocol.plan(names, changed=changed)
-            if not chosen:
-                continue
-            options = [
-                {"start": name}
-                | ({"instruction": other_instruction(card, dream, name)} if changed else {})
-                for name in chosen
-            ]
+        for label, (options, seeds) in planned.items():
             place = args.out / label.replace(" ", "_")
             records: list[EpisodeRecord] = run_policy(
                 dream, policy, options, seeds, args.max_steps,

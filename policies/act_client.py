@@ -53,7 +53,7 @@ class ActClient:
             raise PolicyError(f"time limits and concurrency are {numbers}; expected more than 0")
 
     def act(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> np.ndarray:
-        """One action (A,) for one picture, uint8 (H, W, 3).
+        """One action for one picture, uint8 (H, W, 3); of whatever shape, (A,) if all is well.
 
         Raises:
             PolicyServerError: if there is none after all attempts, or the question is refused.
@@ -83,19 +83,14 @@ class ActClient:
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
 
-    def act_all(self, images: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
-        """Actions (B, A) of pictures (B, H, W, 3), asked for side by side.
+    def act_all(self, images: np.ndarray, instructions: Sequence[str]) -> list[np.ndarray]:
+        """An action for each of the pictures (B, H, W, 3), asked for side by side.
 
         Raises:
-            PolicyServerError: as `act`, or if the actions have different lengths.
+            PolicyServerError: as `act`.
         """
         with ThreadPoolExecutor(self.concurrency) as pool:
-            actions = list(pool.map(self.act, images, instructions))
-        if len({action.shape for action in actions}) != 1:
-            raise PolicyServerError(
-                f"{self.url}/act gave actions of shapes {[a.shape for a in actions]}"
-            )
-        return np.stack(actions)
+            return list(pool.map(self.act, images, instructions))
 
     def info(self) -> dict[str, Any]:
         """What our server says of itself: model, revision, …; OpenVLA's own server has none.
@@ -117,7 +112,4 @@ class ActClient:
             found = decode(answer.read())
         if isinstance(found, str):  # OpenVLA's own server answers "error" with status 200
             raise ValueError(f"the server answers {found[:200]!r}; its log says why")
-        action = np.asarray(found, np.float64)
-        if action.ndim != 1 or not action.size:
-            raise ValueError(f"the server answers an array of shape {action.shape}; expected (A,)")
-        return action
+        return np.asarray(found, np.float64)

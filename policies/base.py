@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from wm_gym.policies.chunks import Chunks
+
 POLICY_VERSION = 1
 POLICY_FILE = "policy.json"
 WEIGHTS_FILE = "policy.safetensors"
@@ -135,7 +137,7 @@ class Policy(ABC):
         del rows, seeds, instructions
 
     @abstractmethod
-    def act(self, observation: Observation) -> np.ndarray:
+    def act(self, observation: Observation) -> Chunks:
         """Chooses the next n actions of every row that asks.
 
         Args:
@@ -143,7 +145,8 @@ class Policy(ABC):
 
         Returns:
             float (B, n, A), physical units of `action_spec`. All n are carried out before the row
-            asks again.
+            asks again. Where rows differ in n, a list of B arrays (n, A); a `ChunkError` in the
+            place of one says why that row has none and ends its episode.
         """
 
     def config(self) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from wm_gym.planning.plan import ActionBox
 from wm_gym.planning.planner import PLANNERS, plan
 from wm_gym.planning.rollout_value import RolloutValue, reward_score
 from wm_gym.policies.base import Observation, Policy, PolicyError
-from wm_gym.policies.proposals import Proposals, plan_seed
+from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
 if TYPE_CHECKING:
+    from wm_gym.policies.chunks import Chunks
     from wm_gym.spec import ActionSpec, FrameSpec
 
 Score = Literal["distance", "success"]
@@ -48,6 +49,7 @@ class LatentPlannerPolicy(Policy):
         bases: policies whose chunks are the proposals that planning starts from.
 
     Raises:
+        IncompatiblePolicyError: if one of the bases speaks another action language.
         PolicyError: if the model is in no folder or has no reward model.
         ValueError: if a number or name is not among those above.
     """
@@ -91,7 +93,7 @@ class LatentPlannerPolicy(Policy):
         self.micro_batch = micro_batch
         opened = Checkpoint.open(model.folder)
         self.reward = RewardModel.from_checkpoint(opened, str(model.device))
-        self.proposals = Proposals(bases)
+        self.proposals = Proposals(bases, self.action_spec, self.frame_spec)
         self.frame_history = self.proposals.frame_history
         self._goals: dict[int, Goal] = {}
         self._seeds: dict[int, int] = {}
@@ -108,8 +110,9 @@ class LatentPlannerPolicy(Policy):
             self._goals[int(row)], self._seeds[int(row)] = goal, int(seed)
         self.proposals.reset(rows, seeds, instructions)
 
-    def act(self, observation: Observation) -> np.ndarray:
+    def act(self, observation: Observation) -> Chunks:
         """The first m actions (B, m, A) of each row's new plan."""
+        drawn = self.proposals.draw(observation, self.horizon)
         rows = [int(row) for row in observation.rows]
         steps = zip(rows, observation.steps.tolist(), strict=True)
         seeds = [plan_seed(self._seeds[row], step) for row, step in steps]
@@ -122,9 +125,9 @@ class LatentPlannerPolicy(Policy):
             self.horizon,
             seeds,
             self.planner,
-            self.proposals.draw(observation, self.horizon),
+            drawn.sequences,
         )
-        return found.actions[:, : self.execute].cpu().numpy().astype(np.float32)
+        return drawn.carried_out(found.actions[:, : self.execute])
 
     def config(self) -> dict[str, Any]:
         """Where the model is, and all settings."""
@@ -161,7 +164,7 @@ class LatentPlannerPolicy(Policy):
         return cls(
             model,
             planner,  # pyright: ignore[reportArgumentType]
-            bases=Proposals.from_saved(config["bases"], weights).bases,
+            bases=saved_bases(config["bases"], weights),
             **{
                 name: config[name]
                 for name in ("horizon", "execute", "score", "reduce", "micro_batch")

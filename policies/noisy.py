@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,19 +42,20 @@ class NoisyPolicy(Policy):
         self._seeds.update(zip(map(int, rows), map(int, seeds), strict=True))
         self.policy.reset(rows, seeds, instructions)
 
-    def act(self, observation: Observation) -> np.ndarray:
-        """The policy's chunk (B, n, A) with noise."""
-        chunk = np.asarray(self.policy.act(observation), np.float32)
+    def act(self, observation: Observation) -> Chunks:
+        """The policy's chunks (B, n, A) with noise; a row without a sound one stays without."""
         low, high = np.asarray(self.action_spec.low), np.asarray(self.action_spec.high)
-        if chunk.ndim != 3 or chunk.shape[0] != len(observation) or chunk.shape[2] != len(low):
-            return chunk  # the runner names the fault, and whose it is
-        noise = np.empty(chunk.shape)
-        for k, (row, step) in enumerate(zip(observation.rows, observation.steps, strict=True)):
-            seed = self._seeds.get(int(row), 0)
-            for n in range(chunk.shape[1]):
-                generator = np.random.default_rng((seed, int(step) + n, 7))
-                noise[k, n] = generator.standard_normal(len(low))
-        return np.clip(chunk + self.sigma * (high - low) / 2 * noise, low, high).astype(np.float32)
+        chunks = read_chunks(self.policy.act(observation), len(observation), len(low))
+        places = zip(observation.rows, observation.steps, strict=True)
+        for k, (row, step) in enumerate(places):
+            chunk, seed = chunks[k], self._seeds.get(int(row), 0)
+            if isinstance(chunk, ChunkError):
+                continue
+            drawn = [np.random.default_rng((seed, int(step) + n, 7)) for n in range(len(chunk))]
+            noise = np.stack([generator.standard_normal(len(low)) for generator in drawn])
+            noisy = chunk + self.sigma * (high - low) / 2 * noise
+            chunks[k] = np.clip(noisy, low, high).astype(np.float32)
+        return join_chunks(chunks)
 
     def config(self) -> dict[str, Any]:
         """Noise level and the description of the policy underneath."""

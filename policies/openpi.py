@@ -17,6 +17,7 @@ import numpy as np
 
 from wm_gym.policies.act_client import PolicyServerError
 from wm_gym.policies.base import Observation, Policy, PolicyError
+from wm_gym.policies.chunks import Chunks, join_chunks
 from wm_gym.spec import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -125,21 +126,31 @@ class OpenPiPolicy(Policy):
         self.settings = config
         self.metadata: dict[str, Any] = {}
         self._connection: ClientConnection | None = None
+        self._understood = False  # whether the server has ever given what the action_spec says
         self._open = contextlib.ExitStack()
         self._lock = threading.Lock()
 
-    def act(self, observation: Observation) -> np.ndarray:
-        """A chunk of every row, (B, n, A).
+    def act(self, observation: Observation) -> Chunks:
+        """A chunk of every row, (B, n, A); one of another shape is that row's fault.
 
         Raises:
-            PolicyServerError: if the server stays away, fails, or answers with no such chunk.
+            PolicyServerError: if the server stays away, fails, answers without actions, or its
+                first chunks are none of `action_spec`.
         """
         with self._lock:
             chunks = [
                 self._ask(frame, words)
                 for frame, words in zip(observation.frames, observation.instructions, strict=True)
             ]
-        return np.stack(chunks)
+        if not self._understood and all(
+            chunk.shape[1:] != (self.action_spec.size,) for chunk in chunks
+        ):
+            raise PolicyServerError(
+                f"{self.settings.url} gave a chunk of shape {chunks[0].shape}, expected (n, "
+                f"{self.action_spec.size}): {self.action_spec.names}"
+            )
+        self._understood = True
+        return join_chunks(chunks)
 
     def close(self) -> None:
         """Close the connection; the next question opens another."""
@@ -155,15 +166,10 @@ class OpenPiPolicy(Policy):
         if isinstance(answer, str):
             raise PolicyServerError(f"{settings.url} failed: {answer[-500:]}")
         try:
-            chunk = np.asarray(unpack(answer)["actions"], np.float32)[: settings.execute]
+            chunk = np.asarray(unpack(answer)["actions"], np.float32)
         except (KeyError, TypeError, ValueError) as error:
             raise PolicyServerError(f"{settings.url} gave no actions: {error!r}") from error
-        if chunk.ndim != 2 or not len(chunk) or chunk.shape[1] != self.action_spec.size:
-            raise PolicyServerError(
-                f"{settings.url} gave a chunk of shape {chunk.shape}, expected (n, "
-                f"{self.action_spec.size}): {self.action_spec.names}"
-            )
-        return chunk
+        return chunk[: settings.execute] if chunk.ndim else chunk
 
     def _exchange(self, question: bytes) -> str | bytes:
         from websockets.exceptions import WebSocketException

@@ -13,6 +13,7 @@ import numpy as np
 from wm_gym.policies.act_client import ActClient
 from wm_gym.policies.act_server import check_images_matter
 from wm_gym.policies.base import Observation, Policy, PolicyError
+from wm_gym.policies.chunks import Chunks, join_chunks
 from wm_gym.spec import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -111,12 +112,14 @@ class OpenVLAPolicy(Policy):
         super().__init__(action_spec or BRIDGE_ACTION, frame_spec)
         self.client, self.check_images = client, check_images
         self._checked = not check_images
+        self._understood = False  # whether the server has ever given what the action_spec says
 
-    def act(self, observation: Observation) -> np.ndarray:
-        """One action of every row, (B, 1, A).
+    def act(self, observation: Observation) -> Chunks:
+        """One action of every row, (B, 1, A); one of another shape is that row's fault.
 
         Raises:
-            PolicyError: if the model ignores its pictures, or the actions have another length.
+            PolicyError: if the model ignores its pictures, or its first actions all have another
+                length.
             PolicyServerError: if the server gives none.
         """
         if not self._checked:
@@ -128,17 +131,21 @@ class OpenVLAPolicy(Policy):
                 raise PolicyError(f"{self.client.url}: {error}") from error
             self._checked = True
         actions = self.client.act_all(observation.frames, observation.instructions)
-        if actions.shape[1] != self.action_spec.size:
+        sound = [action.shape == (self.action_spec.size,) for action in actions]
+        if not self._understood and not any(sound):
             raise PolicyError(
-                f"{self.client.url} gives {actions.shape[1]} components, the action_spec has "
-                f"{self.action_spec.size}: {self.action_spec.names}; choose another unnorm_key "
-                f"than {self.client.unnorm_key!r}, or state the right action_spec"
+                f"{self.client.url} gives actions of shape {actions[0].shape}, the action_spec has "
+                f"{self.action_spec.size} components: {self.action_spec.names}; choose another "
+                f"unnorm_key than {self.client.unnorm_key!r}, or state the right action_spec"
             )
-        units = self.action_spec.units
-        for index in (k for k, unit in enumerate(units) if unit == "open fraction"):
-            # not scaled by the server, so that it is the centre of an interval of ±1
-            actions[:, index] = np.clip(actions[:, index], 0, 1)
-        return actions[:, None].astype(np.float32)
+        self._understood = True
+        openings = np.array([unit == "open fraction" for unit in self.action_spec.units])
+        # not scaled by the server, so that it is the centre of an interval of ±1
+        opened = [
+            np.where(openings, action.clip(0, 1), action) if fits else action
+            for action, fits in zip(actions, sound, strict=True)
+        ]
+        return join_chunks([action[None].astype(np.float32) for action in opened])
 
     def config(self) -> dict[str, Any]:
         """The client's settings and whether pictures are checked."""

@@ -13,12 +13,13 @@ from wm_gym.instructions import InstructionSet
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
-from wm_gym.policies.proposals import Proposals, plan_seed
+from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, semantic_task
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 
 if TYPE_CHECKING:
+    from wm_gym.policies.chunks import Chunks
     from wm_gym.spec import ActionSpec, FrameSpec
 
 
@@ -37,6 +38,10 @@ class PlannerPolicy(Policy):
         order: which subgoal comes next, see `SubgoalPlanner`.
         bases: policies whose chunks are the proposals that planning starts from; longer chunks are
             cut, shorter ones go on with their last action.
+
+    Raises:
+        IncompatiblePolicyError: if one of them speaks another action language.
+        ValueError: if a number is out of its range.
     """
 
     kind: ClassVar[str] = "planner"
@@ -52,7 +57,8 @@ class PlannerPolicy(Policy):
         order: Literal["given", "by_value"] = "given",
         bases: Sequence[Policy] = (),
     ) -> None:
-        super().__init__(model.spec.action)
+        frames = next((base.frame_spec for base in bases if base.frame_spec is not None), None)
+        super().__init__(model.spec.action, frames)
         if not 1 <= execute <= horizon <= model.spec.horizon:
             raise ValueError(
                 f"execute={execute} must be 1 to horizon={horizon}, and that at most the "
@@ -61,7 +67,7 @@ class PlannerPolicy(Policy):
         value = value or ValueConfig()
         self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
         self.execute = execute
-        self.proposals = Proposals(bases)
+        self.proposals = Proposals(bases, self.action_spec, self.frame_spec)
         self.frame_history = self.proposals.frame_history
         self._tasks: dict[int, SemanticTask] = {}
         self._seeds: dict[int, int] = {}
@@ -86,8 +92,9 @@ class PlannerPolicy(Policy):
         goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
         return semantic_task(spec.twin, goal.task, goal.objects)
 
-    def act(self, observation: Observation) -> np.ndarray:
+    def act(self, observation: Observation) -> Chunks:
         """The first m actions (B, m, A) of each row's new plan."""
+        drawn = self.proposals.draw(observation, self.planner.horizon)
         rows = [int(row) for row in observation.rows]
         steps = zip(rows, observation.steps.tolist(), strict=True)
         found = self.planner.next(
@@ -95,11 +102,11 @@ class PlannerPolicy(Policy):
             [self._tasks[row] for row in rows],
             [self._done[row] for row in rows],
             [plan_seed(self._seeds[row], step) for row, step in steps],
-            self.proposals.draw(observation, self.planner.horizon),
+            drawn.sequences,
         )
         for row, done in zip(rows, found.done, strict=True):
             self._done[row] = done
-        return found.plan.actions[:, : self.execute].cpu().numpy().astype(np.float32)
+        return drawn.carried_out(found.plan.actions[:, : self.execute])
 
     def config(self) -> dict[str, Any]:
         """Where the model is, and all settings.
@@ -146,5 +153,5 @@ class PlannerPolicy(Policy):
             horizon=config["horizon"],
             execute=config["execute"],
             order=config["order"],
-            bases=Proposals.from_saved(config["bases"], weights).bases,
+            bases=saved_bases(config["bases"], weights),
         )

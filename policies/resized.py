@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from wm_gym.policies.chunks import Chunks
     from wm_gym.spec import ActionSpec, FrameSpec
 
 
@@ -40,7 +41,7 @@ class ResizedPolicy(Policy):
         """Begins episodes; see `Policy.reset`."""
         self.policy.reset(rows, seeds, instructions)
 
-    def act(self, observation: Observation) -> np.ndarray:
+    def act(self, observation: Observation) -> Chunks:
         """The policy's chunk on resized frames."""
         from PIL import Image
 

@@ -17,6 +17,7 @@ from wm_gym.checkpoints import Checkpoint, assets_folder
 from wm_gym.cli import _command_name, _parse, main
 from wm_gym.commands.table import COMMANDS
 from wm_gym.policies.base import load_policy
+from wm_gym.policies.idql.policy import IDQLPolicy
 
 RECIPES = Path(__file__).parents[1] / "benchmarks" / "recipes"
 RECORDER = """#!/usr/bin/env bash
@@ -38,7 +39,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "COMMANDS_FILE": str(written),
         "TRIAL": "1" if trial else "",
-        **dict.fromkeys(("LOOK", "EPISODES", "CLONED"), ""),
+        **dict.fromkeys(("LOOK", "EPISODES", "CLONED", "POLICY"), ""),
     }
     command = ["bash", str(RECIPES / recipe), *arguments]
     # nothing is made, so a script that copies results in its last lines ends with an error
@@ -55,6 +56,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         ("langtable-bc.sh", 3),
         ("langtable-diffusion-policy.sh", 2),
         ("bridge-diffusion-policy.sh", 3),
+        ("langtable-idql.sh", 5),
         ("bridge-mini.sh", 41),
         ("bridge-vjepa96-mini.sh", 15),
     ],
@@ -109,6 +111,20 @@ def test_the_diffusion_policy_recipes_fit_together(domain, tmp_path):
     stages = sorted(path.parent for path in (run / "policy").glob("stage_*/policy.json"))
     assert [stage.name for stage in stages] == [f"stage_{k}" for k in (1, 2, 3, 4)]
     assert all(load_policy(stage).kind == "diffusion-policy" for stage in stages)
+
+
+@pytest.mark.slow
+def test_the_idql_recipe_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-idql.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    policy = load_policy(run / "critics" / "stage_1")
+    assert isinstance(policy, IDQLPolicy) and policy.samples == 2
+    training = json.loads((run / "critics/stage_1/policy.json").read_text())["training"]
+    folders = [str(run / "look"), str(run / "episodes")]
+    assert training["settings"]["data"] == folders  # any quality, and the expert's
+    report = json.loads((run / "comparison/imagined_vs_real_langtable.json").read_text())
+    assert [entry["name"] for entry in report["policies"]] == ["stage_4", "stage_1"]
 
 
 @pytest.mark.slow

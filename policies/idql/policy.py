@@ -10,6 +10,7 @@ import torch
 
 from wm_gym.dynamics.noise import row_generator
 from wm_gym.policies.base import Observation, Policy, PolicyError, build, describe
+from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks
 from wm_gym.policies.diffusion_policy.policy import DiffusionPolicy
 from wm_gym.policies.idql.critics import CHOICES, Choice, Critics, CriticsConfig, choice_weights
 from wm_gym.policies.idql.features import critic_features
@@ -85,8 +86,8 @@ class IDQLPolicy(Policy):
         self.base.reset(rows, seeds, instructions)
 
     @torch.inference_mode()
-    def act(self, observation: Observation) -> np.ndarray:
-        """The chosen chunks, (B, n, A).
+    def act(self, observation: Observation) -> Chunks:
+        """The chosen chunks, (B, n, A); an error in rows whose values are no numbers.
 
         Raises:
             InstructionError: if an instruction is not understood.
@@ -97,14 +98,17 @@ class IDQLPolicy(Policy):
         weights = choice_weights(
             q, v, self.choice, temperature=self.temperature, expectile=self.expectile
         )
-        chosen = []
-        for row, step, weight in zip(
-            observation.rows, observation.steps, weights.double().numpy(), strict=True
-        ):
+        known = (q.isfinite().all(dim=1) & v.isfinite()).tolist()
+        chosen: list[np.ndarray | ChunkError] = []
+        for k, weight in enumerate(weights.double().numpy()):
+            samples, row, step = chunks[k], observation.rows[k], observation.steps[k]
+            if not known[k]:
+                chosen.append(ChunkError("the critics' values are NaN or infinite"))
+                continue
             random = row_generator(self._seeds.get(int(row), 0), int(step), CHOICE_STREAM)
             below = np.searchsorted(weight.cumsum(), random.random() * weight.sum(), side="right")
-            chosen.append(min(int(below), self.samples - 1))
-        return chunks[np.arange(len(chunks)), chosen]
+            chosen.append(samples[min(int(below), self.samples - 1)])
+        return join_chunks(chosen)
 
     @torch.inference_mode()
     def values(

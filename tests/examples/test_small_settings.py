@@ -60,6 +60,9 @@ def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tm
     frames = imageio.imread(tmp_path / f"{name}.mp4")
     assert len(frames) >= 4 and frames[0].std() > 10
     assert list(tmp_path.glob("events.out.tfevents.*"))
+    if name == "openvla_in_the_loop":
+        labels = {"in_distribution", "other_instructions", "distractors"}
+        assert {path.stem for path in tmp_path.glob("*.jsonl")} == labels
 
 
 def test_an_evaluation_goes_on_where_it_stopped(embedded_checkpoint, tmp_path):
@@ -97,3 +100,20 @@ def test_a_base_policy_that_remembers_frames_gets_them_in_every_copy():
     base = RandomPolicy(LANGTABLE.action)
     base.frame_history = 2
     assert load("improve_base_policy").OtherSeed(base, 3).frame_history == 2
+
+
+def test_distractors_are_added_to_the_picture_and_change_nothing_else(embedded_checkpoint):
+    from wm_gym.checkpoints import Checkpoint, assets_folder
+    from wm_gym.envs.start_states import StartStates
+
+    folder = assets_folder() / "bridge-vjepa-mini"
+    card, module = Checkpoint.open(folder).spec, load("openvla_in_the_loop")
+    stored, start = StartStates.read(folder / "start_states.npz"), "carrot_on_plate-6500"
+    usual, crowded = (
+        module.with_distractors(module.Args(distractors=which), card, start)
+        for which in ("none", "all")
+    )
+    np.testing.assert_array_equal(usual["frames"], stored.frames[stored.index(start)])
+    assert crowded["instruction"] == usual["instruction"] == "put the carrot on the plate"
+    changed = np.abs(crowded["frames"].astype(int) - usual["frames"]).max(-1) > 20
+    assert 0.02 < changed.mean() < 0.3

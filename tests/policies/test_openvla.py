@@ -147,7 +147,7 @@ def test_rows_are_asked_side_by_side_and_stay_in_order():
         began = time.monotonic()
         actions = client(server.url, concurrency=4).act_all(images, list("abcd"))
         assert time.monotonic() - began < 4 * 0.15
-    assert actions.tolist() == [[0, 0.5], [1, 0.5], [2, 0.5], [3, 0.5]]
+    assert np.stack(actions).tolist() == [[0, 0.5], [1, 0.5], [2, 0.5], [3, 0.5]]
     assert sorted(seen) == [(words, "bridge_orig") for words in "abcd"]
 
 
@@ -167,7 +167,7 @@ def test_info_reports_the_revision():
         client(server.url).info()
 
 
-@pytest.mark.parametrize("fault", ["raises", "says error", "hangs", "wrong shape"])
+@pytest.mark.parametrize("fault", ["raises", "says error", "hangs"])
 def test_what_fails_is_asked_again(fault):
     calls = []
 
@@ -178,7 +178,7 @@ def test_what_fails_is_asked_again(fault):
                 raise RuntimeError("out of memory")
             if fault == "hangs":
                 time.sleep(0.4)
-            return "error" if fault == "says error" else np.zeros((2, 2))
+            return "error"
         return walk(image, instruction, unnorm_key)
 
     with serving(act) as server:
@@ -235,7 +235,7 @@ def test_the_gripper_is_an_opening():
     with serving(act) as server:
         policy = OpenVLAPolicy(client=client(server.url))
         actions = policy.act(observation)
-        with pytest.raises(PolicyError, match="gives 7 components, the action_spec has 1"):
+        with pytest.raises(PolicyError, match=r"of shape \(7,\), the action_spec has 1 comp"):
             OpenVLAPolicy(ACTIONS, client=client(server.url)).act(observation)
     assert actions.shape == (2, 1, 7)
     np.testing.assert_allclose(actions[:, 0, -1], [0.996, 0], rtol=1e-6)

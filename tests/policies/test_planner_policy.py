@@ -69,9 +69,9 @@ def test_planning_starts_from_what_the_bases_propose(model):
     still = GradientConfig(iterations=1, learning_rate=1e-9)
     policy = begun(PlannerPolicy(model, still, bases=[Steady(model.spec.action)]))
     np.testing.assert_allclose(policy.act(see([0, 1, 2])), 0.011, atol=1e-6)
-    chunk = np.arange(4.0).reshape(1, 2, 2)
-    assert fitted(chunk, 4)[0].tolist() == [[0, 1], [2, 3], [2, 3], [2, 3]]
-    assert fitted(chunk, 1)[0].tolist() == [[0, 1]]
+    chunk = np.arange(4.0).reshape(2, 2)
+    assert fitted(chunk, 4).tolist() == [[0, 1], [2, 3], [2, 3], [2, 3]]
+    assert fitted(chunk, 1).tolist() == [[0, 1]]
 
 
 def test_a_saved_planner_acts_the_same(model, tmp_path):
