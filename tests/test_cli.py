@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -309,3 +310,13 @@ def test_the_compute_table_has_every_variant_in_every_size(tmp_path, monkeypatch
     table = compute_table(tmp_path, monkeypatch, capsys, ["S", "B", "L"])
     check_compute_table(*table, ["S", "B", "L"])
     assert len(table[0]["rows"]) in (27, 28)  # and the embedded model, if it is there
+
+
+@pytest.mark.parametrize("made", [Path("runs/a"), [Path("runs/stage_1"), Path("runs/stage_2")]])
+def test_training_says_what_it_wrote(made, monkeypatch, capsys):
+    from wm_gym.training import svae
+
+    monkeypatch.setattr(svae, "train_svae", lambda config: made)
+    assert main(["train", "svae", "--latents", "latents", "--out", "runs/a"]) == 0
+    expected = [f"wrote {path}" for path in (made if isinstance(made, list) else [made])]
+    assert capsys.readouterr().out.splitlines() == expected

@@ -51,3 +51,9 @@ def _understood(words, sentence, task):
         return words.parse(sentence).task == task
     except InstructionError:
         return False
+
+
+def test_what_is_expected_is_said_in_words():
+    templates = {"put": "put the {first=carrot|spoon} on the {second=plate}", "go": "go to {first}"}
+    with pytest.raises(InstructionError, match="'put the carrot or spoon on the plate', 'go to <"):
+        InstructionSet(templates, ("carrot", "spoon", "plate")).parse("dance")

@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = in_flags(str(error), getattr(import_module(command.module), command.config))
         print(f"wm-gym: {' '.join(said.split())}", file=sys.stderr)
         return 2
+    if name.startswith("train "):  # what it has made, for the next command
+        for path in result if isinstance(result, list) else [result]:
+            print(f"wrote {path}")
     return result if isinstance(result, int) else 0
 
 

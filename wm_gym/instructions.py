@@ -66,9 +66,14 @@ class InstructionSet:
                 return Goal(task, named)
         raise InstructionError(
             f"instruction {instruction!r} is not understood; expected one of "
-            f"{list(self.templates.values())} with objects "
+            f"{[_readable(template) for template in self.templates.values()]} with objects "
             f"from {list(self.objects)}"
         )
+
+
+def _readable(template: str) -> str:
+    """A template in plain words: "put the carrot on the plate", "reach the <object>"."""
+    return _SLOT.sub(lambda slot: (slot[2] or "<object>").replace("|", " or "), template)
 
 
 def _pattern(template: str) -> str:
