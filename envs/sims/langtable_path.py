@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
+from functools import lru_cache
 
 import numpy as np
 
 _CELL_M = 0.0125
 _BLOCKED_COST = 25.0  # a way through a block is dear but exists, so there is always an answer
-_NEIGHBOURS = [
+_DIRECTIONS = [
     (dx, dy, float(np.hypot(dx, dy))) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy
 ]
 
@@ -50,33 +52,67 @@ def next_waypoint(
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1)
     gap = np.linalg.norm(grid[:, :, None] - centres, axis=-1).min(-1)
     inside = np.clip((clearance_m - gap) / _CELL_M, 0.0, 1.0)
-    cost = (1.0 + _BLOCKED_COST * inside).tolist()
-    first = tuple(np.clip(np.rint(start / _CELL_M), -last, last).astype(int) + last)
-    goal = tuple(np.clip(np.rint(end / _CELL_M), -last, last).astype(int) + last)
-    best, parent = {first: 0.0}, {}
-    queue = [(0.0, first)]
-    done = set()
-    while queue:
-        _, cell = heapq.heappop(queue)
-        if cell == goal:
-            break
-        if cell in done:
-            continue
-        done.add(cell)
-        for dx, dy, length in _NEIGHBOURS:
-            x, y = cell[0] + dx, cell[1] + dy
-            if not (0 <= x <= 2 * last and 0 <= y <= 2 * last):
-                continue
-            total = best[cell] + length * cost[x][y]
-            if total < best.get((x, y), np.inf):
-                best[(x, y)], parent[(x, y)] = total, cell
-                guess = ((x - goal[0]) ** 2 + (y - goal[1]) ** 2) ** 0.5
-                heapq.heappush(queue, (total + guess, (x, y)))
-    way = [goal]
-    while way[-1] in parent:
-        way.append(parent[way[-1]])
-    points = [end] + [grid[cell] for cell in way[1:-1]]  # from the end backwards
+    cost = (1.0 + _BLOCKED_COST * inside).ravel().tolist()
+    first, goal = (_cell(point, last) for point in (start, end))
+    way = _shortest(first, goal, cost, last)
+    cells = grid.reshape(-1, 2)
+    points = [end] + [cells[cell] for cell in way[1:-1]]  # from the end backwards
     for point in points:
         if _free(start, point, centres, clearance_m):
             return point
     return points[-1]
+
+
+def _cell(point: np.ndarray, last: int) -> int:
+    """Number of the cell that a point (2,) lies in."""
+    x, y = (np.clip(np.rint(point / _CELL_M), -last, last).astype(int) + last).tolist()
+    return x * (2 * last + 1) + y
+
+
+@lru_cache(maxsize=4)
+def _neighbours(last: int) -> list[list[tuple[int, float]]]:
+    """The cells next to each cell, and how far they are."""
+    size = 2 * last + 1
+    return [
+        [
+            ((x + dx) * size + y + dy, length)
+            for dx, dy, length in _DIRECTIONS
+            if 0 <= x + dx < size and 0 <= y + dy < size
+        ]
+        for x in range(size)
+        for y in range(size)
+    ]
+
+
+def _shortest(first: int, goal: int, cost: list[float], last: int) -> list[int]:
+    """The cells of the cheapest way, from the goal back to the first, by A*.
+
+    Plain lists and numbers: NumPy's would take several times as long here.
+    """
+    size = 2 * last + 1
+    goal_x, goal_y = divmod(goal, size)
+    neighbours = _neighbours(last)
+    best = [math.inf] * len(cost)
+    parent = [-1] * len(cost)
+    done = [False] * len(cost)
+    best[first] = 0.0
+    queue = [(0.0, first)]
+    while queue:
+        _, cell = heapq.heappop(queue)
+        if cell == goal:
+            break
+        if done[cell]:
+            continue
+        done[cell] = True
+        so_far = best[cell]
+        for other, length in neighbours[cell]:
+            total = so_far + length * cost[other]
+            if total < best[other]:
+                best[other], parent[other] = total, cell
+                x, y = divmod(other, size)
+                guess = ((x - goal_x) ** 2 + (y - goal_y) ** 2) ** 0.5
+                heapq.heappush(queue, (total + guess, other))
+    way = [goal]
+    while parent[way[-1]] >= 0:
+        way.append(parent[way[-1]])
+    return way
