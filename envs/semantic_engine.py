@@ -23,6 +23,7 @@ from wm_gym.envs.actions import read_actions
 from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.registration import SEMANTIC_MODELS
+from wm_gym.envs.settings import announce
 from wm_gym.instructions import Goal
 from wm_gym.semantic.tasks import Subgoal, semantic_task
 from wm_gym.semantic.value import ValueConfig, value_of
@@ -113,6 +114,8 @@ class SemanticEngine:
             dtype=_DTYPES[settings.dtype],
         )
         self.spec = self.model.spec
+        if model is None and settings.checkpoint == "embedded":
+            announce(settings.env_id, self.spec)
         self.horizon = settings.horizon or self.spec.horizon
         if self.horizon > self.spec.horizon:
             raise ValueError(

@@ -16,6 +16,8 @@ from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
 from wm_gym.envs.rewards import check_reward_name
 from wm_gym.latents.registry import stands_for
+from wm_gym.semantic_card import SemanticSpec
+from wm_gym.spec import WorldModelSpec
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
 CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
@@ -158,15 +160,8 @@ def load_model(settings: Settings) -> LatentWorldModel:
         )
     _check_space(settings.env_id, model.spec.latent.space, checkpoint)
     accelerate(model.network, settings.dtype, compiled=settings.compile)
-    if checkpoint == "embedded" and settings.env_id not in _announced:
-        _announced.add(settings.env_id)
-        warnings.warn(
-            f"{settings.env_id} runs the embedded model {model.spec.name!r}: "
-            f"{model.spec.description.rstrip('.')}. For a published model pass "
-            "checkpoint='hf://org/repo@revision', for your own checkpoint='/path/to/folder'",
-            EmbeddedModelWarning,
-            stacklevel=4,
-        )
+    if checkpoint == "embedded":
+        announce(settings.env_id, model.spec)
     return model
 
 
@@ -183,3 +178,17 @@ def _check_space(env_id: str, space: str, checkpoint: str) -> None:
             f"{env_id} with checkpoint {checkpoint!r}: its card says that its latents are {space}; "
             f"make {proper}, or name a checkpoint over the latents that the id names"
         )
+
+
+def announce(env_id: str, spec: WorldModelSpec | SemanticSpec) -> None:
+    """Warn, once for each id, that it is the small model that ships which runs."""
+    if env_id in _announced:
+        return
+    _announced.add(env_id)
+    warnings.warn(
+        f"{env_id} runs the embedded model {spec.name!r}: {spec.description.rstrip('.')}. For a "
+        "published model pass checkpoint='hf://org/repo@revision', for your own "
+        "checkpoint='/path/to/folder'",
+        EmbeddedModelWarning,
+        stacklevel=5,
+    )

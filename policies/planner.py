@@ -14,6 +14,8 @@ from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
+from wm_gym.semantic.question_sets import QUESTION_SETS
+from wm_gym.semantic.rephrase import rephrased
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, semantic_task
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
@@ -38,6 +40,8 @@ class PlannerPolicy(Policy):
         order: which subgoal comes next, see `SubgoalPlanner`.
         bases: policies whose chunks are the proposals that planning starts from; longer chunks are
             cut, shorter ones go on with their last action.
+        phrasing: which wording every question of the task is asked in, 0 to 9 (8 and 9 were never
+            trained on); None leaves the task's own.
 
     Raises:
         IncompatiblePolicyError: if one of them speaks another action language.
@@ -56,6 +60,7 @@ class PlannerPolicy(Policy):
         execute: int = 4,
         order: Literal["given", "by_value"] = "given",
         bases: Sequence[Policy] = (),
+        phrasing: int | None = None,
     ) -> None:
         frames = next((base.frame_spec for base in bases if base.frame_spec is not None), None)
         super().__init__(model.spec.action, frames)
@@ -67,6 +72,7 @@ class PlannerPolicy(Policy):
         value = value or ValueConfig()
         self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
         self.execute = execute
+        self.phrasing = phrasing
         self.proposals = Proposals(bases, self.action_spec, self.frame_spec)
         self.frame_history = self.proposals.frame_history
         self._tasks: dict[int, SemanticTask] = {}
@@ -78,6 +84,7 @@ class PlannerPolicy(Policy):
 
         Raises:
             InstructionError: if an instruction is none of the card's tasks.
+            QuestionError: if its questions have no such phrasing.
         """
         for row, seed, instruction in zip(rows, seeds, instructions, strict=True):
             task = self._task(instruction)
@@ -86,11 +93,16 @@ class PlannerPolicy(Policy):
         self.proposals.reset(rows, seeds, instructions)
 
     def _task(self, instruction: str) -> SemanticTask:
-        if instruction in LANGTABLE_MULTI_STEP:
-            return LANGTABLE_MULTI_STEP[instruction]
         spec = self.planner.model.spec
-        goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
-        return semantic_task(spec.twin, goal.task, goal.objects)
+        if instruction in LANGTABLE_MULTI_STEP:
+            task = LANGTABLE_MULTI_STEP[instruction]
+        else:
+            goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
+            task = semantic_task(spec.twin, goal.task, goal.objects)
+        if self.phrasing is None:
+            return task
+        assert spec.twin is not None  # or there would be no task
+        return rephrased(task, QUESTION_SETS[spec.twin], self.phrasing)
 
     def act(self, observation: Observation) -> Chunks:
         """The first m actions (B, m, A) of each row's new plan."""
@@ -128,6 +140,7 @@ class PlannerPolicy(Policy):
             "horizon": self.planner.horizon,
             "execute": self.execute,
             "order": self.planner.order,
+            "phrasing": self.phrasing,
             "bases": self.proposals.config(),
         }
 
@@ -154,4 +167,5 @@ class PlannerPolicy(Policy):
             execute=config["execute"],
             order=config["order"],
             bases=saved_bases(config["bases"], weights),
+            phrasing=config.get("phrasing"),  # policies saved before there was one
         )

@@ -39,7 +39,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "COMMANDS_FILE": str(written),
         "TRIAL": "1" if trial else "",
-        **dict.fromkeys(("LOOK", "EPISODES", "CLONED", "POLICY"), ""),
+        **dict.fromkeys(("LOOK", "EPISODES", "CLONED", "POLICY", "HELD_OUT"), ""),
     }
     command = ["bash", str(RECIPES / recipe), *arguments]
     # nothing is made, so a script that copies results in its last lines ends with an error
@@ -59,6 +59,8 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         ("langtable-idql.sh", 5),
         ("bridge-mini.sh", 41),
         ("bridge-vjepa96-mini.sh", 15),
+        ("langtable-swm.sh", 14),
+        ("langtable-swm-mixtures.sh", 18),
     ],
 )
 def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path):
@@ -145,4 +147,23 @@ def test_the_world_model_recipe_fits_together(tmp_path):
     env = gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(run / "checkpoint"), horizon=2)
     frame, _ = env.reset(seed=0, options={"start": "push-6501"})
     assert frame.shape == (96, 96, 3)
+    env.step(env.action_space.sample())
+
+
+@pytest.mark.slow
+def test_the_semantic_recipe_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-swm.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    card = Checkpoint.open_semantic(run / "langtable-swm").spec
+    assert card.embedded and "not one of the published models" in card.description
+    assert card.recipe["steps"] == [2, 2]
+    assert set(card.metrics) == {"answer_threshold", "future_qa"}
+    assert card.answer_threshold == card.metrics["answer_threshold"]["threshold"] != 0.9
+    assert set(card.metrics["future_qa"]) >= {"in_distribution", "out_of_distribution", "controls"}
+    assert set(card.data_sha256) == {"tokenizer.json", "start_states.npz"}
+    env = gymnasium.make("WM-LangTable-SWM-v0", checkpoint=str(run / "langtable-swm"), horizon=2)
+    observation, info = env.reset(seed=0, options={"start": "push-6500"})
+    assert observation["frame"].shape == (96, 96, 3)
+    assert info["instruction"].startswith("push the ")
     env.step(env.action_space.sample())

@@ -140,7 +140,7 @@ def test_a_snapshot_goes_on_bit_for_bit(model):
 
 def test_what_does_not_fit_is_refused(model):
     with pytest.raises(CheckpointError, match="has no embedded checkpoint"):
-        gymnasium.make(ID)
+        gymnasium.make("WM-Cube-SWM-v0")
     with pytest.raises(ValueError, match="trained with at most 20"):
         SemanticEnv(model=model, horizon=21)
     with pytest.raises(ValueError, match="threshold=2"):

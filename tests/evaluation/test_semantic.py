@@ -124,6 +124,11 @@ def test_the_command_writes_figures_card_and_plot(folder, tmp_path, capsys):
     assert {"in_distribution", "out_of_distribution", "by_type", "controls"} <= set(found)
     assert found["in_distribution"]["questions"] == 40
     assert set(found["controls"]) == {"no_actions", "other_actions", "no_image"}
+    for row in found["controls"].values():
+        above = row["model_above"]
+        gained = found["in_distribution"]["accuracy"] - row["accuracy"]
+        assert above["points"] == pytest.approx(100 * gained)
+        assert above["low"] <= above["points"] <= above["high"]
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     card = Checkpoint.open_semantic(folder / "model").spec
     assert card.metrics["future_qa"]["by_type"] == found["by_type"]

@@ -4,6 +4,7 @@ import pytest
 from wm_gym.metrics.statistics import (
     bootstrap_interval,
     mmrv,
+    paired_difference,
     pearson,
     spearman,
     wilson_interval,
@@ -106,3 +107,22 @@ def test_bootstrap_reports_undefined_resamples():
     found = bootstrap_interval(pearson, dream, dream, resamples=50)
     assert np.isnan(found.low)
     assert found.undefined == 1.0
+
+
+def test_paired_differences_are_those_of_the_same_starts():
+    rng = np.random.default_rng(0)
+    base = rng.random(400) < 0.2
+    better = base | (rng.random(400) < 0.3)  # wins wherever the base does
+    found = paired_difference([better], [base])
+    assert found.estimate == pytest.approx(better.mean() - base.mean())
+    assert found.low < found.estimate < found.high
+    # narrower than if the starts were unrelated
+    apart = paired_difference([better], [rng.permutation(base)])
+    assert found.high - found.low < apart.high - apart.low
+    # a task with few starts counts as much as one with many
+    two = paired_difference([better, np.ones(4, bool)], [base, np.zeros(4, bool)])
+    assert two.estimate == pytest.approx(0.5 * (found.estimate + 1))
+    with pytest.raises(ValueError, match="the same"):
+        paired_difference([better], [base[:9]])
+    with pytest.raises(ValueError, match="at least one"):
+        paired_difference([], [])

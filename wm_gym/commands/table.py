@@ -221,6 +221,12 @@ COMMANDS: dict[str, Command] = {
         "assemble",
         "make a checkpoint folder from trained parts",
     ),
+    "train assemble-semantic": Command(
+        "wm_gym.training.assemble_semantic",
+        "AssembleSemanticConfig",
+        "assemble_semantic",
+        "make a small checkpoint folder from a trained semantic world model",
+    ),
     "train behaviour-cloning": Command(
         "wm_gym.policies.train_behaviour_cloning",
         "TrainBehaviourCloningConfig",

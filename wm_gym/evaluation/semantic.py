@@ -20,7 +20,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.devices import check_device
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
-from wm_gym.metrics.statistics import wilson_interval
+from wm_gym.metrics.statistics import paired_difference, wilson_interval
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 from wm_gym.training.saqa import Blind, Group, Phrasings, QABatch, SAQADataset, draw_wording
 
@@ -183,6 +183,12 @@ def accuracy(answered: Answered, chosen: np.ndarray | None = None) -> dict[str, 
     }
 
 
+def points_above(answered: Answered, without: Answered) -> dict[str, float]:
+    """By how many points a model is above a control on the same questions, with an interval."""
+    found = paired_difference([answered.right], [without.right], resamples=1000)
+    return {"points": 100 * found.estimate, "low": 100 * found.low, "high": 100 * found.high}
+
+
 def describe_answers(answered: Answered, kinds: list[str]) -> dict[str, Any]:
     """Accuracy in all, by type, horizon and ambiguity, and calibration."""
     clear = np.abs(answered.slack) >= 1
@@ -234,12 +240,13 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
         report[name]["untrained_phrasings"] = accuracy(reworded)
         if name == "in_distribution":
             report["by_type"] = report[name]["by_type"]
-            report["controls"] = {
-                control: accuracy(answer_questions(model, saqa, config, control=control))
+            blinded_answers = {
+                control: answer_questions(model, saqa, config, control=control)
                 for control in CONTROLS
-            } | {
-                name: accuracy(answer_questions(other, saqa, config))
-                for name, other in blind.items()
+            } | {name: answer_questions(other, saqa, config) for name, other in blind.items()}
+            report["controls"] = {
+                name: {**accuracy(without), "model_above": points_above(answered, without)}
+                for name, without in blinded_answers.items()
             }
             if config.plot is not None:
                 rows = report[name]["calibration"]["reliability"]
@@ -275,5 +282,10 @@ def table(name: str, report: dict[str, Any]) -> list[str]:
         lines += [line(f"  {kind}", row) for kind, row in rows["by_type"].items()]
         lines += [line(f"  horizon {n}", row) for n, row in rows["by_horizon"].items()]
         lines.append(f"    calibration error {rows['calibration']['ece']:.3f}")
-    lines += [line(f"control: {n}", row) for n, row in report.get("controls", {}).items()]
+    for name, row in report.get("controls", {}).items():
+        above = row["model_above"]
+        lines.append(
+            f"{line(f'control: {name}', row)}; the model {above['points']:+.1f} points "
+            f"[{above['low']:.1f}, {above['high']:.1f}]"
+        )
     return lines

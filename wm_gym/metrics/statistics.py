@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,3 +211,53 @@ def resampled_interval(
     low, high = (np.nan, np.nan) if not len(known) else np.quantile(known, [outside, 1 - outside])
     estimate = statistic(np.arange(count))
     return Interval(estimate, float(low), float(high), confidence, 1 - len(known) / resamples)
+
+
+def paired_difference(
+    better: Sequence[np.ndarray],
+    base: Sequence[np.ndarray],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """By how much success rates differ where both began in the same places, mean over tasks.
+
+    Percentile bootstrap over the starts of every task; tasks are not drawn. Where outcomes differ
+    by the same in every start of every task the resamples do, too, and the interval has no width.
+
+    Args:
+        better: outcomes of one policy, a bool (N,) for each task.
+        base: those of the other from the same starts.
+        resamples: number of resamples.
+        confidence: coverage.
+        seed: of the resampling.
+
+    Returns:
+        Mean over tasks of the difference of the rates, within ±1, and its interval.
+
+    Raises:
+        ValueError: if the outcomes of a task are not the same number, or there are none.
+
+    Example:
+        >>> found = paired_difference([np.array([1, 1, 0, 1])], [np.array([0, 1, 0, 0])])
+        >>> found.estimate, found.low, found.high
+        (0.5, 0.0, 1.0)
+    """
+    if len(better) != len(base) or not better:
+        raise ValueError(f"{len(better)} tasks and {len(base)}; expected as many, at least one")
+    rng = np.random.default_rng(seed)
+    estimate, drawn = 0.0, np.zeros(resamples)
+    for one, other in zip(better, base, strict=True):
+        if np.shape(one) != np.shape(other) or np.ndim(one) != 1 or not np.size(one):
+            raise ValueError(
+                f"outcomes have shapes {np.shape(one)} and {np.shape(other)}; expected the same "
+                "(N,) with at least one start"
+            )
+        difference = np.asarray(one, np.float64) - np.asarray(other, np.float64)
+        estimate += difference.mean() / len(better)
+        rows = rng.integers(difference.size, size=(resamples, difference.size))
+        drawn += difference[rows].mean(axis=1) / len(better)
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [outside, 1 - outside])
+    return Interval(float(estimate), float(low), float(high), confidence)

@@ -40,13 +40,15 @@ class GradientConfig:
     select: Literal["after_last_step", "before_last_step"] = "after_last_step"
     """Which values choose among several candidates: of what is executed, at the price of one more
     evaluation, or of what it was before the last step (the published code)."""
+    candidates: int = 1
+    """Uniform action sequences to start from where nothing is proposed."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.iterations < 1 or self.learning_rate <= 0 or self.clip <= 0:
+        if min(self.iterations, self.candidates) < 1 or min(self.learning_rate, self.clip) <= 0:
             raise ValueError(
-                f"iterations={self.iterations} must be at least 1, and learning_rate="
-                f"{self.learning_rate} and clip={self.clip} above 0"
+                f"iterations={self.iterations} and candidates={self.candidates} must be at least "
+                f"1, and learning_rate={self.learning_rate} and clip={self.clip} above 0"
             )
 
 

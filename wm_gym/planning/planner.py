@@ -39,13 +39,13 @@ def plan(
         seeds: one per problem; all randomness is a function of them.
         config: which planner, and its settings.
         proposals: where to start, (B, K₀, n, A), e.g. a policy's samples. Sampling planners repeat
-            or cut them to their number of candidates. Without them the start is uniform in the
-            box: K candidates, or one for gradient ascent.
+            or cut them to their number of candidates, gradient ascent starts from all of them.
+            Without them the start is uniform in the box.
 
     Raises:
         ValueError: if the proposals do not fit, or as the planners say.
     """
-    count = 1 if isinstance(config, GradientConfig) else config.candidates
+    count = config.candidates
     if proposals is None:
         first = box.uniform(seeds, (count, horizon))
     else:

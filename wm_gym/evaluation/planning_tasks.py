@@ -1,0 +1,94 @@
+"""What planners with a semantic world model are tried on in LangTable, beside the paper's figures.
+
+arXiv:2510.19818: sampling from uniform actions (4.2), gradient ascent from a base policy on five
+push tasks (Table 6), and the multi-step tasks (Table 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP
+
+Method = Literal["base", "mppi", "gradient", "uniform"]
+"""`base`: the base policy alone. `mppi`: from uniform actions. `gradient`: ascent from what the
+base proposes. `uniform`: ascent from uniform actions."""
+
+
+@dataclass(frozen=True)
+class PlanningTask:
+    """A task of the simulator, and who is tried on it.
+
+    Attributes:
+        name: in files and reports.
+        group: `reach`, `separate`, `push` or `multi_step`.
+        methods: who is tried by default.
+        instruction: what to do; "" where the seed draws the blocks.
+        paper: the paper's success rates, by method.
+    """
+
+    name: str
+    group: str
+    methods: tuple[Method, ...]
+    instruction: str = ""
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Of the reset that begins an episode."""
+        return {"instruction": self.instruction} if self.instruction else {"task": self.group}
+
+    @property
+    def steps(self) -> int:
+        """How many goals it has."""
+        known = LANGTABLE_MULTI_STEP.get(self.instruction)
+        return 1 if known is None else len(known.subgoals)
+
+
+_PUSHES = (
+    ("green cube", "blue moon", 0.06, 0.78),
+    ("red moon", "green star", 0.18, 0.80),
+    ("red pentagon", "blue moon", 0.14, 0.80),
+    ("yellow pentagon", "red moon", 0.18, 0.86),
+    ("yellow star", "blue cube", 0.16, 0.84),
+)
+_MULTI_STEP = {"MS1": 0.50, "MS2": 0.66, "MS3": 0.54, "MS4": 0.54}
+
+PLANNING_TASKS: tuple[PlanningTask, ...] = (
+    PlanningTask("reach", "reach", ("mppi",), paper={"mppi": 1.0}),
+    PlanningTask("separate", "separate", ("mppi",), paper={"mppi": 1.0}),
+    *(
+        PlanningTask(
+            f"push_{first}_{second}".replace(" ", "_"),
+            "push",
+            ("base", "gradient", "uniform"),
+            f"push the {first} to the {second}",
+            {"base": base, "gradient": planned},
+        )
+        for first, second, base, planned in _PUSHES
+    ),
+    *(
+        PlanningTask(name, "multi_step", ("base", "gradient"), name, {"gradient": rate})
+        for name, rate in _MULTI_STEP.items()
+    ),
+)
+"""All tasks, in the order in which they are tried."""
+
+
+def chosen_tasks(names: Sequence[str]) -> tuple[PlanningTask, ...]:
+    """The tasks of these names or groups, in their own order; all if there are none.
+
+    Raises:
+        ValueError: if one is neither a task nor a group.
+    """
+    known = {task.name for task in PLANNING_TASKS}
+    groups = list(dict.fromkeys(task.group for task in PLANNING_TASKS))
+    if unknown := sorted(set(names) - known - set(groups)):
+        raise ValueError(
+            f"tasks {unknown} are unknown; expected groups ({', '.join(groups)}) or names "
+            f"({', '.join(task.name for task in PLANNING_TASKS)})"
+        )
+    return tuple(
+        task for task in PLANNING_TASKS if not names or {task.name, task.group} & set(names)
+    )
