@@ -40,7 +40,8 @@ def test_it_halves_the_weights_and_says_where_they_come_from(tmp_path, capsys):
     assert "somebodys" not in (tmp_path / "mini" / "card.json").read_text()
     sizes = [(f / card.weights).stat().st_size for f in (tmp_path / "mini", source)]
     assert sizes[0] < 0.6 * sizes[1]
-    assert "MB of weights" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "MB of weights" in shown and f"wrote {tmp_path / 'mini'}\n" in shown
     frames = torch.randint(0, 256, (2, 24, 24, 3), dtype=torch.uint8)
     said = []
     for folder in (source, tmp_path / "mini"):

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
-from wm_gym.semantic_card import SemanticSpec
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class AssembleSemanticConfig:
     """SPDX identifier of the weights."""
 
 
-def assemble_semantic(config: AssembleSemanticConfig) -> SemanticSpec:
+def assemble_semantic(config: AssembleSemanticConfig) -> Path:
     """Run `wm-gym train assemble-semantic`.
 
     Returns:
-        The card.
+        The checkpoint folder.
 
     Raises:
         CheckpointError: if the model cannot be loaded.
@@ -84,8 +83,8 @@ def assemble_semantic(config: AssembleSemanticConfig) -> SemanticSpec:
         config.out, spec, model.network, model.tokenizer, dtype=torch.bfloat16
     )
     size = sum((config.out / name).stat().st_size for name in written.weights_sha256)
-    print(f"{config.out}: {written.name}, {size / 1e6:.2f} MB of weights")
-    return written
+    print(f"{written.name}: {size / 1e6:.2f} MB of weights")
+    return config.out
 
 
 def trained_stages(recipe: dict[str, Any]) -> list[dict[str, Any]]:
