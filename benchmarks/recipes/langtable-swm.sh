@@ -14,7 +14,7 @@ held_out=${HELD_OUT:-$run/held-out}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   scenes=600 count=2200 held_out_count=240 unseen=80 starts=30
-  steps=(500 2800) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
+  steps=(500 3050) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
   measured=() calibrated=()
 else  # whether the commands fit together; what comes out of it is of no use
   scenes=4 count=8 held_out_count=32 unseen=4 starts=1
