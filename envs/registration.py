@@ -25,7 +25,10 @@ EMBEDDED_MODELS: dict[str, str | None] = {
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
 
-SEMANTIC_MODELS: dict[str, str | None] = {"WM-LangTable-SWM-v0": None, "WM-Cube-SWM-v0": None}
+SEMANTIC_MODELS: dict[str, str | None] = {
+    "WM-LangTable-SWM-v0": "langtable-swm",
+    "WM-Cube-SWM-v0": None,
+}
 """Semantic world models: id -> folder under assets/, or None if none ships."""
 
 SIMULATORS: dict[str, str] = {

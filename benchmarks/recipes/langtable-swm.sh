@@ -46,7 +46,8 @@ wm-gym train semantic --qa "$run/present" --out "$run/stage_1" --expert-share No
   --network.vision-mlp 256 --local-vision --seeing-weight 1 --grounding-weight 1 \
   "${first[@]}" --loop.steps "${steps[0]}" --loop.learning-rate 2e-3 --loop.warmup-steps 50 \
   --loop.final-learning-rate-fraction 0.5 --loop.save-every 100
-# stage 2 asks about the future, half of it expert's and half suboptimal
+# stage 2 asks about the future, half of it expert's and half suboptimal; in the run that ships the part
+# of the grounding loss that teaches the answer where to look was written 600 steps into it
 wm-gym train semantic --qa "$run/saqa" --init "$run/stage_1/checkpoint" --out "$run/stage_2" \
   --seeing-weight 0.5 --grounding-weight 1 "${second[@]}" --loop.steps "${steps[1]}" \
   --loop.learning-rate 1.5e-3 --loop.warmup-steps 50 --loop.save-every 100 \
