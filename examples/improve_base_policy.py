@@ -39,6 +39,7 @@ from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.policies.base import Observation, Policy
+from wm_gym.policies.chunks import Chunks
 from wm_gym.policies.latent_planner import LatentPlannerPolicy
 from wm_gym.policies.named import open_policy
 from wm_gym.policies.noisy import NoisyPolicy
@@ -65,8 +66,8 @@ class OtherSeed(Policy):
         own = [int(sequence.generate_state(1)[0]) for sequence in sequences]
         self.policy.reset(rows, own, instructions)
 
-    def act(self, observation: Observation) -> np.ndarray:
-        """The chunk (B, n, A) of the policy underneath."""
+    def act(self, observation: Observation) -> Chunks:
+        """What the policy underneath returns."""
         return self.policy.act(observation)
 
 

@@ -57,7 +57,8 @@ class SeeingLoss(nn.Module):
         errors = errors.unflatten(0, wanted.shape).mean(-1)  # (R, N)
         covered = owner < places.shape[1]
         # few tokens show a thing: they count as much as all that show nothing
-        named = sum(errors[part].mean() for part in (covered, ~covered) if part.any()) / 2
+        parts = [errors[part].mean() for part in (covered, ~covered) if part.any()]
+        named = torch.stack(parts).sum() / 2
         if not covered.any():
             return named
         found = self.middle(image)[covered].float() + self.side / 2
