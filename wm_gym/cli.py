@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if name.startswith("train "):  # what it has made, for the next command
         for path in result if isinstance(result, list) else [result]:
-            print(f"wrote {path}")
+            if isinstance(path, Path):
+                print(f"wrote {path}")
     return result if isinstance(result, int) else 0
 
 
