@@ -3,7 +3,7 @@
 # every colour and shape, questions about them, questions about the future of recorded episodes, both
 # stages of training, the checkpoint, its threshold, and the figures in its card. Every step resumes
 # where it stopped. What planners reach with it: benchmarks/planning_success.py, planner_time.py.
-# usage: benchmarks/recipes/langtable-swm.sh [RUN_FOLDER]         (about two hours of one core)
+# usage: benchmarks/recipes/langtable-swm.sh [RUN_FOLDER]         (training: about an hour of one core)
 #        EPISODES=runs/langtable-vae-mini/episodes …   takes the episodes of langtable-vae-mini.sh
 #        HELD_OUT=runs/langtable-vae-mini/held-out …   and those nothing was trained on
 #        TRIAL=1 … /tmp/trial                          every command, a few steps of it

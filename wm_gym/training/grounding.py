@@ -163,7 +163,7 @@ class GroundingLoss(nn.Module):
             answer = asked.answer_at[..., None, None].expand(-1, -1, 1, looks.shape[-1])
             own = looks.gather(2, answer)[:, :, 0, -length:]
             losses.append(-own.gather(-1, end[..., None])[..., 0][named].mean())
-        return sum(losses, start=heard.after_saying.sum() * 0)
+        return torch.stack(losses).sum()
 
     def mentions(self, asked: Asked, things: list[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
         """Where names end.
