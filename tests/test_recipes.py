@@ -95,6 +95,7 @@ def test_the_policies_that_ship_were_trained_with_the_recipes_settings(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 def test_the_behaviour_cloning_recipe_fits_together(tmp_path):
     run = tmp_path / "run"
     for words in commands_of("langtable-bc.sh", tmp_path, str(run), trial=True):
@@ -105,6 +106,7 @@ def test_the_behaviour_cloning_recipe_fits_together(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 @pytest.mark.parametrize("domain", ["langtable", "bridge"])
 def test_the_diffusion_policy_recipes_fit_together(domain, tmp_path):
     run = tmp_path / "run"
@@ -116,6 +118,7 @@ def test_the_diffusion_policy_recipes_fit_together(domain, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 def test_the_idql_recipe_fits_together(tmp_path):
     run = tmp_path / "run"
     for words in commands_of("langtable-idql.sh", tmp_path, str(run), trial=True):
@@ -130,6 +133,7 @@ def test_the_idql_recipe_fits_together(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 def test_the_world_model_recipe_fits_together(tmp_path):
     run = tmp_path / "run"
     for words in commands_of("langtable-vae-mini.sh", tmp_path, str(run), trial=True):
@@ -151,6 +155,7 @@ def test_the_world_model_recipe_fits_together(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 def test_the_semantic_recipe_fits_together(tmp_path):
     run = tmp_path / "run"
     for words in commands_of("langtable-swm.sh", tmp_path, str(run), trial=True):

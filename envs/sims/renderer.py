@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from wm_gym.envs.sims.mujoco_import import import_mujoco
+from wm_gym.envs.sims.mujoco_import import INSTALL_GL, egl_is_installed, import_mujoco
 
 _NO_GL = (
     "{name} cannot render because no OpenGL platform answers ({error}); install one with "
-    "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (Debian, Ubuntu) and leave MUJOCO_GL "
-    'unset or at egl, or do without pictures: {name}Env(obs="state").'
+    f"{INSTALL_GL} and leave MUJOCO_GL unset or at egl, or do without pictures: "
+    '{name}Env(obs="state").'
 )
 _TOO_EARLY = (
     "{name} cannot render: MuJoCo was imported before MUJOCO_GL was set, so it chose GLFW, which "
@@ -60,11 +60,14 @@ class SceneRenderer:
     def __init__(self, model: Any, cameras: tuple[str, ...], name: str) -> None:
         mujoco = import_mujoco()
         height, width = int(model.vis.global_.offheight), int(model.vis.global_.offwidth)
+        context = getattr(mujoco, "GLContext", None)
         try:
+            if context is None:  # decided while MuJoCo was imported
+                raise RuntimeError("MUJOCO_GL=disable" if egl_is_installed() else "no EGL library")
             self._renderer = mujoco.Renderer(model, height=height, width=width, max_geom=200)
         except Exception as error:
             # MuJoCo decides once, while it is imported; `import_mujoco` has set the variable by now
-            decided = getattr(getattr(mujoco, "GLContext", None), "__module__", "")
+            decided = getattr(context, "__module__", "")
             early = decided == "mujoco.glfw" and os.environ.get("MUJOCO_GL") in ("egl", "osmesa")
             reason = _TOO_EARLY if early else _NO_GL
             raise RuntimeError(

@@ -41,6 +41,17 @@ SAMPLES = [
     Sample("Cube-v0", 5, "stack"),
 ]
 
+# a machine on which no GL library is installed: loading one fails
+WITHOUT_LIBRARIES = """
+import ctypes
+load = ctypes.CDLL.__init__
+def refuse(self, name, *args, **kwargs):
+    if any(part in str(name) for part in ("libEGL", "libOSMesa", "libGL", "libOpenGL")):
+        raise OSError(f"{name}: cannot open shared object file")
+    load(self, name, *args, **kwargs)
+ctypes.CDLL.__init__ = refuse
+"""
+
 
 @pytest.fixture(
     scope="module",
@@ -256,15 +267,43 @@ try:
 except RuntimeError as error:
     print("ERROR", error)
 """
-    environment = os.environ | {"MUJOCO_GL": "disable"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
-    assert f"ERROR {sample.env_id.removesuffix('-v0')} cannot render" in result.stdout
-    assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stdout
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM")
+    bare = {key: value for key, value in os.environ.items() if key not in hidden}
+
+    def said(code: str, **environment: str) -> str:
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(
+            command, capture_output=True, text=True, env=bare | environment, check=True
+        )
+        assert "Warning" not in run.stderr
+        return run.stdout
+
+    name = sample.env_id.removesuffix("-v0")
+    for text in (said(code, MUJOCO_GL="disable"), said(WITHOUT_LIBRARIES + code)):
+        assert f"ERROR {name} cannot render because no OpenGL platform answers" in text
+        assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in text
+        assert f'{name}Env(obs="state")' in text
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MuJoCo chooses otherwise there")
+def test_a_platform_that_is_asked_for_and_not_installed_says_what_to_install():
+    code = f"""{WITHOUT_LIBRARIES}
+from wm_gym.envs.sims.mujoco_import import import_mujoco
+try:
+    import_mujoco()
+except RuntimeError as error:
+    print("ERROR", error)
+"""
+    environment = os.environ | {"MUJOCO_GL": "egl"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "ERROR MuJoCo cannot be imported with MUJOCO_GL='egl'" in run.stdout
+    assert "apt-get install libegl1" in run.stdout and "unset MUJOCO_GL" in run.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MuJoCo chooses otherwise there")
+@pytest.mark.usefixtures("gl")
 def test_mujoco_imported_before_the_platform_is_chosen(sample):
     """Without a display MuJoCo's own choice cannot render; the error says what to change."""
     code = f"""
@@ -307,6 +346,7 @@ def test_import_loads_no_mujoco():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Mesa's renderer is Linux's")
+@pytest.mark.usefixtures("gl")
 def test_triton_is_loaded_before_the_first_picture_or_not_at_all(tmp_path: Path):
     # after Mesa's LLVM, Triton's crashes the interpreter; torch's CUDA builds load it with the
     # first optimizer. Here a stand-in says when it was imported.
