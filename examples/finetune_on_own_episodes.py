@@ -7,7 +7,7 @@ next one comes. About a hundred episodes are collected, encoded by the model's o
 its transition network is trained on, from its own weights. The errors of rollouts under recorded
 actions are measured on held-out episodes before and after.
 
-    python examples/finetune_on_own_episodes.py                       # about half an hour of one core
+    python examples/finetune_on_own_episodes.py                 # about half an hour of one core
     python examples/finetune_on_own_episodes.py --data my_robot/train --held-out my_robot/test
 
 To see in a few minutes that every part runs, make it small; a model trained so briefly may well be
