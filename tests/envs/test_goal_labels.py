@@ -13,8 +13,9 @@ from wm_gym.envs.goal_labels import GoalLabelsConfig, label_bridge, label_goals,
 from wm_gym.envs.sims.bridge import BridgeSimEnv
 from wm_gym.envs.sims.bridge_tasks import PLACES, TASKS, BridgeGoal, is_success, task_distance
 from wm_gym.instructions import named_objects
+from wm_gym.training.labelled_latents import LabelledLatents
 from wm_gym.training.loop import LoopConfig
-from wm_gym.training.reward import LabelledLatents, RewardConfig, train_reward
+from wm_gym.training.reward import RewardConfig, train_reward
 
 
 @pytest.fixture(scope="module")

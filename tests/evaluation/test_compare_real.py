@@ -72,6 +72,16 @@ class FakeDream(LineVectorEnv):
         return super().step(self.gain * actions)
 
 
+class UnjudgedDream(FakeDream):
+    """As with `reward="none"`: nothing says that an episode succeeded, and none ends there."""
+
+    def step(self, actions):
+        frames, rewards, terminated, truncated, infos = super().step(actions)
+        self.ended = truncated.tolist()
+        infos["is_success"] = np.zeros(len(frames), bool)
+        return frames, 0 * rewards, np.zeros_like(terminated), truncated, infos
+
+
 @pytest.fixture
 def worlds(monkeypatch):
     gains = {"good": 1.0, "bad": 0.0}
@@ -207,6 +217,42 @@ def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
     assert rates[0] != rates[1] and len(ran) == 32
     with pytest.raises(ValueError, match="judge 'vibes' does not exist"):
         replace(config, judge="vibes")
+
+
+def test_the_split_tells_the_judges_error_from_the_dreams(worlds, config, monkeypatch):
+    monkeypatch.setitem(JUDGES, "dot", (__name__, "DotJudgeConfig"))
+    monkeypatch.setattr(
+        module,
+        "open_dream",
+        lambda config, checkpoint: UnjudgedDream(
+            config.rows, config.max_steps, worlds[checkpoint], stored=True
+        ),
+    )
+    config = replace(config, judge="dot?cell=16", judge_recorded=True)
+    report = compare_real(config)
+    split, missed, invented, judged_all = report["split"], [], [], []
+    for entry in report["policies"]:
+        for task in config.tasks:
+            name = f"{entry['name'].replace(' ', '_')}-{task}"
+            folder = config.out / "true_to_judge" / name
+            clips = [read_recording(folder, index) for index in range(STARTS)]
+            assert {len(clip) for clip in clips} == {config.max_steps + 1}  # past their success
+            judged = [bool(clip[-1][0, 16, 0]) for clip in clips]
+            lines = (config.out / "true" / f"{name}.jsonl").read_text().splitlines()
+            true = [json.loads(line)["success"] for line in lines]
+            missed += [not j for j, t in zip(judged, true, strict=True) if t]
+            invented += [j for j, t in zip(judged, true, strict=True) if not t]
+            judged_all.append(judged)
+    assert split["judge"]["missed"] == pytest.approx(np.mean(missed))
+    assert split["judge"]["invented"] == pytest.approx(np.mean(invented))
+    assert np.mean(missed) > 0
+    rates = list(split["policies"].values())
+    assert rates == pytest.approx(np.reshape(judged_all, (len(rates), -1)).mean(1))
+    # the dream moves as the simulator does, so all of the error is the judge's
+    assert split["dream"]["missed"] == split["dream"]["invented"] == 0.0
+    assert split["dream"]["pearson"] == pytest.approx(1.0)
+    worse = compare_real(replace(config, checkpoint="bad", out=config.out / "bad"))["split"]
+    assert worse["judge"] == split["judge"] and worse["dream"]["missed"] == 1.0
 
 
 def test_other_settings_are_refused_in_the_same_folder(worlds, config):

@@ -132,6 +132,28 @@ def test_the_classifier_judge_says_what_the_reward_model_says_of_the_last_frame(
         judge.judge(clips[:2], texts[:1])
 
 
+def test_the_classifier_judge_may_find_success_in_any_frame_after_the_first(tiny_model):
+    clips, texts = [noise_clip(1), noise_clip(2)], [PUSH, REACH]
+    goals = [Goal("push", ("red moon", "green star")), Goal("reach", ("blue cube",))]
+    every = ClassifierJudge(tiny_model, every_frame=True)
+    assert every.frames == 0
+    expected = []
+    for clip, goal in zip(clips, goals, strict=True):
+        latents = tiny_model.encode(torch.from_numpy(clip.frames[1:]))
+        scores = every.classifier.probability(latents, [goal] * len(latents))
+        expected.append(scores.max().item())
+    assert [v.score for v in every.judge(clips, texts)] == pytest.approx(expected, abs=1e-6)
+    alone = [Clip(clip.frames[:1]) for clip in clips]
+    last = ClassifierJudge(tiny_model)
+    assert [v.score for v in every.judge(alone, texts)] == [
+        v.score for v in last.judge(alone, texts)
+    ]
+    named = make_judge(
+        judge_name("classifier", every_frame=True), JudgeContext(world_model=lambda: tiny_model)
+    )
+    assert isinstance(named, ClassifierJudge) and named.frames == 0
+
+
 def test_judges_that_need_something_say_what():
     with pytest.raises(JudgeError, match="name one: 'classifier\\?checkpoint=FOLDER'"):
         make_judge("classifier")

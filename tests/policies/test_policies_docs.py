@@ -103,10 +103,11 @@ def test_every_command_is_understood():
 
 
 def test_the_fields_of_the_report_are_those_it_explains():
-    from wm_gym.evaluation.compare_real import CompareRealConfig, _agreement
+    from wm_gym.evaluation.compare_real import CompareRealConfig
+    from wm_gym.evaluation.compare_real_summary import agreement
 
     outcomes = np.array([[False, True], [True, True]])
-    fields = set(_agreement(CompareRealConfig(resamples=5), outcomes, outcomes))
+    fields = set(agreement(CompareRealConfig(resamples=5), outcomes, outcomes))
     named = {f"{n}{end}" for n in ("pearson", "spearman", "mmrv") for end in ("", "_interval")}
     named |= {f"{n}_undefined_resamples" for n in ("pearson", "spearman", "mmrv")}
     assert fields == named | {"episode_agreement", "mean_rate_difference"}

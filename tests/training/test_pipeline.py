@@ -17,8 +17,8 @@ from wm_gym.envs.sims import langtable_tasks as tasks
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_frames, to_pixels
 from wm_gym.metrics.statistics import balanced_accuracy
 from wm_gym.training.autoencoder import AutoencoderConfig, median_frame, train_autoencoder
+from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 from wm_gym.training.loop import LoopConfig
-from wm_gym.training.reward import LabelledLatents, measure_classifier
 
 TINY = VAEMiniConfig(32, 32, 8, 2, 4, 16, 1, 1, 2)
 

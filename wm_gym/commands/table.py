@@ -173,6 +173,12 @@ COMMANDS: dict[str, Command] = {
         "encode_latents",
         "encode every frame of a dataset, once",
     ),
+    "train imagined-latents": Command(
+        "wm_gym.training.imagine_latents",
+        "ImagineLatentsConfig",
+        "imagine_latents",
+        "imagine recorded episodes, for a success classifier that has seen dreams",
+    ),
     "train svae": Command(
         "wm_gym.training.svae",
         "TrainSVAEConfig",

@@ -229,11 +229,53 @@ def precompute_latents(
             "success": success,
             "bounds": bounds,
         }
-        for name, array in arrays.items():
-            np.save(staging / f"{name}.npy", array)
-        (staging / "source.json").write_text(json.dumps(record, indent=1))
-        staging.chmod(0o755)
-        os.replace(staging, out)  # onto a folder only if it is empty
+        _finish(staging, out, arrays, record)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return out
+
+
+def _finish(
+    staging: Path, out: Path, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
+) -> None:
+    for name, array in arrays.items():
+        np.save(staging / f"{name}.npy", array)
+    (staging / "source.json").write_text(json.dumps(record, indent=1))
+    staging.chmod(0o755)
+    os.replace(staging, out)  # onto a folder only if it is empty
+
+
+def write_latents(
+    out: Path,
+    make: Callable[[], Mapping[str, np.ndarray]],
+    source: Mapping[str, Any],
+) -> Path:
+    """Write a folder of latents that fit into memory; it appears whole or not at all.
+
+    Args:
+        out: folder to write; one that is there already is kept as it is if its `source.json`
+            agrees, and nothing is made then. Nothing that is there is ever replaced.
+        make: gives `latents` (N, h, w, D), `actions`, `privileged`, `success` and `bounds`, as the
+            head of this file says.
+        source: what they depend on; JSON-ready.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if `out` holds anything but these latents, or latents are not finite.
+    """
+    out = Path(out).expanduser().resolve()
+    record = json.loads(json.dumps(source))
+    if _holds(out, record):
+        return out
+    made = make()
+    arrays = {**made, "latents": _to_numpy(made["latents"]).astype(np.float16)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        _finish(staging, out, arrays, record)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

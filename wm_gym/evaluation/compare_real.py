@@ -15,32 +15,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
 from wm_gym.evaluation.compare_real_policies import NamedPolicy, open_policies, warn_of_few
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
+from wm_gym.evaluation.compare_real_split import UnendingRows, describe_split, split_report
+from wm_gym.evaluation.compare_real_summary import STATISTICS, summarise
 from wm_gym.evaluation.judge_episodes import judge_episodes
 from wm_gym.evaluation.models import embedded_folder
 from wm_gym.evaluation.report import measurement_header, write_json
-from wm_gym.judges.registry import JudgeContext, make_judge, read_judge_name
-from wm_gym.metrics.statistics import (
-    Interval,
-    bootstrap_interval,
-    mmrv,
-    pearson,
-    spearman,
-    wilson_interval,
-)
+from wm_gym.judges.registry import JudgeContext, judge_name, make_judge, read_judge_name
 from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
 from wm_gym.policies.runner import EpisodeRecord, run_policy
 
 if TYPE_CHECKING:
     from wm_gym.envs.start_states import StartStates
     from wm_gym.judges.verdicts import Judge
-
-STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,9 @@ class CompareRealConfig:
     judge: str | None = None
     """Judge of the imagined episodes (docs/judges.md), asked after they have run to their end;
     the success classifier, which ends them, by default."""
+    judge_recorded: bool = False
+    """Let the judge see the simulator's episodes too, so that its own error can be told from the
+    dream's: they are run once more, to `max_steps`, and recorded."""
     device: str = "cpu"
     """Torch device."""
     seed: int = 0
@@ -140,6 +133,9 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     spec = dream.card
     true_rows = SimulatorRows(twins, spec.action, spec.frame)
     true = run_cells(config, true_rows, policies, starts, "true", clock, true_folder)
+    recorded = None
+    if config.judge_recorded:
+        recorded = judge_recorded(config, dream, true_rows, policies, starts, clock)
     true_rows.close()
     imagined = run_dream(config, dream, policies, starts, "imagined", clock)
     domain = spec.name.split("-")[0]
@@ -151,6 +147,8 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         "judge": config.judge or "classifier",
         **summarise(config, policies, imagined, true),
     }
+    if recorded is not None:
+        report["split"] = split_report(config, policies, imagined, recorded, true)
     if config.bad_checkpoint is not None:
         bad = open_dream(config, config.bad_checkpoint)
         bad.engine.starts.stored = bad.engine.starts.stored or stored
@@ -270,59 +268,19 @@ def run_dream(
     return run_cells(config, VectorRows(dream), policies, starts, world, clock, judge=judge)
 
 
-def summarise(
+def judge_recorded(
     config: CompareRealConfig,
+    dream: WorldModelVectorEnv,
+    rows: EpisodeRows,
     policies: Sequence[NamedPolicy],
-    imagined: list[list[list[EpisodeRecord]]],
-    true: list[list[list[EpisodeRecord]]],
-) -> dict[str, Any]:
-    """Success rates of every policy and their agreement, over all tasks and for each."""
-    dream, real = _outcomes(imagined), _outcomes(true)  # (P, K, N)
-    summary: dict[str, Any] = _agreement(config, dream, real)
-    summary["policies"] = [
-        {
-            "name": entry.name,
-            "folder": entry.source,
-            "noise": entry.noise,
-            **_rates(dream[p], real[p]),
-            "imagined_errors": sum(r.error is not None for task in imagined[p] for r in task),
-            "true_errors": sum(r.error is not None for task in true[p] for r in task),
-            "tasks": {task: _rates(dream[p, k], real[p, k]) for k, task in enumerate(config.tasks)},
-        }
-        for p, entry in enumerate(policies)
-    ]
-    summary["tasks"] = {
-        task: _agreement(config, dream[:, k], real[:, k]) for k, task in enumerate(config.tasks)
-    }
-    return summary
-
-
-def _outcomes(table: list[list[list[EpisodeRecord]]]) -> np.ndarray:
-    return np.array([[[r.success for r in cell] for cell in row] for row in table])
-
-
-def _rates(dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
-    rates: dict[str, Any] = {}
-    for name, outcomes in (("imagined", dream), ("true", real)):
-        found = wilson_interval(int(outcomes.sum()), outcomes.size)
-        rates[f"{name}_success_rate"] = found.estimate
-        rates[f"{name}_interval"] = [found.low, found.high]
-        rates[f"{name}_episodes"] = outcomes.size
-    return rates
-
-
-def _agreement(config: CompareRealConfig, dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
-    agreement: dict[str, Any] = {}
-    for name, statistic in STATISTICS.items():
-        found: Interval = bootstrap_interval(
-            statistic, dream, real, resamples=config.resamples, seed=config.seed
-        )
-        agreement[name] = found.estimate
-        agreement[f"{name}_interval"] = [found.low, found.high]
-        agreement[f"{name}_undefined_resamples"] = found.undefined
-    agreement["episode_agreement"] = float((dream == real).mean())
-    agreement["mean_rate_difference"] = float(dream.mean() - real.mean())
-    return agreement
+    starts: Starts,
+    clock: Clock,
+) -> list[list[list[EpisodeRecord]]]:
+    """The simulator's episodes as the judge sees them, the classifier in any of their frames."""
+    context = JudgeContext(lambda: dream.engine.model, device=config.device)
+    judge = make_judge(config.judge or judge_name("classifier", every_frame=True), context)
+    unending = UnendingRows(rows, config.max_steps)
+    return run_cells(config, unending, policies, starts, "true_to_judge", clock, judge=judge)
 
 
 def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
@@ -338,7 +296,17 @@ def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
 def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str, Any]:
     """What imagined episodes depend on, policies apart."""
     settings = json.loads(json.dumps(asdict(config), default=str))
-    unrelated = ("out", "json", "resamples", "device", "policies", "noise", "true_records", "judge")
+    unrelated = (
+        "out",
+        "json",
+        "resamples",
+        "device",
+        "policies",
+        "noise",
+        "true_records",
+        "judge",
+        "judge_recorded",
+    )
     for name in unrelated:
         del settings[name]
     return settings | {"weights_sha256": dream.card.weights_sha256}
@@ -376,4 +344,6 @@ def _tell(report: dict[str, Any], path: Path, plot: Path) -> None:
             for name in STATISTICS
         )
         print(f"{label}: {figures}")
+    if "split" in report:
+        print(describe_split(report["split"]))
     print(f"report {path}\nplot   {plot}")

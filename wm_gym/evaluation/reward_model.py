@@ -22,7 +22,7 @@ from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
-from wm_gym.training.reward import LabelledLatents, measure_classifier
+from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 
 if TYPE_CHECKING:
     from wm_gym.world_model import LatentWorldModel

@@ -1,4 +1,4 @@
-"""`classifier`: the success classifier beside a world model's card, on a clip's last frame."""
+"""`classifier`: the success classifier beside a world model's card, on one frame or on all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.frames import resize_views
-from wm_gym.instructions import InstructionSet
+from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch
 
 if TYPE_CHECKING:
     from wm_gym.judges.registry import JudgeContext
     from wm_gym.world_model import LatentWorldModel
+
+FRAMES_AT_ONCE = 256
+"""Frames encoded in one pass."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,29 @@ class ClassifierJudgeConfig:
 
     checkpoint: str = ""
     """World model: a folder, or hf://org/repo@revision; by default the one that is in use."""
+    every_frame: bool = False
+    """Success if any frame after the first shows it, as in an environment with
+    `reward="classifier"`, whose episode ends there; by default the last frame decides."""
 
     def make(self, context: JudgeContext) -> ClassifierJudge:
         """Make the judge."""
         if not self.checkpoint:
-            return ClassifierJudge(context.need_world_model("classifier"))
+            return ClassifierJudge(context.need_world_model("classifier"), self.every_frame)
         from wm_gym.world_model import load_world_model
 
-        return ClassifierJudge(load_world_model(self.checkpoint, device=context.device))
+        model = load_world_model(self.checkpoint, device=context.device)
+        return ClassifierJudge(model, self.every_frame)
 
 
 class ClassifierJudge:
-    """Encodes the last frame and asks the classifier beside the card.
+    """Encodes the last frame, or all but the first, and asks the classifier beside the card.
 
     It needs no network and no language model, so it is every embedded domain's judge by default.
 
     Args:
         model: world model with a success classifier.
+        every_frame: whether any frame after the first may show success; a clip of one frame is
+            judged by that.
 
     Raises:
         JudgeError: if the model has no checkpoint folder.
@@ -51,15 +60,15 @@ class ClassifierJudge:
     """
 
     name = "classifier"
-    frames = 1
 
-    def __init__(self, model: LatentWorldModel) -> None:
+    def __init__(self, model: LatentWorldModel, every_frame: bool = False) -> None:
         if model.folder is None:
             raise JudgeError(
                 f"{model.spec.name} has no checkpoint folder, so no success classifier beside its "
                 "card; load it with load_world_model"
             )
         self.model = model
+        self.frames = 0 if every_frame else 1
         checkpoint = Checkpoint(model.folder, model.spec)
         self.classifier = RewardModel.from_checkpoint(checkpoint, str(model.device))
         self.instructions = InstructionSet(model.spec.tasks, model.spec.objects)
@@ -76,9 +85,14 @@ class ClassifierJudge:
         began = time.monotonic()
         goals = [self.instructions.parse(text) for text in instructions]
         frame, views = self.model.spec.frame, self.model.spec.num_views
-        last = [resize_views(c.frames[-1], frame.height, frame.width, views) for c in clips]
-        frames = torch.from_numpy(np.stack(last))
-        scores = self.classifier.probability(self.model.encode(frames), goals).tolist()
+        first = 1 if self.frames == 0 else -1  # of the frames that are asked about
+        asked = [clip.frames[first:] if len(clip) > 1 else clip.frames for clip in clips]
+        seen = np.concatenate([resize_views(f, frame.height, frame.width, views) for f in asked])
+        counts = [len(f) for f in asked]
+        of_frames = [goal for goal, n in zip(goals, counts, strict=True) for _ in range(n)]
+        scores = [
+            float(score.max()) for score in self._probabilities(seen, of_frames).split(counts)
+        ]
         seconds = (time.monotonic() - began) / len(clips)
         verdicts = []
         for score, goal in zip(scores, goals, strict=True):
@@ -88,3 +102,11 @@ class ClassifierJudge:
             model = self.model.spec.name
             verdicts.append(Verdict(score, success, rationale, self.name, seconds, model=model))
         return verdicts
+
+    def _probabilities(self, frames: np.ndarray, goals: Sequence[Goal]) -> torch.Tensor:
+        """Of success, one per frame."""
+        parts = []
+        for at in range(0, len(frames), FRAMES_AT_ONCE):
+            latents = self.model.encode(torch.from_numpy(frames[at : at + FRAMES_AT_ONCE]))
+            parts.append(self.classifier.probability(latents, goals[at : at + FRAMES_AT_ONCE]))
+        return torch.cat(parts).cpu()
