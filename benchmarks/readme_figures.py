@@ -6,18 +6,17 @@ python benchmarks/readme_figures.py --check    # exit status 1 if the README is 
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tyro
+from readme_format import ROOT, number, read
+from readme_learning import learning
+from readme_semantic import future_qa, planner_time, planning
 
 from wm_gym.evaluation.latent_spaces import table_rows
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
@@ -27,17 +26,6 @@ class FiguresConfig:
 
     check: bool = False
     """Change nothing; exit status 1 if the README is out of date."""
-
-
-def read(name: str) -> dict[str, Any] | None:
-    """A result file, None if the measurement has not been made."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def open_loop_table(report: dict[str, Any]) -> list[str]:
@@ -309,77 +297,14 @@ def bridge_figures() -> list[str]:
     return ["\n".join(block) for block in blocks]
 
 
-def share(row: dict[str, Any]) -> str:
-    """An accuracy or a success rate with its interval, in percent."""
-    rate = row["accuracy"] if "accuracy" in row else row["success_rate"]
-    low, high = row["interval"] if "interval" in row else (row["low"], row["high"])
-    return f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def future_qa(report: dict[str, Any]) -> list[str]:
-    """How often a semantic world model answers right."""
-    found = report["future_qa"]
-    places = [found[name] for name in ("in_distribution", "out_of_distribution")]
-    lines = [
-        "**Answers about the future**, held-out expert episodes, % right (`wm-gym evaluate "
-        "semantic`; 95 % intervals over questions):",
-        "",
-        "| | blocks as trained | unseen blocks |",
-        "|---|---|---|",
-        "| all questions | " + " | ".join(map(share, places)) + " |",
-    ]
-    parts = ("clear", "ambiguous", "untrained_phrasings")
-    names = ("outside the ambiguity margin", "inside it", "wordings never trained on")
-    for part, name in zip(parts, names, strict=True):
-        lines.append(f"| {name} | " + " | ".join(share(place[part]) for place in places) + " |")
-    for name, row in found["controls"].items():
-        lines.append(f"| control: {name.replace('_', ' ')} | {share(row)} | |")
-    lines.append("| the paper's model of 3 billion parameters | 92.9 | 88.3 |")
-    return lines
-
-
-def planning(report: dict[str, Any]) -> list[str]:
-    """How often plans succeed in the simulator."""
-    lines = [
-        "**Planning**, success in the simulator in % (`benchmarks/planning_success.py`; 95 % "
-        "Wilson intervals; the base is the scripted expert with action noise):",
-        "",
-        "| task | method | success | episodes | the paper |",
-        "|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        paper = "" if row["paper"] is None else f"{100 * row['paper']:.0f}"
-        task = row["task"].replace("_", " ")
-        lines.append(f"| {task} | {row['method']} | {share(row)} | {row['episodes']} | {paper} |")
-    for row in report["improvements"]:
-        low, high = (number(value, 0) for value in row["interval"])
-        lines += [
-            "",
-            f"{row['method'].capitalize()} over base, mean of {row['tasks']} "
-            f"{row['group'].replace('_', '-')} tasks: {row['points']:+.0f} points [{low}, {high}].",
-        ]
-    return lines
-
-
-def planner_time(report: dict[str, Any]) -> list[str]:
-    """What a plan costs, and what sharing saves."""
-    seconds = {(r["planner"], r["keys_and_values"]): r["seconds_per_chunk"] for r in report["rows"]}
-    parts = [
-        f"{name} {number(seconds[name, 'shared'], 2)} s "
-        f"({number(row['alone_over_shared'], 1)}× without sharing)"
-        for name, row in report["ratios"].items()
-    ]
-    return [
-        f"A plan of {report['horizon']} actions takes, with keys and values shared between "
-        f"questions: {', '.join(parts)} (`benchmarks/planner_time.py`)."
-    ]
-
-
 SEMANTIC = {
     "future_qa_langtable_swm": future_qa,
     "planning_success_langtable": planning,
     "planner_time": planner_time,
 }
+
+
+AGENTS = ("ppo_in_imagination", "ppo_without_surprise_penalty", "sac_in_imagination")
 
 
 def figures() -> str:
@@ -394,6 +319,9 @@ def figures() -> str:
     known = [(table, read(name)) for name, table in SEMANTIC.items()]
     if semantic := ["\n".join(table(report)) for table, report in known if report is not None]:
         blocks += ["### A semantic world model of LangTable", *semantic]
+    agents = {name: report for name in AGENTS if (report := read(name)) is not None}
+    if agents:
+        blocks += ["### Agents", "\n".join(learning(agents))]
     return "\n\n".join(blocks)
 
 

@@ -46,6 +46,8 @@ class Args(ImaginedTraining):
 
     out: Path = Path("outputs/train_ppo_in_imagination")
     """Folder for everything; a second call goes on there."""
+    steps: int = 20_480
+    """Imagined steps in all; by 12 000 the dream has no failures left."""
     n_steps: int = 32
     """Steps of every row between updates."""
     batch_size: int = 128

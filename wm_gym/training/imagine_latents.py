@@ -126,7 +126,8 @@ def _imagine(
                 going = steps[group] > t
                 latents[bounds[group[going]] + t + 1] = made[going]
                 bar.update(int(going.sum()))
-    mean, std = np.float32(model.spec.latent.mean), np.float32(model.spec.latent.std)
+    latent = model.spec.latent
+    mean, std = np.array(latent.mean, np.float32), np.array(latent.std, np.float32)
     return {
         "latents": latents * std + mean,
         "actions": actions,

@@ -1,0 +1,66 @@
+"""The tables of README.md about semantic world models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from readme_format import number, share
+
+
+def future_qa(report: dict[str, Any]) -> list[str]:
+    """How often a semantic world model answers right."""
+    found = report["future_qa"]
+    places = [found[name] for name in ("in_distribution", "out_of_distribution")]
+    lines = [
+        "**Answers about the future**, held-out expert episodes, % right (`wm-gym evaluate "
+        "semantic`; 95 % intervals over questions):",
+        "",
+        "| | blocks as trained | unseen blocks |",
+        "|---|---|---|",
+        "| all questions | " + " | ".join(map(share, places)) + " |",
+    ]
+    parts = ("clear", "ambiguous", "untrained_phrasings")
+    names = ("outside the ambiguity margin", "inside it", "wordings never trained on")
+    for part, name in zip(parts, names, strict=True):
+        lines.append(f"| {name} | " + " | ".join(share(place[part]) for place in places) + " |")
+    for name, row in found["controls"].items():
+        lines.append(f"| control: {name.replace('_', ' ')} | {share(row)} | |")
+    lines.append("| the paper's model of 3 billion parameters | 92.9 | 88.3 |")
+    return lines
+
+
+def planning(report: dict[str, Any]) -> list[str]:
+    """How often plans succeed in the simulator."""
+    lines = [
+        "**Planning**, success in the simulator in % (`benchmarks/planning_success.py`; 95 % "
+        "Wilson intervals; the base is the scripted expert with action noise):",
+        "",
+        "| task | method | success | episodes | the paper |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        paper = "" if row["paper"] is None else f"{100 * row['paper']:.0f}"
+        task = row["task"].replace("_", " ")
+        lines.append(f"| {task} | {row['method']} | {share(row)} | {row['episodes']} | {paper} |")
+    for row in report["improvements"]:
+        low, high = (number(value, 0) for value in row["interval"])
+        lines += [
+            "",
+            f"{row['method'].capitalize()} over base, mean of {row['tasks']} "
+            f"{row['group'].replace('_', '-')} tasks: {row['points']:+.0f} points [{low}, {high}].",
+        ]
+    return lines
+
+
+def planner_time(report: dict[str, Any]) -> list[str]:
+    """What a plan costs, and what sharing saves."""
+    seconds = {(r["planner"], r["keys_and_values"]): r["seconds_per_chunk"] for r in report["rows"]}
+    parts = [
+        f"{name} {number(seconds[name, 'shared'], 2)} s "
+        f"({number(row['alone_over_shared'], 1)}× without sharing)"
+        for name, row in report["ratios"].items()
+    ]
+    return [
+        f"A plan of {report['horizon']} actions takes, with keys and values shared between "
+        f"questions: {', '.join(parts)} (`benchmarks/planner_time.py`)."
+    ]
