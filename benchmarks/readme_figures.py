@@ -7,25 +7,15 @@ python benchmarks/readme_figures.py --check    # exit status 1 if the README is 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import tyro
-from readme_format import ROOT, number, read
+from document_figures import FiguresConfig, fill
+from readme_format import number, read
 from readme_learning import learning
 from readme_semantic import future_qa, planner_time, planning
 
 from wm_gym.evaluation.latent_spaces import table_rows
-
-START, END = "<!-- figures -->", "<!-- end of figures -->"
-
-
-@dataclass(frozen=True)
-class FiguresConfig:
-    """Write, or check, the figures in README.md."""
-
-    check: bool = False
-    """Change nothing; exit status 1 if the README is out of date."""
 
 
 def open_loop_table(report: dict[str, Any]) -> list[str]:
@@ -327,17 +317,7 @@ def figures() -> str:
 
 def main(config: FiguresConfig) -> int:
     """Rewrite or check the README."""
-    path = ROOT / "README.md"
-    text = path.read_text()
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    filled = f"{before}{START}\n{figures()}\n{END}{after}"
-    if config.check:
-        if filled != text:
-            print("README.md is out of date: run python benchmarks/readme_figures.py")
-        return int(filled != text)
-    path.write_text(filled)
-    return 0
+    return fill("README.md", figures(), "readme_figures.py", config)
 
 
 if __name__ == "__main__":

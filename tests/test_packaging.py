@@ -48,6 +48,16 @@ def test_constraints_pin_every_dependency():
     assert names - {"setuptools"} <= pinned
 
 
+def test_what_ships_stays_small():
+    def megabytes(*folders: Path) -> float:
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files if "__pycache__" not in path.parts) / 1e6
+
+    assets = ROOT / "assets"
+    assert megabytes(assets / "langtable-vae-mini", assets / "langtable-bc") <= 12
+    assert megabytes(assets) <= 60
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a wheel is made from, so that the checkout stays clean."""
