@@ -44,7 +44,10 @@ def eventful(model, cache: str, **options) -> torch.Tensor:
     return torch.stack(out)
 
 
-@pytest.mark.parametrize(("kind", "cache"), [("window", "exact"), ("banded", "rolling")])
+@pytest.mark.parametrize(
+    ("kind", "cache"),
+    [("window", "exact"), ("banded", "exact"), ("banded", "rolling")],
+)
 @pytest.mark.parametrize(
     ("alignment", "options"),
     [

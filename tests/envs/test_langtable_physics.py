@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wm_gym.envs.sims.langtable_layout import sample_start
@@ -67,8 +67,7 @@ def test_a_pushed_block_moves_and_the_untouched_ones_stay(seed, block, angle, sl
     ahead = np.array([np.cos(angle), np.sin(angle)])
     gap_m = BLOCK_RADIUS_M + PEG_RADIUS_M + 0.001
     peg[:] = poses[block, :2] - gap_m * ahead
-    if np.abs(peg).max() > WORKSPACE_M - 0.03 or peg_gaps(state, OBJECTS).min() < 0:
-        return
+    assume(np.abs(peg).max() <= WORKSPACE_M - 0.03 and peg_gaps(state, OBJECTS).min() >= 0)
     push = np.array([np.cos(angle + slant), np.sin(angle + slant)])
     largest = 0.03 / np.abs(push).max()
     PHYSICS.place(state)
