@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError, save_checkpoint, save_data_file
@@ -80,9 +81,14 @@ def test_a_card_of_the_first_layout_is_read(card):
     assert old == replace(spec, data_sha256={})
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_off])
 @pytest.mark.parametrize("name", ["latent.safetensors", "dynamics.safetensors", FILENAME])
-def test_a_damaged_file_is_refused_by_its_name(folder, name):
-    flip_a_bit(folder / name)
+def test_a_damaged_file_is_refused_by_its_name(folder, name, damage):
+    damage(folder / name)
     with pytest.raises(CheckpointError, match=rf"{name} has SHA-256 .*, its card says .*again"):
         make(folder)
 
@@ -115,6 +121,23 @@ def test_hash_files_mends_an_old_card_and_refuses_a_damaged_file(folder, card, c
     assert main(["hash-files", str(folder)]) == 2
     assert "its card says" in capsys.readouterr().err
     assert (folder / "card.json").read_bytes() == before
+
+
+def test_a_checkpoint_that_is_read_and_written_is_the_same(folder, tmp_path):
+    opened = Checkpoint.open(folder)
+    weights = {name: opened.load(name) for name in opened.spec.weights_sha256}
+    copy = tmp_path / "copy"
+    save_checkpoint(copy, replace(opened.spec, weights_sha256={}), weights)
+    save_data_file(copy, FILENAME, opened.read(FILENAME))
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    assert Checkpoint.open(copy).spec == opened.spec
+    one, two = make(folder), make(copy)
+    np.testing.assert_array_equal(one.reset(seed=3)[0], two.reset(seed=3)[0])
+    action = np.array([0.01, -0.02], np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(one.step(action)[0], two.step(action)[0])
 
 
 def test_writing_weights_keeps_the_hashes_of_data_that_is_there(folder):
