@@ -17,10 +17,15 @@ from wm_gym.data.frames import resize
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.goal_labels import GoalLabelsConfig, label_goals
+from wm_gym.envs.sims.bridge_tasks import TASKS
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
 from wm_gym.training import imagine_latents as recipe
 from wm_gym.training.imagine_latents import ImagineLatentsConfig, imagine_latents
-from wm_gym.training.labelled_latents import LabelledLatents
+from wm_gym.training.labelled_latents import (
+    LabelledLatents,
+    measure_classifier,
+    shared_thresholds,
+)
 from wm_gym.training.loop import LoopConfig
 from wm_gym.training.reward import RewardConfig, train_reward
 
@@ -126,6 +131,17 @@ def test_a_classifier_learns_that_what_dissolves_is_no_success(bridge, tmp_path:
     assert all(np.isfinite(json.loads(line)["position_error_mm_median"]) for line in lines)
     record = json.loads((both.out / "reward.json").read_text())
     assert record["imagined_held_out"] == {}  # no success there, so nothing to balance
+    # what has both outcomes in one world only is decided there
+    real = LabelledLatents.read(folder, 0.02)
+    shared = shared_thresholds(network, [real, imagined], per_kind=50)
+    assert shared == shared_thresholds(network, [real], per_kind=50) and set(shared) == set(
+        TASKS[:3]
+    )
+    chosen = measure_classifier(network, real, 50, thresholds=shared)
+    assert {task: row["threshold"] for task, row in chosen.items()} == shared
+    assert {
+        task: row["threshold"] for task, row in record["held_out"].items()
+    }.keys() == shared.keys()
     further = replace(both, out=tmp_path / "further", init=weights, dim=32)
     with pytest.raises(ValueError, match=r"--init .* does not fit the classifier"):
         train_reward(further)

@@ -108,6 +108,68 @@ class LabelledLatents:
         return latents, self.numbers[columns], success, distance
 
 
+CANDIDATES = np.linspace(0.05, 0.95, 91)
+"""Thresholds that are tried."""
+
+
+def _sample(
+    network: SuccessClassifier,
+    data: LabelledLatents,
+    task: str,
+    per_kind: int,
+    rng: np.random.Generator,
+) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
+    """Scores and distance errors by kind of example; None without both outcomes."""
+    parts = {}
+    for kind, share in (("success", 2), ("near miss", 1), ("far", 1)):
+        pool = data.pools[task, kind]
+        if not len(pool):
+            continue
+        flat = pool[rng.integers(len(pool), size=per_kind * share)]
+        rows, columns = np.divmod(flat, len(data.columns[task]))
+        latents, goals, _, distance = data.batch(rows, data.columns[task][columns])
+        outputs = [network(x, g) for x, g in zip(latents.split(256), goals.split(256), strict=True)]
+        logits = torch.cat([o[0] for o in outputs])
+        metres = torch.cat([o[1] for o in outputs])
+        parts[kind] = (logits.sigmoid().numpy(), (metres - distance).abs().numpy())
+    return parts if "success" in parts and len(parts) > 1 else None
+
+
+@torch.inference_mode()
+def shared_thresholds(
+    network: SuccessClassifier,
+    worlds: Sequence[LabelledLatents],
+    per_kind: int = 1500,
+    seed: int = 1,
+) -> dict[str, float]:
+    """Thresholds for a classifier that is asked about several kinds of latents.
+
+    Args:
+        network: the classifier.
+        worlds: recorded and imagined latents it was not trained on.
+        per_kind: as in `measure_classifier`.
+        seed: of the samples.
+
+    Returns:
+        By task, the one with the best balanced accuracy on average over those worlds that have
+        both outcomes of the task.
+    """
+    thresholds = {}
+    for task in worlds[0].tasks:
+        found = []
+        for world in worlds:
+            parts = _sample(network, world, task, per_kind, np.random.default_rng(seed))
+            if parts is not None:
+                score = np.concatenate([part[0] for part in parts.values()])
+                truth = np.concatenate(
+                    [np.full(len(p[0]), k == "success") for k, p in parts.items()]
+                )
+                found.append([balanced_accuracy(score > c, truth) for c in CANDIDATES])
+        if found:
+            thresholds[task] = round(float(CANDIDATES[int(np.argmax(np.mean(found, 0)))]), 3)
+    return thresholds
+
+
 @torch.inference_mode()
 def measure_classifier(
     network: SuccessClassifier,
@@ -146,29 +208,15 @@ def measure_classifier(
         )
     rng, report = np.random.default_rng(seed), {}
     for task in data.tasks:
-        parts = {}
-        for kind, share in (("success", 2), ("near miss", 1), ("far", 1)):
-            pool = data.pools[task, kind]
-            if not len(pool):
-                continue
-            flat = pool[rng.integers(len(pool), size=per_kind * share)]
-            rows, columns = np.divmod(flat, len(data.columns[task]))
-            latents, goals, _, distance = data.batch(rows, data.columns[task][columns])
-            outputs = [
-                network(x, g) for x, g in zip(latents.split(256), goals.split(256), strict=True)
-            ]
-            logits = torch.cat([o[0] for o in outputs])
-            metres = torch.cat([o[1] for o in outputs])
-            parts[kind] = (logits.sigmoid().numpy(), (metres - distance).abs().numpy())
-        if "success" not in parts or len(parts) < 2:
+        parts = _sample(network, data, task, per_kind, rng)
+        if parts is None:
             continue
         score = np.concatenate([part[0] for part in parts.values()])
         truth = np.concatenate([np.full(len(p[0]), k == "success") for k, p in parts.items()])
         if thresholds is None:
             half = rng.permutation(len(score)) % 2 == 0
-            candidates = np.linspace(0.05, 0.95, 91)
-            best = [balanced_accuracy(score[half] > c, truth[half]) for c in candidates]
-            threshold = round(float(candidates[int(np.argmax(best))]), 3)
+            best = [balanced_accuracy(score[half] > c, truth[half]) for c in CANDIDATES]
+            threshold = round(float(CANDIDATES[int(np.argmax(best))]), 3)
         else:
             half, threshold = np.zeros(len(score), bool), thresholds[task]
         near = parts.get("near miss", (np.full(1, np.nan),))[0]

@@ -19,7 +19,11 @@ import torch.nn.functional as F
 
 from wm_gym.domains import domain_of_tasks
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
-from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
+from wm_gym.training.labelled_latents import (
+    LabelledLatents,
+    measure_classifier,
+    shared_thresholds,
+)
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 
 
@@ -41,7 +45,8 @@ class RewardConfig:
     imagined_share: float = 0.5
     """Share of a batch that is imagined, where there is such a folder."""
     imagined_held_out: Path | None = None
-    """The same of held-out episodes, only to measure."""
+    """The same of held-out episodes; thresholds are then the best for recorded and imagined latents
+    together, which the classifier will be asked about."""
     near_miss_m: float = 0.02
     """How far outside the threshold a failure still counts as a near miss, in metres."""
     noise: float = 0.15
@@ -245,13 +250,17 @@ def train_reward(config: RewardConfig) -> Path:
     loop.run(step_function, every=500, callback=measure)
     final = SuccessClassifier(network.config).to(device).eval()
     final.load_state_dict(loop.weights())
-    report = measure_classifier(final, held_out)
+    dreamt = (
+        None
+        if config.imagined_held_out is None
+        else read_imagined(config.imagined_held_out, data, config)
+    )
+    thresholds = None if dreamt is None else shared_thresholds(final, [held_out, dreamt])
+    report = measure_classifier(final, held_out, thresholds=thresholds)
     path = config.out / "reward.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in final.state_dict().items()}, path)
     record = {"network": asdict(network.config), "held_out": report, "steps": loop.step}
-    if config.imagined_held_out is not None:
-        dreamt = read_imagined(config.imagined_held_out, data, config)
-        thresholds = {task: row["threshold"] for task, row in report.items()}
+    if dreamt is not None:
         record["imagined_held_out"] = measure_classifier(final, dreamt, thresholds=thresholds)
     (config.out / "reward.json").write_text(json.dumps(record, indent=1))
     return path
