@@ -13,13 +13,15 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=1400 dynamics=(1200 2400) judge=3000 idm=1500 cloning=3000 head=20000
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400) judge=(3000 500) idm=1500
+  cloning=3000 head=20000 imagined=400 imagined_held_out=96
   measured=(--horizons 1 5 10 20) judged=() compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=32 test=32 cloned=8 starts=2
-  autoencoder=2 vjepa=2 painter=2 dynamics=(2 2) judge=2 idm=2 cloning=20 head=10
+  autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2) judge=(2 2) idm=2 cloning=20 head=10
+  imagined=2 imagined_held_out=2
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 12)
   vjepa_rows=(--batch 2) idm_rows=(--batch 4) painter_rows=(--batch 2)
@@ -60,12 +62,15 @@ for space in vae vjepa; do
   wm-gym label-goals --latents "$latents"
   wm-gym label-goals --latents "$latents-held-out"
 done
-# noise on the latents, because dreams are not encodings
-wm-gym train pixel-decoder --data "$run/episodes" --latents "$run/latents-vjepa" \
-  --out "$run/painter" --base-channels 32 --channel-multipliers 1 1 2 2 --res-blocks 1 \
-  --attn-resolutions --attn-heads 1 --latent-noise 0.1 "${split[@]}" "${painter_rows[@]}" \
-  --loop.steps "$painter" --loop.learning-rate 1e-3 --loop.final-learning-rate-fraction 0.02 \
-  --loop.warmup-steps 50 --loop.ema 0.99
+# noise on the latents, because dreams are not encodings; then on, with more weight on what is small:
+# a policy that sees decoded frames has to find it
+paint=(wm-gym train pixel-decoder --data "$run/episodes" --latents "$run/latents-vjepa"
+  --base-channels 32 --channel-multipliers 1 1 2 2 --res-blocks 1 --attn-resolutions --attn-heads 1
+  --latent-noise 0.1 "${split[@]}" "${painter_rows[@]}" --loop.learning-rate 1e-3
+  --loop.final-learning-rate-fraction 0.02 --loop.warmup-steps 50 --loop.ema 0.99)
+"${paint[@]}" --out "$run/painter-1" --loop.steps "${painter[0]}"
+"${paint[@]}" --out "$run/painter" --loop.steps "${painter[1]}" --object-weight 5 \
+  --init "$run/painter-1/pixel_decoder.safetensors"
 
 # a good quarter of the cells changes from frame to frame by this threshold, in either space
 shape=(--dim 128 --depth 3 --heads 4 --band 10 --clip-length 12 --context clean --times uniform
@@ -89,20 +94,34 @@ for space in vae vjepa; do
     --seed 2 "${split[@]}" "${compiled[@]}" --loop.steps "${dynamics[1]}" \
     --loop.final-learning-rate-fraction 0.02 --loop.warmup-steps 100 --loop.ema 0.998 \
     --loop.save-every 100
-  wm-gym train reward --latents "$latents" --held-out "$latents-held-out" \
-    --out "$run/reward-$space" --dim 96 --depth 1 --trunk-dim 96 --trunk-depth 2 --noise 0.1 \
-    "${judge_rows[@]}" --bf16 --loop.steps "$judge" --loop.learning-rate 2e-3 \
-    --loop.final-learning-rate-fraction 0.01 --loop.warmup-steps 50 --loop.betas 0.9 0.99 \
-    --loop.ema 0.99 --loop.weight-decay 1e-2
+  judging=(wm-gym train reward --latents "$latents" --held-out "$latents-held-out" --dim 96 --depth 1
+    --trunk-dim 96 --trunk-depth 2 --noise 0.1 "${judge_rows[@]}" --bf16
+    --loop.final-learning-rate-fraction 0.01 --loop.betas 0.9 0.99 --loop.ema 0.99
+    --loop.weight-decay 1e-2)
+  "${judging[@]}" --out "$run/reward-$space-1" --loop.steps "${judge[0]}" \
+    --loop.learning-rate 2e-3 --loop.warmup-steps 50
   for k in 1 4; do
     wm-gym train idm --latents "$latents" --held-out "$latents-held-out" \
       --out "$run/idm-$space-$k" --horizon "$k" --patch 2 "${idm_rows[@]}" --loop.steps "$idm"
     idms+=("$run/idm-$space-$k")
   done
+  assembled=(wm-gym train assemble --name "bridge-$space-mini" --encoder "$run/$space" "${parts[@]}"
+    --latents "$latents" --dynamics "$run/dynamics-$space" --denoising-steps 2 --sampling-shift 0.1)
+  # in the dream things dissolve, which no encoded frame shows: on with what the model imagines
+  "${assembled[@]}" --out "$run/dreaming-$space" --reward "$run/reward-$space-1"
+  for part in episodes held-out; do
+    if [ $part = episodes ]; then count=$imagined dream=$run/imagined-$space; else
+      count=$imagined_held_out dream=$run/imagined-$space-held-out
+    fi
+    wm-gym train imagined-latents --data "$run/$part" --checkpoint "$run/dreaming-$space" \
+      --out "$dream" --episodes "$count" --denoising-steps 1
+    wm-gym label-goals --latents "$dream"
+  done
+  "${judging[@]}" --out "$run/reward-$space" --init "$run/reward-$space-1/reward.safetensors" \
+    --imagined "$run/imagined-$space" --imagined-held-out "$run/imagined-$space-held-out" \
+    --loop.steps "${judge[1]}" --loop.learning-rate 1e-3 --loop.warmup-steps 20
   model=$run/bridge-$space-mini
-  wm-gym train assemble --name "bridge-$space-mini" --out "$model" --encoder "$run/$space" \
-    "${parts[@]}" --latents "$latents" --dynamics "$run/dynamics-$space" \
-    --reward "$run/reward-$space" --denoising-steps 2 --sampling-shift 0.1
+  "${assembled[@]}" --out "$model" --reward "$run/reward-$space"
   wm-gym make-start-states --checkpoint "$model" --count "$starts"
   wm-gym make-demo-clips --checkpoint "$model" --data "$run/held-out"
   # other episodes than those that chose the thresholds
@@ -124,5 +143,6 @@ for space in VAE VJEPA; do
   wm-gym compare-real --id "WM-Bridge-$space-v0" --checkpoint "$run/bridge-${space,,}-mini" \
     --policies "$run/policies/stage_2" "$run/policies/stage_3" "$run/policies/stage_5" \
     "$run/policies/stage_6" --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block \
-    eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" "${compared[@]}"
+    eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
+    "${compared[@]}"
 done
