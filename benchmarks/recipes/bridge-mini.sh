@@ -19,11 +19,11 @@ if [ -z "${TRIAL:-}" ]; then
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
-  episodes=12 held_out=32 test=32 cloned=8 starts=2
+  episodes=12 held_out=16 test=16 cloned=8 starts=2
   autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2) judge=(2 2) idm=2 cloning=20 head=10
   imagined=2 imagined_held_out=2
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
-  compiled=() split=(--held-out 4) judge_rows=(--batch 12)
+  compiled=() split=(--held-out 4) judge_rows=(--batch 12 --measured 24)
   vjepa_rows=(--batch 2) idm_rows=(--batch 4) painter_rows=(--batch 2)
   cloning_rows=(--batch 4 --look-batch 2)
   spaces_sizes=(--horizons 1 4 --clips 4 --reward-episodes 8 --recovery.transitions 2

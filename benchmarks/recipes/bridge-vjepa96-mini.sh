@@ -13,7 +13,7 @@ if [ -z "${TRIAL:-}" ]; then
 else
   adapter=2 painter=2 dynamics=(2 2) judge=2
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
-  compiled=() split=(--held-out 4) judge_rows=(--batch 12) painter_rows=(--batch 2) starts=2
+  compiled=() split=(--held-out 4) judge_rows=(--batch 12 --measured 24) painter_rows=(--batch 2) starts=2
 fi
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -21,7 +21,7 @@ else  # whether the commands fit together; what comes out of it is of no use
   autoencoders=(2 2) decoders=(2 2) dynamics=(2 2 2) early=2 judge=2
   compared=(--noise 0 --max-steps 2 --starts 2 --rows 2 --resamples 50)
   measured=(--clips 2 --horizons 1 2 --denoising-steps 2) judged=(--episodes 8 --horizon 2 --per-kind 2)
-  compiled=() split=(--held-out 4) judge_rows=(--batch 4)
+  compiled=() split=(--held-out 4) judge_rows=(--batch 4 --measured 24)
 fi
 # glibc gives freed memory back to the system at once, which costs a training loop a fifth of its time
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000

@@ -75,6 +75,9 @@ class RewardConfig:
     all cells start in the middle and learn their places."""
     bf16: bool = False
     """Linear layers in bfloat16."""
+    measured: int = 1500
+    """Held-out near misses, and others, per task in the closing measurement, which also chooses the
+    thresholds; twice as many successes."""
     seed: int = 0
     """Seed of initialisation, batches and noise."""
     loop: LoopConfig = field(
@@ -90,7 +93,9 @@ class RewardConfig:
     """Optimisation."""
 
     def __post_init__(self) -> None:
-        """Check what belongs together once."""
+        """Check the numbers, and what belongs together, once."""
+        if min(self.batch, self.measured) < 1:
+            raise ValueError(f"batch={self.batch} and measured={self.measured} must be at least 1")
         if not 0 < self.imagined_share < 1:
             raise ValueError(
                 f"imagined_share={self.imagined_share}; expected a share between 0 and 1, without "
@@ -202,7 +207,8 @@ def train_reward(config: RewardConfig) -> Path:
         config.out,
         network,
         config.loop,
-        fingerprint=asdict(config) | {"view": view, "loop": None, "out": None},
+        fingerprint={k: v for k, v in asdict(config).items() if k != "measured"}
+        | {"view": view, "loop": None, "out": None},
     )
     device = loop.accelerator.device
 
@@ -255,12 +261,15 @@ def train_reward(config: RewardConfig) -> Path:
         if config.imagined_held_out is None
         else read_imagined(config.imagined_held_out, data, config)
     )
-    thresholds = None if dreamt is None else shared_thresholds(final, [held_out, dreamt])
-    report = measure_classifier(final, held_out, thresholds=thresholds)
+    count = config.measured
+    thresholds = None if dreamt is None else shared_thresholds(final, [held_out, dreamt], count)
+    report = measure_classifier(final, held_out, count, thresholds=thresholds)
     path = config.out / "reward.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in final.state_dict().items()}, path)
     record = {"network": asdict(network.config), "held_out": report, "steps": loop.step}
     if dreamt is not None:
-        record["imagined_held_out"] = measure_classifier(final, dreamt, thresholds=thresholds)
+        record["imagined_held_out"] = measure_classifier(
+            final, dreamt, count, thresholds=thresholds
+        )
     (config.out / "reward.json").write_text(json.dumps(record, indent=1))
     return path
