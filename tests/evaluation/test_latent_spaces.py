@@ -260,6 +260,9 @@ def test_the_command_measures_both_models_and_writes_their_cards(
         entry = Checkpoint.open(folder).spec.metrics["latent_space"]
         assert set(entry["idm"]["k_1"]) >= {"encoder", "generated", "random_latents"}
         assert entry["action_recovery"]["transitions"] == 2
+        figures = entry["features"]
+        assert 1 <= figures["feature_rank"] <= figures["channels"] and figures["feature_std"] > 0
     assert (tmp_path / "out" / "latent_spaces.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert "gap closed @4" in printed and "do semantic latents keep actions better here?" in printed
+    assert "gap closed @4" in printed and "feature rank" in printed
+    assert "do semantic latents keep actions better here?" in printed

@@ -2,8 +2,8 @@
 
 Every model imagines the same held-out clips. Measured are open loop and the decoder's own limit,
 how well actions can be read from encoded and from imagined latents, how well they can be planned
-back, and the success classifier; each beside controls. Figures of one run are of one set of clips,
-so that models may be compared in pairs.
+back, and the success classifier, each beside controls; and whether the encoder has collapsed.
+Figures of one run are of one set of clips, so that models may be compared in pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
@@ -30,6 +31,7 @@ from wm_gym.evaluation.open_loop_clips import OpenLoopClips, open_recorded, samp
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.evaluation.reward_model import RewardModelConfig, measure_reward_model
 from wm_gym.latents.registry import find_space
+from wm_gym.metrics.features import collapse_figures
 from wm_gym.metrics.idm import TransformerIDM
 from wm_gym.metrics.statistics import resampled_interval
 from wm_gym.training.idm import load_idm
@@ -136,11 +138,16 @@ def measure_model(
     whole = complete(clips)
     latents = latents_of_clips(model, whole, config.batch, config.seed)
     read = {name: read_clips(model, idm, latents, config.seed) for name, idm in idms.items()}
-    space = model.spec.latent.space
+    latent = model.spec.latent
+    starts = latents.encoded[:, 0] * torch.tensor(latent.std) + torch.tensor(latent.mean)
     report: dict[str, Any] = {
-        "space": space,
-        "family": FAMILIES[0] if find_space(space).semantic else FAMILIES[1],
+        "space": latent.space,
+        "family": FAMILIES[0] if find_space(latent.space).semantic else FAMILIES[1],
         "weights_sha256": model.spec.weights_sha256,
+        "features": {
+            **collapse_figures(starts),
+            "channels": latent.channels,
+        },
         "open_loop": scores,
         "idm": {name: found.scores() for name, found in read.items()},
         "action_recovery": measure_recovery(model, whole, latents, config.recovery, config.seed),
@@ -217,6 +224,8 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ks = sorted({k for m in models.values() for k in m["idm"]})
     heading = ["model", *(f"gap closed @{h.removeprefix('horizon_')}" for h in horizons)]
     heading += ["decoder dB"]
+    collapse = all("features" in m for m in models.values())
+    heading += ["feature rank", "of"] if collapse else []
     for k in ks:
         heading += [f"IDM r {k} encoder", "imagined", "shuffled", "noise"]
     rows: list[tuple[str, ...]] = [
@@ -225,6 +234,9 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, m in models.items():
         row = [name, *(_number(m["open_loop"][h]["gap_closed"]) for h in horizons)]
         row.append(_number(m["open_loop"][horizons[-1]]["changed_psnr_reconstruction"], 1))
+        if collapse:
+            row.append(_number(m["features"]["feature_rank"], 1))
+            row.append(str(m["features"]["channels"]))
         for k in ks:
             for version in ("encoder", "generated", "shuffled_actions", "random_latents"):
                 row.append(_number(m["idm"].get(k, {}).get(version, {}).get("pearson")))
@@ -298,5 +310,6 @@ def write_entry(folder: Path, report: dict[str, Any], header: dict[str, Any]) ->
     Returns:
         The card.
     """
-    entry: dict[str, Any] = {name: report[name] for name in ("idm", "action_recovery")}
+    names = ("features", "idm", "action_recovery")
+    entry: dict[str, Any] = {name: report[name] for name in names}
     return write_metric(Checkpoint.open(folder), "latent_space", entry, header)
