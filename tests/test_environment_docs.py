@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.observations import OBSERVATIONS, goal_vector, observation_space
 from wm_gym.envs.rewards import REWARDS
+from wm_gym.envs.sims.bridge import CAMERAS, BridgeSimEnv
+from wm_gym.envs.sims.bridge_objects import BACKGROUNDS, DISTRACTORS, TABLES
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.instructions import Goal
 
@@ -44,6 +47,24 @@ def test_the_spaces_are_those_of_the_model_that_ships(embedded_checkpoint):
     assert spec.dynamics.denoising_steps == 2 and LANGTABLE.action.names == ("dx", "dy")
     stored = StartStates.read(Path(embedded_checkpoint) / FILENAME)
     assert stored.ranges().startswith("reach-6500 to reach-6549, ") and len(stored) == 150
+
+
+def test_the_switches_of_bridge_sim_are_all_there():
+    section = TEXT.split("switches of `BridgeSim-v0`\n", 1)[1]
+    cells = re.findall(r"^\| `(\w+)` \| `\"(\w+)\"` \| (.+) \|$", section, re.MULTILINE)
+    unseen = {
+        "distractors": ("all", *DISTRACTORS),
+        "colours": ("unseen",),
+        "table": tuple(TABLES)[1:],
+        "background": tuple(BACKGROUNDS)[1:],
+    }
+    assert [name for name, *_ in cells] == list(unseen)
+    for name, standard, text in cells:
+        assert inspect.signature(BridgeSimEnv).parameters[name].default == standard
+        assert all(choice in text for choice in unseen[name])
+        for choice in unseen[name]:
+            BridgeSimEnv(obs="state", **{name: choice})
+    assert f'cameras="{", ".join(CAMERAS)}"' in section
 
 
 @pytest.mark.parametrize("reward", REWARDS)

@@ -94,6 +94,30 @@ def test_near_misses_miss_in_every_way():
     assert kinds == set(NearMiss.KINDS)
 
 
+@pytest.mark.parametrize("kind", NearMiss.KINDS)
+def test_a_near_miss_is_what_its_name_says(env, monkeypatch, kind):
+    """`hold`: in the closed hand above the place; `beside`: let go of, at rest off the place;
+    `empty`: the hand goes there without the thing."""
+    monkeypatch.setattr(NearMiss, "ODDS", tuple(float(kind == other) for other in NearMiss.KINDS))
+    seen = []
+    for seed in range(4):
+        _, info = env.reset(seed=seed, options={"task": "carrot_on_plate"})
+        behaviour = NearMiss()
+        behaviour.reset(env.goal, np.random.default_rng(seed), env.objects)
+        lifted, held_above, let_go, hand_went = False, False, False, False
+        for _ in range(50):
+            info = env.step(behaviour.act(env))[-1]
+            assert not info["is_success"]
+            (carrot, plate), touched = info["privileged"]["things_m"], info["privileged"]["touched"]
+            aside = np.linalg.norm((carrot - plate)[:2])
+            lifted |= carrot[2] > 0.05
+            held_above |= bool(touched[0] and aside < 0.02 and 0.025 < carrot[2] - plate[2] < 0.09)
+            let_go |= bool(lifted and not touched[0] and aside < 0.14 and carrot[2] < 0.04)
+            hand_went |= np.linalg.norm((info["privileged"]["hand_m"] - plate)[:2]) < 0.03
+        seen.append({"hold": held_above, "beside": let_go, "empty": hand_went and not lifted}[kind])
+    assert sum(seen) >= 3
+
+
 def test_collection_stores_what_training_needs(tmp_path):
     def config(name, workers):
         return CollectConfig(
