@@ -9,53 +9,13 @@ What was aimed at stands here; what was reached, and whether that is enough, com
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
 
 import tyro
+from aims import Aim, results, table
 from document_figures import FiguresConfig, fill
-from readme_format import number, read
+from readme_format import number
 
 DOCUMENT = "docs/langtable-model.md"
-
-
-@dataclass(frozen=True)
-class Aim:
-    """One figure that was aimed at: at least `aim`, or at most where `most` is set."""
-
-    what: str
-    aim: float
-    reached: float
-    source: str
-    digits: int = 2
-    most: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the measured figure is good enough, before rounding."""
-        return self.reached <= self.aim if self.most else self.reached >= self.aim
-
-    @property
-    def line(self) -> str:
-        """Its row of the table."""
-        sign = "≤" if self.most else "≥"
-        return (
-            f"| {self.what} | {sign} {number(self.aim, self.digits)} | "
-            f"{number(self.reached, self.digits)} | {'yes' if self.met else '**no**'} | "
-            f"`{self.source}` |"
-        )
-
-
-def results(name: str) -> dict[str, Any]:
-    """A result that the table needs.
-
-    Raises:
-        FileNotFoundError: if it has not been measured.
-    """
-    report = read(name)
-    if report is None:
-        raise FileNotFoundError(f"benchmarks/results/{name}.json is not there; measure it first")
-    return report
 
 
 def open_loop_aims() -> list[Aim]:
@@ -168,11 +128,7 @@ def longer_table() -> list[str]:
 def figures() -> str:
     """The whole block."""
     aims = [*open_loop_aims(), *classifier_aims(), *comparison_aims(), *step_aims(), *other_aims()]
-    table = ["| what | aimed at | reached | met | result |", "|---|---|---|---|---|"]
-    table += [aim.line for aim in aims]
-    return "\n".join(
-        [*table, "", f"{sum(aim.met for aim in aims)} of {len(aims)} are met.", "", *longer_table()]
-    )
+    return "\n".join([*table(aims), "", *longer_table()])
 
 
 def main(config: FiguresConfig) -> int:
