@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from tests.pictures import gl, skip_without_gl  # noqa: F401  fixtures for every folder
+from wm_gym.envs.registration import EMBEDDED_MODELS
 
 # a deadline measures the machine's load, not the code
 hypothesis.settings.register_profile("wm_gym", deadline=None)
 hypothesis.settings.load_profile("wm_gym")
 
 EMBEDDED = "langtable-vae-mini"
+SHIPPED = tuple(folder for folder in EMBEDDED_MODELS.values() if folder is not None)
+"""Folders of the latent world models that ship, one for each id."""
 NEEDS_OGBENCH = pytest.mark.skipif(
     sys.version_info >= (3, 13) and find_spec("ogbench") is None,
     reason="the development tools bring ogbench up to Python 3.12",
@@ -52,6 +55,33 @@ def embedded_checkpoint() -> str:
     from wm_gym.checkpoints import assets_folder
 
     return str(assets_folder() / EMBEDDED)
+
+
+@pytest.fixture(scope="session", params=SHIPPED)
+def shipped_checkpoint(request: pytest.FixtureRequest) -> str:
+    """Folder of each trained latent world model that ships, one after the other."""
+    from wm_gym.checkpoints import assets_folder
+
+    return str(assets_folder() / request.param)
+
+
+@pytest.fixture(scope="session")
+def shipped_id(shipped_checkpoint: str) -> str:
+    """Id that runs `shipped_checkpoint`."""
+    return {folder: name for name, folder in EMBEDDED_MODELS.items()}[Path(shipped_checkpoint).name]
+
+
+@pytest.fixture(
+    scope="session",
+    params=["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED)],
+)
+def any_model(request: pytest.FixtureRequest, tiny_checkpoint: str):
+    """The tiny world model and, among the slow tests, each one that ships: facts about them all."""
+    from wm_gym.checkpoints import assets_folder
+    from wm_gym.world_model import load_world_model
+
+    tiny = request.param == "tiny"
+    return load_world_model(tiny_checkpoint if tiny else assets_folder() / request.param)
 
 
 def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:

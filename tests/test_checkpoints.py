@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError, save_checkpoint, save_data_file
 from wm_gym.cli import main
@@ -15,6 +16,7 @@ from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.start_states import FILENAME
 from wm_gym.evaluation.demo_clips import DemoClips
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
+from wm_gym.world_model import load_world_model
 
 NESTED = [
     ("action", "alignment"),
@@ -99,6 +101,44 @@ def test_a_damaged_reward_model_is_refused_by_its_name(folder):
         gymnasium.make("WM-LangTable-VAE-v0", checkpoint=str(folder))
 
 
+def test_no_damaged_file_of_a_model_that_ships_is_taken(shipped_checkpoint, shipped_id, tmp_path):
+    folder = Path(shutil.copytree(shipped_checkpoint, tmp_path / "damaged"))
+    weights = sorted(Checkpoint.open(folder).spec.weights_sha256)
+    assert {"dynamics.safetensors", "latent.safetensors", "reward.safetensors"} <= set(weights)
+    for name in weights:
+        whole = (folder / name).read_bytes()
+        for damage in (flip_a_bit, cut_off):
+            damage(folder / name)
+            with pytest.raises(CheckpointError, match=rf"{name} has SHA-256"):
+                gymnasium.make(shipped_id, checkpoint=str(folder))
+            (folder / name).write_bytes(whole)
+    card = json.loads((folder / "card.json").read_text())
+    del card["action"]["gain"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CardError, match="gain"):
+        gymnasium.make(shipped_id, checkpoint=str(folder))
+
+
+@pytest.mark.slow
+def test_a_model_that_ships_is_the_same_after_saving_it_again(shipped_checkpoint, tmp_path):
+    opened = Checkpoint.open(Path(shipped_checkpoint))
+    weights = {name: opened.load(name) for name in opened.spec.weights_sha256}
+    save_checkpoint(tmp_path / "again", opened.spec, weights)
+
+    def rolled(folder) -> torch.Tensor:
+        model = load_world_model(folder)
+        frame, action = model.spec.frame, model.spec.action
+        start = torch.zeros(1, frame.height, frame.width, 3, dtype=torch.uint8)
+        rollout = model.begin(start, seeds=[0])
+        for _ in range(3):
+            rollout.step(torch.tensor([action.high]))
+        return rollout.frames()
+
+    torch.testing.assert_close(
+        rolled(tmp_path / "again"), rolled(shipped_checkpoint), atol=0, rtol=0
+    )
+
+
 def test_start_states_that_the_card_states_must_be_there(folder):
     (folder / FILENAME).unlink()
     with pytest.raises(CheckpointError, match=r"start_states\.npz is missing; .*make-start-states"):
@@ -157,8 +197,8 @@ def test_a_data_file_is_written_with_its_hash(folder):
     assert set(opened.spec.data_sha256) == {FILENAME, "more.npz"}
 
 
-def test_every_file_that_ships_is_the_one_its_card_means(embedded_checkpoint):
-    opened = Checkpoint.open(Path(embedded_checkpoint))
+def test_every_file_that_ships_is_the_one_its_card_means(shipped_checkpoint):
+    opened = Checkpoint.open(Path(shipped_checkpoint))
     files = {path.name for path in opened.folder.iterdir()} - {"card.json"}
     assert files == opened.spec.weights_sha256.keys() | opened.spec.data_sha256.keys()
     for name in files:

@@ -203,15 +203,18 @@ def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
     assert imageio.imread(picture).shape[-1] == 3
 
 
-@pytest.mark.usefixtures("embedded_checkpoint")
-def test_the_demo_of_the_model_that_ships_needs_no_simulator(tmp_path):
-    words = ["demo", "--clips", "1", "--steps", "2", "--out", str(tmp_path)]
+@pytest.mark.parametrize("env_id", [name for name, folder in EMBEDDED_MODELS.items() if folder])
+def test_the_demo_of_a_model_that_ships_needs_no_simulator(env_id, tmp_path):
+    import imageio.v3 as imageio
+
+    words = ["demo", "--id", env_id, "--clips", "1", "--steps", "2", "--out", str(tmp_path)]
     code = (
         f"import sys; from wm_gym.cli import main; assert main({words!r}) == 0; "
         "assert 'mujoco' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert (tmp_path / "demo_WM-LangTable-VAE-v0.png").exists()
+    assert imageio.imread(tmp_path / f"demo_{env_id}.png").shape[-1] == 3
+    assert len(imageio.imread(tmp_path / f"demo_{env_id}.mp4")) == 3
 
 
 def test_damaged_demo_clips_say_how_to_make_them(tiny_checkpoint, tmp_path, capsys):

@@ -85,5 +85,5 @@ def test_a_model_in_bfloat16_is_told_why_it_fails(tiny_model, arithmetic):
 
 
 @pytest.mark.slow
-def test_the_embedded_model_keeps_every_promise(embedded_checkpoint):
-    assert check_world_model(wm_gym.load_world_model(embedded_checkpoint)).passed
+def test_the_models_that_ship_keep_every_promise(shipped_checkpoint):
+    assert check_world_model(wm_gym.load_world_model(shipped_checkpoint)).passed

@@ -28,11 +28,16 @@ def make(model, **kwargs) -> WorldModelEnv:
 
 def rollout(env, seed: int, steps: int = 5) -> list:
     """Observations of a seeded episode with seeded actions."""
-    rng = np.random.default_rng(seed)
     observations = [env.reset(seed=seed)[0]]
-    for _ in range(steps):
-        observations.append(env.step(rng.uniform(-0.03, 0.03, 2).astype(np.float32))[0])
+    observations += [env.step(action)[0] for action in actions_of(env, steps, seed)]
     return observations
+
+
+def actions_of(env, steps: int, seed: int = 0) -> np.ndarray:
+    """Seeded actions (steps, A) over the whole range."""
+    space = env.action_space
+    draws = np.random.default_rng(seed).uniform(space.low, space.high, (steps, *space.shape))
+    return draws.astype(np.float32)
 
 
 def test_spaces_and_card_come_from_the_checkpoint(tiny_model):
@@ -43,15 +48,15 @@ def test_spaces_and_card_come_from_the_checkpoint(tiny_model):
     assert env.metadata["render_fps"] == 10.0
 
 
-def test_the_same_seed_gives_the_same_episode_bit_for_bit(tiny_model):
-    env = make(tiny_model)
+def test_the_same_seed_gives_the_same_episode_bit_for_bit(any_model):
+    env = make(any_model)
     first = rollout(env, 7)
-    for again in (rollout(env, 7), rollout(make(tiny_model), 7)):
+    for again in (rollout(env, 7), rollout(make(any_model), 7)):
         np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, rollout(env, 8))
 
 
-def test_the_same_seed_gives_the_same_episode_in_another_process(tiny_model, tiny_checkpoint):
+def test_the_same_seed_gives_the_same_episode_in_another_process(any_model):
     code = (
         "import hashlib, sys, numpy as np\n"
         "from wm_gym.envs.imagined import WorldModelEnv\n"
@@ -60,7 +65,7 @@ def test_the_same_seed_gives_the_same_episode_in_another_process(tiny_model, tin
         "env = WorldModelEnv(checkpoint=sys.argv[1], reward='none', obs='latents')\n"
         "print(hashlib.sha256(np.stack(rollout(env, 7)).tobytes()).hexdigest())\n"
     )
-    command = [sys.executable, "-c", code, tiny_checkpoint]
+    command = [sys.executable, "-c", code, str(any_model.folder)]
     root = Path(__file__).parents[2]
     hashes = {
         subprocess.run(command, check=True, capture_output=True, cwd=root).stdout for _ in range(2)
@@ -170,17 +175,17 @@ def test_an_episode_judged_at_its_horizon_terminates_there(tiny_model, success_a
     assert results[-1][4]["judge"]["rationale"] == "call 1"
 
 
-def test_out_of_range_actions_are_clipped_and_reported(tiny_model):
-    env = make(tiny_model, obs="latents")
+def test_out_of_range_actions_are_clipped_and_reported(any_model):
+    env = make(any_model, obs="latents")
 
     def after(action):
         env.reset(seed=0)
-        observation, *_, info = env.step(np.array(action, np.float32))
+        observation, *_, info = env.step(action)
         return observation, info["action_clipped"]
 
-    inside, clipped = after([0.03, 0.0])
+    inside, clipped = after(env.action_space.high)
     assert clipped is False
-    outside, clipped = after([9.0, 0.0])
+    outside, clipped = after(env.action_space.high + np.float32(9.0))
     assert clipped is True
     np.testing.assert_array_equal(inside, outside)
 
@@ -207,6 +212,29 @@ def test_a_bad_action_raises_and_the_episode_goes_on_unharmed(tiny_model, action
     with pytest.raises(ValueError, match=message):
         env.step(action)
     np.testing.assert_array_equal(env.step(np.zeros(2, np.float32))[0], expected)
+
+
+def test_whatever_the_model_what_is_wrong_is_refused_and_the_episode_goes_on(any_model):
+    env, spec = make(any_model, obs="latents"), any_model.spec
+    size, frame = spec.action.size, spec.frame
+    first, second = actions_of(env, 2)
+    env.reset(seed=0)
+    expected = [env.step(action)[0] for action in (first, second)]
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.step(first)[0], expected[0])
+    for action, message in (
+        (np.full(size, np.nan), "finite"),
+        (np.zeros(size + 1), rf"shape \({size + 1},\), expected shape \({size},\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            env.step(action)
+    for frames, message in (
+        (np.zeros((16, 16, 3), np.uint8), rf"\({frame.height}, {frame.width}, 3\)"),
+        (np.zeros((frame.height, frame.width, 3)), "float64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            env.reset(options={"frames": frames})
+    np.testing.assert_array_equal(env.step(second)[0], expected[1])
 
 
 def test_a_model_that_diverges_raises_and_a_reset_repairs(tiny_model, monkeypatch):
@@ -364,15 +392,15 @@ def test_the_dict_observation_carries_goal_and_time_left(tiny_model):
 
 
 @pytest.mark.parametrize("obs", ["pixels", "latents", "dict"])
-def test_a_restored_snapshot_continues_identically(tiny_model, obs):
-    env = make(tiny_model, obs=obs, horizon=20)
+def test_a_restored_snapshot_continues_identically(any_model, obs):
+    env = make(any_model, obs=obs, horizon=20)
     env.reset(seed=0)
-    actions = np.random.default_rng(0).uniform(-0.03, 0.03, (12, 2)).astype(np.float32)
+    actions = actions_of(env, 12)
     for action in actions[:6]:
         before = env.step(action)[0]
     content = env.snapshot()
     expected = [env.step(action)[0] for action in actions[6:]] + [env.reset()[0]]
-    for other in (env, make(tiny_model, obs=obs, horizon=20)):
+    for other in (env, make(any_model, obs=obs, horizon=20)):
         same = other.restore(content)
         assert data_equivalence(same, before, exact=True)
         found = [other.step(action)[0] for action in actions[6:]] + [other.reset()[0]]
@@ -496,8 +524,8 @@ def test_half_precision_is_close_to_float32(tiny_checkpoint, dtype):
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_1000_steps(tiny_model):
-    env = make(tiny_model, horizon=10_000)
+def test_memory_is_flat_over_1000_steps(any_model):
+    env = make(any_model, horizon=10_000)
     env.reset(seed=0)
 
     def resident_bytes(steps: int) -> int:
@@ -511,9 +539,13 @@ def test_memory_is_flat_over_1000_steps(tiny_model):
     assert abs(len(env.snapshot()) - size) < 128
 
 
-def test_the_embedded_model_classifies_and_measures(embedded_checkpoint):
+@pytest.mark.filterwarnings("ignore::wm_gym.envs.settings.EmbeddedModelWarning")
+def test_a_model_that_ships_classifies_and_measures(shipped_id):
     for reward, key in (("classifier", "success_probability"), ("distance", "distance")):
-        env = WorldModelEnv(checkpoint=embedded_checkpoint, reward=reward, task="push")
-        env.reset(seed=0)
-        *_, info = env.step(np.zeros(2, np.float32))
-        assert np.isfinite(info[key])
+        env = WorldModelEnv(env_id=shipped_id, reward=reward, denoising_steps=1)
+        assert env.card.embedded
+        for task in env.card.tasks:
+            start = next(n for n in env.engine.starts.stored.names if n.startswith(task))
+            env.reset(seed=0, options={"start": start})
+            *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
+            assert np.isfinite(info[key])

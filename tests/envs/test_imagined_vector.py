@@ -24,16 +24,21 @@ def make(model, num_envs: int, **kwargs) -> WorldModelVectorEnv:
     return WorldModelVectorEnv(num_envs, model=model, **{"reward": "none", **kwargs})
 
 
-def actions_of(rows: int, steps: int = STEPS) -> np.ndarray:
-    """(steps, rows, 2); a row's actions do not depend on the number of rows."""
-    draws = [np.random.default_rng(row).uniform(-0.03, 0.03, (steps, 2)) for row in range(rows)]
+def actions_of(space: gymnasium.spaces.Box, rows: int, steps: int = STEPS) -> np.ndarray:
+    """(steps, rows, A); a row's actions do not depend on the number of rows."""
+    shape = (steps, *space.shape)
+    draws = [
+        np.random.default_rng(row).uniform(space.low, space.high, shape) for row in range(rows)
+    ]
     return np.stack(draws, axis=1).astype(np.float32)
 
 
 def single(model, seed: int, row: int, obs: str, **kwargs) -> list[np.ndarray]:
     env = WorldModelEnv(model=model, reward="none", obs=obs, horizon=100, **kwargs)
     observations = [env.reset(seed=seed)[0]]
-    return observations + [env.step(action)[0] for action in actions_of(row + 1)[:, row]]
+    return observations + [
+        env.step(action)[0] for action in actions_of(env.action_space, row + 1)[:, row]
+    ]
 
 
 def assert_nearly_equal(one, other, obs):
@@ -47,20 +52,22 @@ def assert_nearly_equal(one, other, obs):
 
 @pytest.mark.parametrize("obs", ["latents", "pixels"])
 @pytest.mark.parametrize("num_envs", [1, 2, 5])
-def test_row_i_equals_the_single_environment_with_its_seed(tiny_model, num_envs, obs):
-    envs = make(tiny_model, num_envs, obs=obs, horizon=100)
+def test_row_i_equals_the_single_environment_with_its_seed(any_model, num_envs, obs):
+    envs = make(any_model, num_envs, obs=obs, horizon=100)
     observations = [envs.reset(seed=40)[0]]
-    observations += [envs.step(actions)[0] for actions in actions_of(num_envs)]
+    observations += [
+        envs.step(actions)[0] for actions in actions_of(envs.single_action_space, num_envs)
+    ]
     for row in range(num_envs):
         found = [observation[row] for observation in observations]
-        assert_nearly_equal(found, single(tiny_model, 40 + row, row, obs), obs)
+        assert_nearly_equal(found, single(any_model, 40 + row, row, obs), obs)
 
 
 @pytest.mark.parametrize("num_envs", [2, 5])
-def test_a_row_is_not_disturbed_by_neighbours_that_reset(tiny_model, num_envs):
-    envs = make(tiny_model, num_envs, obs="latents", horizon=100, autoreset_mode="Disabled")
+def test_a_row_is_not_disturbed_by_neighbours_that_reset(any_model, num_envs):
+    envs = make(any_model, num_envs, obs="latents", horizon=100, autoreset_mode="Disabled")
     rows = [envs.reset(seed=40)[0][1]]
-    for step, actions in enumerate(actions_of(num_envs)):
+    for step, actions in enumerate(actions_of(envs.single_action_space, num_envs)):
         if step % 3 == 2:
             mask = np.ones(num_envs, bool)
             mask[1] = False
@@ -69,16 +76,16 @@ def test_a_row_is_not_disturbed_by_neighbours_that_reset(tiny_model, num_envs):
             np.testing.assert_array_equal(observation[1], before)
             assert not infos["_instruction"][1]
         rows.append(envs.step(actions)[0][1])
-    assert_nearly_equal(rows, single(tiny_model, 41, 1, "latents"), "latents")
+    assert_nearly_equal(rows, single(any_model, 41, 1, "latents"), "latents")
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_a_row_goes_on_after_autoreset_like_the_single_environment(tiny_model, num_envs):
-    envs = make(tiny_model, num_envs, obs="latents", horizon=3)
-    env = WorldModelEnv(model=tiny_model, reward="none", obs="latents", horizon=3)
+def test_a_row_goes_on_after_autoreset_like_the_single_environment(any_model, num_envs):
+    envs = make(any_model, num_envs, obs="latents", horizon=3)
+    env = WorldModelEnv(model=any_model, reward="none", obs="latents", horizon=3)
     found, expected = [envs.reset(seed=4)[0][0]], [env.reset(seed=4)[0]]
     over = False
-    for actions in actions_of(num_envs, 10):
+    for actions in actions_of(envs.single_action_space, num_envs, 10):
         observations, _, terminated, truncated, infos = envs.step(actions)
         found.append(observations[0])
         if over:
@@ -93,11 +100,11 @@ def test_a_row_goes_on_after_autoreset_like_the_single_environment(tiny_model, n
     assert_nearly_equal(found, expected, "latents")
 
 
-def test_next_step_is_the_default_and_resets_in_the_step_after(tiny_model):
-    envs = make(tiny_model, 2, horizon=2)
+def test_next_step_is_the_default_and_resets_in_the_step_after(any_model):
+    envs = make(any_model, 2, horizon=2)
     assert envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
     envs.reset(seed=0)
-    action = np.zeros((2, 2), np.float32)
+    action = actions_of(envs.single_action_space, 2, 1)[0]
     assert not envs.step(action)[3].any()
     assert envs.step(action)[3].all()
     # actions of rows that are about to reset are ignored, whatever they are
@@ -106,10 +113,10 @@ def test_next_step_is_the_default_and_resets_in_the_step_after(tiny_model):
     assert "error" not in infos and infos["_start"].all()
 
 
-def test_same_step_returns_the_new_episode_and_keeps_the_old_ones_end(tiny_model):
-    envs = make(tiny_model, 3, horizon=2, autoreset_mode="SameStep")
-    reference = make(tiny_model, 3, horizon=2, autoreset_mode="Disabled")
-    action = np.zeros((3, 2), np.float32)
+def test_same_step_returns_the_new_episode_and_keeps_the_old_ones_end(any_model):
+    envs = make(any_model, 3, horizon=2, autoreset_mode="SameStep")
+    reference = make(any_model, 3, horizon=2, autoreset_mode="Disabled")
+    action = actions_of(envs.single_action_space, 3, 1)[0]
     for env in (envs, reference):
         env.reset(seed=0)
         env.step(action)
@@ -126,9 +133,9 @@ def test_same_step_returns_the_new_episode_and_keeps_the_old_ones_end(tiny_model
     assert not envs.step(action)[3].any()
 
 
-def test_disabled_wants_a_reset_of_the_rows_that_ended(tiny_model):
-    envs = make(tiny_model, 2, horizon=2, autoreset_mode=AutoresetMode.DISABLED)
-    action = np.zeros((2, 2), np.float32)
+def test_disabled_wants_a_reset_of_the_rows_that_ended(any_model):
+    envs = make(any_model, 2, horizon=2, autoreset_mode=AutoresetMode.DISABLED)
+    action = actions_of(envs.single_action_space, 2, 1)[0]
     envs.reset(seed=0)
     envs.step(action)
     envs.step(action)
@@ -177,7 +184,7 @@ def test_stepping_or_masking_before_a_reset_is_refused(tiny_model):
 def test_a_bad_action_ends_only_its_row(tiny_model, bad, message):
     envs = make(tiny_model, 3, obs="pixels", horizon=100)
     reference = make(tiny_model, 3, obs="pixels", horizon=100)
-    actions = actions_of(3)
+    actions = actions_of(envs.single_action_space, 3)
     for env in (envs, reference):
         env.reset(seed=0)
     before = envs.step(actions[0])[0]
@@ -233,13 +240,15 @@ def test_the_wrong_number_of_actions_raises_and_changes_nothing(tiny_model):
 def test_a_batch_of_a_wrong_shape_raises_and_changes_nothing(tiny_model, wrong, found):
     envs = make(tiny_model, 2, obs="latents", horizon=100)
     envs.reset(seed=0)
-    expected = envs.step(actions_of(2)[0])[0]
+    expected = envs.step(actions_of(envs.single_action_space, 2)[0])[0]
     envs.reset(seed=0)
     with pytest.raises(ValueError, match=found) as error:
         envs.step(wrong)
     assert "expected shape (2, 2)" in str(error.value) and "x, y in m, m" in str(error.value)
     assert "reshape" in str(error.value) or "np.stack" in str(error.value)
-    observations, _, terminated, truncated, infos = envs.step(actions_of(2)[0])
+    observations, _, terminated, truncated, infos = envs.step(
+        actions_of(envs.single_action_space, 2)[0]
+    )
     np.testing.assert_array_equal(observations, expected)
     assert not (terminated.any() or truncated.any() or "error" in infos)
 
@@ -317,19 +326,19 @@ def test_attributes_of_rows_can_be_read_and_set(tiny_model):
         envs.get_attr("nothing")
 
 
-def test_a_restored_snapshot_continues_identically(tiny_model):
-    envs = make(tiny_model, 3, horizon=4)
+def test_a_restored_snapshot_continues_identically(any_model):
+    envs = make(any_model, 3, horizon=4)
     envs.reset(seed=0)
-    actions = actions_of(3, 12)
+    actions = actions_of(envs.single_action_space, 3, 12)
     for step in range(6):  # one autoreset lies behind
         before = envs.step(actions[step])[0]
     content = envs.snapshot()
     expected = [envs.step(action)[0] for action in actions[6:]]
-    other = make(tiny_model, 3, horizon=4)
+    other = make(any_model, 3, horizon=4)
     np.testing.assert_array_equal(other.restore(content), before)
     np.testing.assert_array_equal([other.step(action)[0] for action in actions[6:]], expected)
     with pytest.raises(ValueError, match="3 rows, this environment has 2"):
-        make(tiny_model, 2).restore(content)
+        make(any_model, 2).restore(content)
 
 
 def test_make_vec_uses_the_batched_engine(tiny_checkpoint):
@@ -350,7 +359,7 @@ def test_gymnasiums_sync_vector_env_agrees(tiny_checkpoint):
         for mode in ("vector_entry_point", "sync")
     ]
     results = [[env.reset(seed=9)] for env in envs]
-    for actions in actions_of(2, 8):
+    for actions in actions_of(envs[0].single_action_space, 2, 8):
         for env, result in zip(envs, results, strict=True):
             result.append(env.step(actions))
     for ours, theirs in zip(*results, strict=True):
