@@ -3,7 +3,7 @@
 # every colour and shape, questions about them, questions about the future of recorded episodes, both
 # stages of training, the checkpoint, its threshold, and the figures in its card. Every step resumes
 # where it stopped. What planners reach with it: benchmarks/planning_success.py, planner_time.py.
-# usage: benchmarks/recipes/langtable-swm.sh [RUN_FOLDER]         (training: about an hour of one core)
+# usage: benchmarks/recipes/langtable-swm.sh [RUN_FOLDER]         (training: a good two hours of one core)
 #        EPISODES=runs/langtable-vae-mini/episodes …   takes the episodes of langtable-vae-mini.sh
 #        HELD_OUT=runs/langtable-vae-mini/held-out …   and those nothing was trained on
 #        TRIAL=1 … /tmp/trial                          every command, a few steps of it
@@ -14,7 +14,7 @@ held_out=${HELD_OUT:-$run/held-out}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   scenes=600 count=2200 held_out_count=240 unseen=80 starts=30
-  steps=(500 3050) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
+  steps=(500 8600) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
   measured=() calibrated=()
 else  # whether the commands fit together; what comes out of it is of no use
   scenes=4 count=8 held_out_count=32 unseen=4 starts=1
@@ -47,7 +47,8 @@ wm-gym train semantic --qa "$run/present" --out "$run/stage_1" --expert-share No
   "${first[@]}" --loop.steps "${steps[0]}" --loop.learning-rate 2e-3 --loop.warmup-steps 50 \
   --loop.final-learning-rate-fraction 0.5 --loop.save-every 100
 # stage 2 asks about the future, half of it expert's and half suboptimal; in the run that ships the part
-# of the grounding loss that teaches the answer where to look was written 600 steps into it
+# of the grounding loss that teaches the answer where to look was written 600 steps into it, and it ran
+# as 3050 steps first, then on to 8600 from the learning rate that these have there
 wm-gym train semantic --qa "$run/saqa" --init "$run/stage_1/checkpoint" --out "$run/stage_2" \
   --seeing-weight 0.5 --grounding-weight 1 "${second[@]}" --loop.steps "${steps[1]}" \
   --loop.learning-rate 1.5e-3 --loop.warmup-steps 50 --loop.save-every 100 \
