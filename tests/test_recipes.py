@@ -156,6 +156,40 @@ def test_the_world_model_recipe_fits_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gl")
+def test_the_recipe_of_two_latent_spaces_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("bridge-mini.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    cards = {
+        space: Checkpoint.open(run / f"bridge-{space}-mini").spec for space in ("vae", "vjepa")
+    }
+    for space, card in cards.items():
+        assert (card.twin, card.latent.space) == ("BridgeSim-v0", f"{space}-mini")
+        assert set(card.metrics) >= {"open_loop", "reward_model", "latent_space"}
+        assert "effector_error_px_median" in card.metrics["open_loop"]["horizon_4"]
+        assert set(card.metrics["latent_space"]["idm"]) == {"k_1", "k_4"}
+        assert card.reward is not None and set(card.reward.network["tasks"]) == set(card.tasks)
+        assert set(card.reward.threshold) == set(card.tasks)
+    # one network size, whatever the latents
+    sizes = [dict(card.dynamics.network, channels=0) for card in cards.values()]
+    assert sizes[0] == sizes[1]
+    report = json.loads((run / "latent_spaces.json").read_text())
+    assert set(report["families"]) == {"k_1", "k_4"}
+    assert (run / "latent_spaces" / "latent_spaces.png").exists()
+    for space in ("VAE", "VJEPA"):
+        report = json.loads((run / f"comparison-{space}/imagined_vs_real_bridge.json").read_text())
+        assert len(report["policies"]) == 4
+        env = gymnasium.make(
+            f"WM-Bridge-{space}-v0", checkpoint=str(run / f"bridge-{space.lower()}-mini"), horizon=2
+        )
+        frame, info = env.reset(seed=0, options={"start": "carrot_on_plate-6501"})
+        assert frame.shape == (64, 64, 3)
+        assert info["instruction"] == "put the carrot on the plate"
+        env.step(env.action_space.sample())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 def test_the_semantic_recipe_fits_together(tmp_path):
     run = tmp_path / "run"
     for words in commands_of("langtable-swm.sh", tmp_path, str(run), trial=True):
