@@ -103,11 +103,40 @@ def truth_table(worlds: dict[str, dict[str, Any]], policies: int) -> list[str]:
         "|---|---|---|---|",
     ]
     for name, rows in worlds.items():
-        cells = []
-        for statistic in ("pearson", "spearman", "mmrv"):
-            low, high = rows[f"{statistic}_interval"]
-            cells.append(f"{number(rows[statistic])} [{number(low)}, {number(high)}]")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(agreement_row(name, rows))
+        if split := rows.get("split"):
+            lines.append(
+                agreement_row(f"{name}: judged on real video against true", split["judge"])
+            )
+            lines.append(agreement_row(f"{name}: imagined against judged", split["dream"]))
+    return lines
+
+
+def agreement_row(name: str, rows: dict[str, Any]) -> str:
+    """Statistics over policies with their intervals."""
+    cells = []
+    for statistic in ("pearson", "spearman", "mmrv"):
+        low, high = rows[f"{statistic}_interval"]
+        cells.append(f"{number(rows[statistic])} [{number(low)}, {number(high)}]")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def policy_table(worlds: dict[str, dict[str, Any]]) -> list[str]:
+    """Success of every policy of BridgeSim in both worlds."""
+    rates = {
+        model: {entry["name"]: entry for entry in report["policies"]}
+        for model, report in worlds.items()
+    }
+    names = list(next(iter(rates.values())))
+    lines = [
+        "",
+        f"| policy | true success, % | {' | '.join(f'in the dream of {m}' for m in rates)} |",
+        f"|---|---|{'---|' * len(rates)}",
+    ]
+    for name in names:
+        entries = [known[name] for known in rates.values() if name in known]
+        cells = " | ".join(f"{100 * entry['imagined_success_rate']:.0f}" for entry in entries)
+        lines.append(f"| {name} | {100 * entries[0]['true_success_rate']:.0f} | {cells} |")
     return lines
 
 
@@ -283,7 +312,8 @@ def bridge_figures() -> list[str]:
     if report := read("latent_spaces_bridge"):
         blocks.append(latent_spaces(report))
     if worlds := read_bridge("imagined_vs_real"):
-        blocks.append(truth_table(worlds, len(next(iter(worlds.values()))["policies"])))
+        policies = len(next(iter(worlds.values()))["policies"])
+        blocks.append(truth_table(worlds, policies) + policy_table(worlds))
     return ["\n".join(block) for block in blocks]
 
 
