@@ -59,10 +59,10 @@ def test_the_same_seed_gives_the_same_episode_bit_for_bit(any_model):
 def test_the_same_seed_gives_the_same_episode_in_another_process(any_model):
     code = (
         "import hashlib, sys, numpy as np\n"
-        "from wm_gym.envs.imagined import WorldModelEnv\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from tests.envs.test_imagined import rollout\n"
-        "env = WorldModelEnv(checkpoint=sys.argv[1], reward='none', obs='latents')\n"
+        "from tests.envs.test_imagined import make, rollout\n"
+        "from wm_gym.world_model import load_world_model\n"
+        "env = make(load_world_model(sys.argv[1]), obs='latents')\n"
         "print(hashlib.sha256(np.stack(rollout(env, 7)).tobytes()).hexdigest())\n"
     )
     command = [sys.executable, "-c", code, str(any_model.folder)]
