@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_what_is_there_is_kept_and_never_replaced(
 
 
 def test_a_robot_with_other_actions_is_refused(
-    episodes: Path, tiny_checkpoint: str, tmp_path: Path, monkeypatch
+    episodes: Path, tiny_checkpoint: str, tiny_model, tmp_path: Path, monkeypatch
 ):
     class Wider(recipe.EpisodeDataset):
         def actions(self, index: int) -> np.ndarray:
@@ -90,6 +91,13 @@ def test_a_robot_with_other_actions_is_refused(
     monkeypatch.setattr(recipe, "EpisodeDataset", Wider)
     config = ImagineLatentsConfig(episodes, tiny_checkpoint, tmp_path / "out")
     with pytest.raises(ValueError, match="actions of 7 components, tiny takes 2"):
+        imagine_latents(config)
+    monkeypatch.undo()
+    spec = tiny_model.spec
+    skipping = replace(spec, action=replace(spec.action, frame_skip=2))
+    loaded = SimpleNamespace(spec=skipping)
+    monkeypatch.setattr(recipe, "load_world_model", lambda *args, **kwargs: loaded)
+    with pytest.raises(ValueError, match="frame_skip=2"):
         imagine_latents(config)
     assert not (tmp_path / "out").exists()
 

@@ -74,6 +74,11 @@ def imagine_latents(config: ImagineLatentsConfig) -> Path:
             f"{config.data} has actions of {width} components, {spec.name} takes "
             f"{spec.action.size}: {list(spec.action.names)}; use episodes of its simulator"
         )
+    if spec.action.frame_skip != 1 or spec.num_views != 1:
+        raise ValueError(
+            f"{spec.name} has frame_skip={spec.action.frame_skip} and {spec.num_views} cameras; "
+            "expected 1 each, because every recorded step of one camera is imagined"
+        )
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(len(data))[: config.episodes])
     source = {
