@@ -10,11 +10,12 @@ after the other,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,7 @@ def precompute_latents(
     record = json.loads(json.dumps(record))
     if _holds(out, record):
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with _staging(out) as staging:
         total = int(bounds[-1])
         actions = np.zeros((total, dataset.actions(0).shape[1]), np.float32)
         privileged = np.zeros((total, dataset.labels(0)[0].shape[1]), np.float32)
@@ -230,10 +229,19 @@ def precompute_latents(
             "bounds": bounds,
         }
         _finish(staging, out, arrays, record)
+    return out
+
+
+@contextlib.contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill, gone again if that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return out
 
 
 def _finish(
@@ -272,13 +280,8 @@ def write_latents(
         return out
     made = make()
     arrays = {**made, "latents": _to_numpy(made["latents"]).astype(np.float16)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with _staging(out) as staging:
         _finish(staging, out, arrays, record)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return out
 
 

@@ -135,6 +135,13 @@ def _sample(
     return parts if "success" in parts and len(parts) > 1 else None
 
 
+def _scores(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all kinds of examples, and whether each is a success."""
+    score = np.concatenate([part[0] for part in parts.values()])
+    truth = np.concatenate([np.full(len(p[0]), k == "success") for k, p in parts.items()])
+    return score, truth
+
+
 @torch.inference_mode()
 def shared_thresholds(
     network: SuccessClassifier,
@@ -160,10 +167,7 @@ def shared_thresholds(
         for world in worlds:
             parts = _sample(network, world, task, per_kind, np.random.default_rng(seed))
             if parts is not None:
-                score = np.concatenate([part[0] for part in parts.values()])
-                truth = np.concatenate(
-                    [np.full(len(p[0]), k == "success") for k, p in parts.items()]
-                )
+                score, truth = _scores(parts)
                 found.append([balanced_accuracy(score > c, truth) for c in CANDIDATES])
         if found:
             thresholds[task] = round(float(CANDIDATES[int(np.argmax(np.mean(found, 0)))]), 3)
@@ -211,8 +215,7 @@ def measure_classifier(
         parts = _sample(network, data, task, per_kind, rng)
         if parts is None:
             continue
-        score = np.concatenate([part[0] for part in parts.values()])
-        truth = np.concatenate([np.full(len(p[0]), k == "success") for k, p in parts.items()])
+        score, truth = _scores(parts)
         if thresholds is None:
             half = rng.permutation(len(score)) % 2 == 0
             best = [balanced_accuracy(score[half] > c, truth[half]) for c in CANDIDATES]
