@@ -16,7 +16,8 @@ import numpy as np
 from wm_gym.policies.act_server import decode, encode
 from wm_gym.policies.base import PolicyError
 
-REFUSED = 400  # the server understood us, and the same question will not be answered later either
+PASSING = (408, 425, 429)
+"""Statuses of 400 to 499 after which the same question may be answered later; the others refuse."""
 
 
 class PolicyServerError(PolicyError):
@@ -68,8 +69,8 @@ class ActClient:
             try:
                 return self._ask(body)
             except urllib.error.HTTPError as error:
-                fault = f"status {error.code}: {error.read()[:500].decode(errors='replace')}"
-                if error.code == REFUSED:
+                fault = f"status {error.code}: {_said(error)}"
+                if 400 <= error.code < 500 and error.code not in PASSING:
                     raise PolicyServerError(f"{self.url}/act refused: {fault}") from error
                 cause: Exception = error
             except (OSError, HTTPException, ValueError) as error:
@@ -112,4 +113,15 @@ class ActClient:
             found = decode(answer.read())
         if isinstance(found, str):  # OpenVLA's own server answers "error" with status 200
             raise ValueError(f"the server answers {found[:200]!r}; its log says why")
-        return np.asarray(found, np.float64)
+        try:
+            return np.asarray(found, np.float64)
+        except TypeError as error:
+            raise ValueError(f"the server answers {found!r:.200}, expected an action") from error
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a server says beside its status; it may have died over it."""
+    try:
+        return error.read()[:500].decode(errors="replace")
+    except (OSError, HTTPException) as lost:
+        return f"the rest of the answer was lost ({lost})"

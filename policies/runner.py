@@ -161,6 +161,8 @@ def run_policy(
                 _append(Path(results), done)
                 _finished_file(Path(results)).unlink(missing_ok=True)
             records += done
+    if results is not None:  # what a kill left between the last block and its removal
+        _finished_file(Path(results)).unlink(missing_ok=True)
     return records
 
 
@@ -352,14 +354,17 @@ def _write_finished(results: Path, finished: Mapping[int, EpisodeRecord]) -> Non
 def _read_finished(
     results: Path, numbers: range, options: Sequence[Mapping[str, Any]], seeds: Sequence[int]
 ) -> dict[int, EpisodeRecord]:
-    """Episodes of a block that had ended when its run was stopped by an error."""
+    """Episodes of a block that had ended when its run was stopped by an error.
+
+    Those of a block before are among the results: a kill came before the file was removed.
+    """
     path = _finished_file(results)
     if not path.exists():
         return {}
     found = [EpisodeRecord(**json.loads(line)) for line in path.read_text().splitlines()]
     for record in found:
         number = record.index
-        if number not in numbers or (record.seed, record.start) != (
+        if not 0 <= number < numbers.stop or (record.seed, record.start) != (
             int(seeds[number]),
             str(options[number].get("start", "")),
         ):
@@ -367,4 +372,4 @@ def _read_finished(
                 f"{path} holds episode {number} with start {record.start!r} and seed "
                 f"{record.seed}, which is not what is asked for: remove the file"
             )
-    return {record.index: record for record in found}
+    return {record.index: record for record in found if record.index in numbers}

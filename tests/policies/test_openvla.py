@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_info_reports_the_revision():
         client(server.url).info()
 
 
-@pytest.mark.parametrize("fault", ["raises", "says error", "hangs"])
+@pytest.mark.parametrize("fault", ["raises", "says error", "no action", "hangs"])
 def test_what_fails_is_asked_again(fault):
     calls = []
 
@@ -178,7 +179,7 @@ def test_what_fails_is_asked_again(fault):
                 raise RuntimeError("out of memory")
             if fault == "hangs":
                 time.sleep(0.4)
-            return "error"
+            return {"action": None} if fault == "no action" else "error"
         return walk(image, instruction, unnorm_key)
 
     with serving(act) as server:
@@ -195,6 +196,37 @@ def test_what_is_refused_is_not_asked_again():
         pytest.raises(PolicyServerError, match=r"refused.*expected uint8 \(H, W, 3\)"),
     ):
         client(server.url, patience_s=60).act(np.zeros((2, 2), np.uint8), "go")
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(401, False), (404, False), (422, False), (408, True), (429, True)]
+)
+def test_a_status_says_whether_to_ask_again(status, again):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", "900")  # and dies before it has said so much
+            self.end_headers()
+            self.wfile.write(b"no such robot")
+
+        def log_message(self, *words):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        said = f"no action for 0.3 s.*status {status}" if again else f"refused: status {status}"
+        asking = client(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(PolicyServerError, match=said):
+            asking.act(np.zeros((2, 2, 3), np.uint8), "go")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (len(asked) > 1) == again
 
 
 def test_a_server_that_stays_away_is_named_with_the_remedy():

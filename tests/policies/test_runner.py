@@ -125,6 +125,18 @@ def test_an_interrupted_run_gives_the_same_file(tmp_path):
     assert again.stepped == 0
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_kill_before_finished_episodes_are_cleared_away_is_no_fault(tmp_path, blocks):
+    path, kept = tmp_path / "results.jsonl", tmp_path / "results.jsonl.finished"
+    whole = facts(run(vector(1), Walker(), results=path))
+    lines = path.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines[:BLOCK_ROUNDS]))  # of the first block, which is there
+    path.write_text("".join(lines if blocks == 2 else lines[:BLOCK_ROUNDS]))
+    assert facts(run(vector(1), Walker(), results=path)) == whole
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == list(range(7))
+    assert not kept.exists()
+
+
 def test_results_of_other_episodes_are_refused(tmp_path):
     path = tmp_path / "results.jsonl"
     run(vector(2), Walker(), results=path)
