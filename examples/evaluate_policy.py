@@ -15,7 +15,6 @@ Small, to see that every part runs:
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +26,8 @@ from torch.utils.tensorboard import SummaryWriter
 import wm_gym
 from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
+from wm_gym.evaluation.report import write_json
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.policies.base import Policy
@@ -61,7 +62,7 @@ class Args:
     seed: int = 0
     """Seed of the first episode; the next ones follow."""
     out: Path = Path("outputs/evaluate_policy")
-    """Folder for records, video and picture; a second call goes on there."""
+    """Folder for records, video and picture; a second call with these settings goes on there."""
 
 
 def run(args: Args, env: gym.Env | WorldModelVectorEnv, policy: Policy, world: str) -> list:
@@ -98,6 +99,11 @@ def main(args: Args) -> dict:
     )
     assert isinstance(dream, WorldModelVectorEnv)
     policy = open_policy(args.policy, dream.card.action, dream.card.frame)
+    free = ("out", "starts", "shown")
+    kept = {k: str(v) for k, v in asdict(args).items() if k not in free}
+    claim_folder(
+        args.out, kept | {"weights": dream.card.weights_sha256}, [PolicySource.of(args.policy)]
+    )
     twin = wm_gym.make_twin(dream)
     report: dict = {"args": {k: str(v) for k, v in asdict(args).items()}}
     with SummaryWriter(str(args.out)) as writer:
@@ -116,7 +122,7 @@ def main(args: Args) -> dict:
         for dreamed, real in shown
     ]
     write_pictures(args.out, "evaluate_policy", scenes, dream.card.action.control_hz)
-    (args.out / "evaluate_policy.json").write_text(json.dumps(report, indent=1))
+    write_json(args.out / "evaluate_policy.json", report)
     return report
 
 

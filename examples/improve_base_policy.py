@@ -22,7 +22,6 @@ Small, to see that every part runs:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ from torch.utils.tensorboard import SummaryWriter
 import wm_gym
 from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
+from wm_gym.evaluation.report import write_json
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.planning.gradient import GradientConfig
@@ -110,7 +111,7 @@ class Args:
     seed: int = 0
     """Seed of the first episode; the next ones follow."""
     out: Path = Path("outputs/improve_base_policy")
-    """Folder for records, video and picture; a second call goes on there."""
+    """Folder for records, video and picture; a second call with these settings goes on there."""
 
 
 def make_planner(args: Args, model: LatentWorldModel, bases: Sequence[Policy]) -> Policy:
@@ -138,6 +139,8 @@ def main(args: Args) -> dict:
         1, args.id, checkpoint=args.checkpoint, denoising_steps=args.denoising_steps
     )
     card, model = dream.card, dream.engine.model
+    kept = {k: str(v) for k, v in asdict(args).items() if k not in ("out", "starts")}
+    claim_folder(args.out, kept | {"weights": card.weights_sha256}, [PolicySource.of(args.base)])
 
     def base() -> Policy:
         """A fresh one each time: what it remembers belongs to one policy."""
@@ -171,7 +174,7 @@ def main(args: Args) -> dict:
             )  # fmt: skip
             scene[f"{name}: {filmed.instruction}"] = filmed.frames
     write_pictures(args.out, "improve_base_policy", [scene], card.action.control_hz)
-    (args.out / "improve_base_policy.json").write_text(json.dumps(report, indent=1))
+    write_json(args.out / "improve_base_policy.json", report)
     return report
 
 

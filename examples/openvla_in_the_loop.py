@@ -25,7 +25,6 @@ Small, to see that every part runs:
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +39,9 @@ from torch.utils.tensorboard import SummaryWriter
 from wm_gym.data.frames import resize
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.start_states import make_start_states
+from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
 from wm_gym.evaluation.judge_episodes import judge_episodes
+from wm_gym.evaluation.report import write_json
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.judges.registry import JudgeContext, make_judge
 from wm_gym.metrics.statistics import wilson_interval
@@ -89,7 +90,8 @@ class Args:
     shown: int = 3
     """Episodes in the video."""
     out: Path = Path("outputs/openvla_in_the_loop")
-    """Folder for records, recordings, video and picture; a second call goes on there."""
+    """Folder for records, recordings, video and picture; a second call with these settings goes on
+    there. What is behind --url is not known: give every policy a folder of its own."""
 
 
 def brightest_spot(image: np.ndarray, instruction: str, unnorm_key: str | None) -> np.ndarray:
@@ -195,6 +197,15 @@ def beginnings(
     return found
 
 
+def claim(args: Args, card: WorldModelSpec) -> None:
+    """Refuse a folder with episodes of other settings; another judge may be asked about them."""
+    free = ("out", "shown", "judge", "url")
+    settings: dict[str, Any] = {k: str(v) for k, v in asdict(args).items() if k not in free}
+    settings |= {"own_server": args.url is None, "weights": card.weights_sha256}
+    behind = [] if args.behind is None else [PolicySource.of(args.behind)]
+    claim_folder(args.out, settings, behind)
+
+
 def main(args: Args) -> dict:
     """Run the example.
 
@@ -215,6 +226,7 @@ def main(args: Args) -> dict:
     judge = make_judge(args.judge, JudgeContext(lambda: dream.engine.model))
     protocol = Protocol(args.episodes, args.trials, args.max_steps, args.out_of_distribution)
     planned = beginnings(args, dream, protocol)
+    claim(args, card)
     report: dict = {"args": {k: str(v) for k, v in asdict(args).items()}}
     scenes = []
     with server(args, card) as url, SummaryWriter(str(args.out)) as writer:
@@ -239,7 +251,7 @@ def main(args: Args) -> dict:
             ]
     if scenes:
         write_pictures(args.out, "openvla_in_the_loop", scenes, card.action.control_hz)
-    (args.out / "openvla_in_the_loop.json").write_text(json.dumps(report, indent=1))
+    write_json(args.out / "openvla_in_the_loop.json", report)
     return report
 
 

@@ -16,7 +16,6 @@ Small, to see that every part runs:
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,8 @@ from tqdm import tqdm
 
 import wm_gym
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.evaluation.compare_real_records import claim_folder
+from wm_gym.evaluation.report import write_json
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.planning.mppi import MPPIConfig
@@ -68,7 +69,7 @@ class Args:
     seed: int = 0
     """Seed of the first episode; the next ones follow."""
     out: Path = Path("outputs/plan_with_mppi")
-    """Folder for records, video and picture; a second call goes on there."""
+    """Folder for records, video and picture; a second call with these settings goes on there."""
 
 
 def make_planner(args: Args, model: LatentWorldModel) -> LatentPlannerPolicy:
@@ -98,6 +99,8 @@ def main(args: Args) -> dict:
     dream = WorldModelVectorEnv(
         1, args.id, checkpoint=args.checkpoint, denoising_steps=args.denoising_steps
     )
+    settings = {k: str(v) for k, v in asdict(args).items() if k not in ("out", "starts")}
+    claim_folder(args.out, settings | {"weights": dream.card.weights_sha256}, ())
     policies: dict[str, Policy] = {
         "planner": make_planner(args, dream.engine.model),
         "random": RandomPolicy(dream.card.action),
@@ -122,7 +125,7 @@ def main(args: Args) -> dict:
             print(f"{name}: {found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}] true success")
     scene = {f"{name}: {shown.instruction}": shown.frames for name, shown in clips.items()}
     write_pictures(args.out, "plan_with_mppi", [scene], dream.card.action.control_hz)
-    (args.out / "plan_with_mppi.json").write_text(json.dumps(report, indent=1))
+    write_json(args.out / "plan_with_mppi.json", report)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -54,7 +55,12 @@ def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tm
     module = load(name)
     words = commands(module)[-1]
     words[words.index("--out") + 1] = str(tmp_path)
-    module.main(tyro.cli(module.Args, args=words))
+    args = tyro.cli(module.Args, args=words)
+    module.main(args)
+    if name != "record_rollout":  # which keeps no records
+        longer = dataclasses.replace(args, max_steps=args.max_steps + 1)
+        with pytest.raises(ValueError, match=r"holds a run with other settings .*max_steps"):
+            module.main(longer)
     picture = imageio.imread(tmp_path / f"{name}.png")
     assert picture.ndim == 3 and picture.std() > 10
     frames = imageio.imread(tmp_path / f"{name}.mp4")
@@ -75,6 +81,10 @@ def test_an_evaluation_goes_on_where_it_stopped(embedded_checkpoint, tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")} == before
     rows = [json.loads(line) for line in before["imagined.jsonl"].splitlines()]
     assert [row["start"] for row in rows] == ["reach-6500", "reach-6501"]
+    other = dataclasses.replace(args, policy="wm_gym.policies.random_policy:RandomPolicy")
+    with pytest.raises(ValueError, match=r"holds a run with other settings .*policy: "):
+        module.main(other)
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")} == before
 
 
 def test_own_frames_and_actions(embedded_checkpoint, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import tyro
 
 from wm_gym.evaluation.learn_in_imagination import make_dream, train_in_imagination
+from wm_gym.policies.base import PolicyError
 
 OTHER = "wm_gym.policies.random_policy:RandomPolicy"
 SMALL: dict[str, dict[str, Any]] = {
@@ -66,6 +67,19 @@ def test_an_agent_learns_in_the_dream_and_acts_in_the_simulator(name, tiny_check
     assert list((tmp_path / "tensorboard").rglob("events.*"))
     with pytest.raises(ProgressError, match=r"other settings .*'gamma': \(0\.95, 0\.5\)"):
         train_in_imagination(example.Args(steps=32, **given | {"gamma": 0.5}), example.make_agent)
+    with pytest.raises(ValueError, match=r"holds a run with other settings .*test_steps: 3, now 4"):
+        train_in_imagination(
+            example.Args(steps=32, **given | {"test_steps": 4}), example.make_agent
+        )
+
+
+def test_policies_of_one_name_are_refused_before_anything_runs(tiny_checkpoint, tmp_path):
+    example = load("ppo")
+    for beside in ((OTHER, OTHER), ("runs/trained",)):
+        args = example.Args(checkpoint=tiny_checkpoint, out=tmp_path, rows=1, beside=beside)
+        with pytest.raises(PolicyError, match="expected different names"):
+            train_in_imagination(args, example.make_agent)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.evaluation.report import write_json
-from wm_gym.policies.named import short_name
+from wm_gym.policies.named import policy_file, short_name
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real_policies import NamedPolicy
@@ -18,8 +19,37 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "settings.json"
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy]) -> None:
-    """Write what the records in a folder depend on, or compare it with what stands there."""
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy that records depend on.
+
+    Attributes:
+        source: its folder or `module:Class`.
+        file: what it is, `policy.json` or the module's source.
+    """
+
+    source: str
+    file: Path
+
+    @classmethod
+    def of(cls, name: str) -> PolicySource:
+        """The policy of a name, see `wm_gym.policies.named`."""
+        return cls(name, policy_file(name))
+
+
+def claim_folder(
+    folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy | PolicySource]
+) -> None:
+    """Write what the records in a folder depend on, or compare it with what stands there.
+
+    Args:
+        folder: of the records.
+        settings: JSON values, which must be those of the run that the folder holds.
+        policies: they may be added to, and those that are there must be the same.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings or policies, naming them.
+    """
     hashes = {
         entry.source: hashlib.sha256(entry.file.read_bytes()).hexdigest() for entry in policies
     }

@@ -12,9 +12,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import wm_gym  # noqa: F401  registers the ids
+from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.true_success import measure_learning
-from wm_gym.policies.base import save_policy
+from wm_gym.policies.base import PolicyError, save_policy
 from wm_gym.policies.named import open_policy, short_name
 from wm_gym.policies.sb3.learning import learn
 from wm_gym.policies.sb3.policy import SB3Policy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 NOT_SETTINGS = ("out", "steps", "save_every", "beside")
 """What may change when a training goes on, beside everything that begins with `test`."""
+UNTRAINED, TRAINED = "untrained", "trained"
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,28 @@ def train_in_imagination(
         What is written to `report.json`.
 
     Raises:
-        PolicyError: if a policy of `beside` is not there; nothing has run then.
+        PolicyError: if a policy of `beside` is not there, or two have one name; nothing has run
+            then.
         ProgressError: if `out` holds a training with other settings.
+        ValueError: if it holds a measurement with other settings or policies.
     """
     envs = make_dream(config)
     spec = envs.get_attr("card")[0]
+    names = [UNTRAINED, *map(short_name, config.beside), TRAINED]
+    if len(set(names)) < len(names):
+        raise PolicyError(
+            f"the policies are called {names} in files and report; expected different names: "
+            "rename the folders of --beside"
+        )
     others = {
         short_name(name): open_policy(name, spec.action, spec.frame) for name in config.beside
     }
+    # the training guards its own settings
+    claim_folder(
+        config.out,
+        {"test_steps": config.test_steps, "instruction": config.instruction},
+        [PolicySource.of(name) for name in config.beside],
+    )
     untrained = SB3Policy.from_agent(make_agent(config, envs))
     agent = make_agent(config, envs)
     settings = config.settings()
@@ -132,9 +148,9 @@ def train_in_imagination(
     trained = SB3Policy.from_agent(agent)
     save_policy(trained, config.out / "agent", training={**settings, "steps": progress.steps})
     seeds = range(config.test_seed, config.test_seed + config.test_episodes)
-    measured: dict[str, tuple[Policy, int]] = {"untrained": (untrained, 0)}
+    measured: dict[str, tuple[Policy, int]] = {UNTRAINED: (untrained, 0)}
     measured |= {name: (policy, 0) for name, policy in others.items()}
-    measured["trained"] = (trained, progress.steps)
+    measured[TRAINED] = (trained, progress.steps)
     rates = measure_learning(
         config.out,
         spec,
