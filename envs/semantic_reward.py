@@ -75,7 +75,7 @@ class SemanticReward:
     def __init__(self, name: str, spec: WorldModelSpec, device: str = "cpu") -> None:
         self.name = name
         self.task, judge = read_semantic_reward(name)
-        made = read_judge_name(judge).make(JudgeContext(device=device))
+        made = read_judge_name(judge).make(JudgeContext(device=device, simulator=spec.twin))
         assert isinstance(made, SemanticJudge)
         self.asked = made
         card = made.model.spec

@@ -220,6 +220,25 @@ def test_the_semantic_judge_asks_what_ends_the_task_about_the_last_frame(tmp_pat
     assert not SemanticJudge(model, 1.01 * bound).judge(clips[:1], texts[:1])[0].success
 
 
+def test_the_semantic_model_that_ships_for_a_simulator_is_embedded():
+    name = "semantic?checkpoint=embedded"
+    judge = make_judge(name, JudgeContext(simulator="LangTable-v0"))
+    assert isinstance(judge, SemanticJudge) and judge.model.spec.name == "langtable-swm"
+    assert judge.threshold == judge.model.spec.answer_threshold
+    (verdict,) = judge.judge([noise_clip(0, 24)], [PUSH])
+    assert 0 <= verdict.score <= 1 and verdict.model == "langtable-swm"
+    with pytest.raises(JudgeError, match=r"no semantic world model of BridgeSim-v0 ships, only of"):
+        make_judge(name, JudgeContext(simulator="BridgeSim-v0"))
+    with pytest.raises(JudgeError, match="needs a world model and none is in use"):
+        make_judge(name)
+
+
+def test_a_world_model_in_use_says_which_simulator_its_episodes_are_of(tiny_model):
+    context = JudgeContext(world_model=lambda: tiny_model)
+    assert context.need_simulator("semantic") == tiny_model.spec.twin
+    assert JudgeContext(simulator="Cube-v0").need_simulator("semantic") == "Cube-v0"
+
+
 RED_PINK_BLUE = Clip(plain_clip_frames((0, 0, 0), (204, 153, 51)))  # 0.8, 0.6, 0.2
 
 

@@ -28,11 +28,21 @@ class JudgeContext:
         world_model: gives the world model in use, or None if there is none.
         predicate: success by a simulator's privileged states, or None if there are none.
         device: torch device for models.
+        simulator: id of the simulator that episodes are of, where no world model says it.
     """
 
     world_model: Callable[[], LatentWorldModel] | None = None
     predicate: SuccessPredicate | None = None
     device: str = "cpu"
+    simulator: str | None = None
+
+    def need_simulator(self, judge: str) -> str | None:
+        """Id of the simulator that episodes are of, None if the world model in use has none.
+
+        Raises:
+            JudgeError: if there is neither.
+        """
+        return self.simulator or self.need_world_model(judge).spec.twin
 
     def need_world_model(self, judge: str) -> LatentWorldModel:
         """The world model in use.

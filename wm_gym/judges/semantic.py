@@ -16,7 +16,7 @@ import torch
 
 from wm_gym.data.frames import resize
 from wm_gym.instructions import Goal, InstructionSet
-from wm_gym.judges.verdicts import Clip, Verdict, check_batch
+from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch
 from wm_gym.semantic.tasks import DesiredAnswer, semantic_task
 from wm_gym.semantic.value import present_probabilities
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from wm_gym.judges.registry import JudgeContext
     from wm_gym.semantic.world_model import SemanticWorldModel
 
+EMBEDDED = "embedded"
+
 
 @dataclass(frozen=True)
 class SemanticJudgeConfig:
     """Questions about the last frame to a semantic world model."""
 
     checkpoint: str
-    """Semantic checkpoint: a folder, or hf://org/repo@revision."""
+    """Semantic checkpoint: embedded (the one that ships for the episodes' simulator), a folder, or
+    hf://org/repo@revision."""
     threshold: float | None = None
     """Probability that every desired answer must exceed; the card's by default."""
 
@@ -41,9 +44,22 @@ class SemanticJudgeConfig:
 
     def make(self, context: JudgeContext) -> SemanticJudge:
         """Make the judge."""
-        from wm_gym.semantic.world_model import load_semantic_model
+        from wm_gym.semantic.world_model import embedded_semantic_models, load_semantic_model
 
-        model = load_semantic_model(self.checkpoint, device=context.device)
+        name = "semantic?checkpoint=embedded"
+        embedded = None
+        if self.checkpoint == EMBEDDED:
+            simulator = context.need_simulator("semantic")
+            shipped = embedded_semantic_models()
+            if simulator not in shipped:
+                raise JudgeError(
+                    f"judge {name!r}: no semantic world model of {simulator} ships, only of "
+                    f"{', '.join(sorted(shipped))}; name a folder, 'semantic?checkpoint=FOLDER'"
+                )
+            embedded = shipped[simulator]
+        model = load_semantic_model(
+            self.checkpoint, embedded=embedded, env_id=name, device=context.device
+        )
         return SemanticJudge(model, self.threshold)
 
 

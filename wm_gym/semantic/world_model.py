@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from wm_gym.checkpoints import (
     Checkpoint,
     CheckpointError,
+    assets_folder,
     resolve_checkpoint,
     save_checkpoint,
     save_data_file,
@@ -197,6 +199,16 @@ class View:
                 f"{len(actions)} rows of actions for {len(self)} frames: say with rows= which "
                 "frame each row looks at"
             )
+
+
+def embedded_semantic_models() -> dict[str, str]:
+    """Folders under assets/ of the semantic world models that ship, by simulator."""
+    found = {}
+    for card in sorted(assets_folder().glob("*/card.json")):
+        content = json.loads(card.read_text())
+        if content.get("kind") == "semantic" and content["twin"] is not None:
+            found[content["twin"]] = card.parent.name
+    return found
 
 
 def load_semantic_model(
