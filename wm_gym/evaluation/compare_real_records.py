@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.evaluation.report import write_json
+from wm_gym.policies.base import POLICY_FILE
 from wm_gym.policies.named import policy_file, short_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class PolicySource:
         return cls(name, policy_file(name))
 
 
+def policy_bytes(file: Path) -> bytes:
+    """What a policy's records depend on: a file's content, of a policy.json without its metrics."""
+    content = file.read_bytes()
+    if file.name != POLICY_FILE:
+        return content
+    described = json.loads(content)
+    if described.pop("metrics", None) is None:
+        return content
+    return (json.dumps(described, indent=1) + "\n").encode()  # as save_policy wrote it
+
+
 def claim_folder(
     folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy | PolicySource]
 ) -> None:
@@ -51,7 +63,7 @@ def claim_folder(
         ValueError: if the folder holds a run with other settings or policies, naming them.
     """
     hashes = {
-        entry.source: hashlib.sha256(entry.file.read_bytes()).hexdigest() for entry in policies
+        entry.source: hashlib.sha256(policy_bytes(entry.file)).hexdigest() for entry in policies
     }
     settings["policy_files"] = hashes
     path = folder / SETTINGS_FILE
