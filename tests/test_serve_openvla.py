@@ -56,6 +56,19 @@ def test_what_fails_is_named(tmp_path):
     assert not (tmp_path / "env").exists()
 
 
+def test_an_environment_whose_making_was_interrupted_is_not_taken_for_whole(tmp_path, monkeypatch):
+    status = {"venv": 0, "pip": 130}
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, check: subprocess.CompletedProcess(command, status[command[2]]),
+    )
+    config = ServeOpenVLAConfig(COMMIT, environment=tmp_path / "env")
+    with pytest.raises(ServeError, match=r"could not be made \(status 130\)"):
+        serve_openvla(config)
+    assert len(commands(config)) == 3
+
+
 def test_a_branch_is_refused_and_a_dry_run_only_tells(capsys, tmp_path):
     assert main(["serve-openvla", "--revision", "main"]) == 2
     assert "--revision main; expected a commit" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from wm_gym.evaluation.compare_real_policies import FewEpisodesWarning
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.registry import JUDGES
-from wm_gym.judges.verdicts import Verdict
+from wm_gym.judges.verdicts import Verdict, no_verdict
 from wm_gym.policies.action_replay import ActionReplayPolicy
 from wm_gym.policies.base import PolicyError, save_policy
 from wm_gym.policies.compatibility import IncompatiblePolicyError
@@ -51,6 +51,22 @@ class DotJudge:
     def judge(self, clips, instructions):
         scores = [float(clip.frames[-1][0, self.cell, 0] > 0) for clip in clips]
         return [Verdict(score, score > 0, "", self.name, 0.0) for score in scores]
+
+
+@dataclass(frozen=True)
+class MuteJudgeConfig:
+    def make(self, context):
+        return MuteJudge()
+
+
+class MuteJudge:
+    """Comes to no verdict on the first clip of every batch."""
+
+    name, frames = "mute", 1
+
+    def judge(self, clips, instructions):
+        seen = [Verdict(1.0, True, "", self.name, 0.0) for _ in clips[1:]]
+        return [no_verdict(self.name, "refused", 0.0), *seen]
 
 
 class FakeDream(LineVectorEnv):
@@ -217,6 +233,16 @@ def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
     assert rates[0] != rates[1] and len(ran) == 32
     with pytest.raises(ValueError, match="judge 'vibes' does not exist"):
         replace(config, judge="vibes")
+
+
+def test_episodes_without_a_verdict_are_told_of(worlds, config, monkeypatch, capsys):
+    monkeypatch.setitem(JUDGES, "mute", (__name__, "MuteJudgeConfig"))
+    report = compare_real(replace(config, judge="mute", noise=(0.0,), starts=10))
+    assert [entry["imagined_errors"] for entry in report["policies"]] == [2] * 4  # one of each task
+    assert [entry["imagined_success_rate"] for entry in report["policies"]] == [0.9] * 4
+    said = capsys.readouterr().out
+    assert said.count("20 episodes each), 2 imagined ones with an error count as failures") == 4
+    assert "true ones with an error" not in said
 
 
 def test_the_split_tells_the_judges_error_from_the_dreams(worlds, config, monkeypatch):

@@ -97,23 +97,24 @@ def serve_openvla(config: ServeOpenVLAConfig) -> int:
     if config.dry_run:
         return 0
     for command in preparations:
-        _run(command, "the environment could not be made")
+        _run(command, "the environment could not be made", (0,))
     if preparations:
         _mark(config.environment.expanduser())
     _run(
         serve,
         "the server did not start; its weights come from the hub, so without one give --model "
         "the folder of a copy",
+        (0, -2, 130),  # Ctrl-C is how a server ends
     )
     return 0
 
 
-def _run(command: list[str], fault: str) -> None:
+def _run(command: list[str], fault: str, fine: tuple[int, ...]) -> None:
     try:
         status = subprocess.run(command, check=False).returncode
     except FileNotFoundError as error:
         raise ServeError(f"{fault}: there is no {command[0]}; name one with --python") from error
-    if status not in (0, -2, 130):  # Ctrl-C is how a server ends
+    if status not in fine:
         raise ServeError(f"{fault} (status {status}): {shlex.join(command)}")
 
 

@@ -334,6 +334,11 @@ def _tell(report: dict[str, Any], path: Path, plot: Path) -> None:
         print(
             f"{entry['name']:28s} imagined {entry['imagined_success_rate']:.2f}   "
             f"true {entry['true_success_rate']:.2f}   ({entry['true_episodes']} episodes each)"
+            + "".join(
+                f", {entry[f'{world}_errors']} {world} ones with an error count as failures"
+                for world in ("imagined", "true")
+                if entry[f"{world}_errors"]
+            )
         )
     for block, label in ((report, "world model"), (report.get("bad_world_model"), "bad model")):
         if block is None:
