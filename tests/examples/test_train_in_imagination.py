@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -16,6 +17,7 @@ import pytest
 import tyro
 
 from wm_gym.evaluation.learn_in_imagination import make_dream, train_in_imagination
+from wm_gym.instructions import InstructionError
 from wm_gym.policies.base import PolicyError
 
 OTHER = "wm_gym.policies.random_policy:RandomPolicy"
@@ -71,6 +73,22 @@ def test_an_agent_learns_in_the_dream_and_acts_in_the_simulator(name, tiny_check
         train_in_imagination(
             example.Args(steps=32, **given | {"test_steps": 4}), example.make_agent
         )
+
+
+def test_another_task_is_learned_from_its_instruction(tiny_checkpoint, tmp_path):
+    example = load("ppo")
+    args = example.Args(checkpoint=tiny_checkpoint, out=tmp_path, rows=2)
+    assert args.words == "reach the red moon" and "instruction" not in args.settings()
+    push = dataclasses.replace(args, instruction="push the red moon to the green star")
+    assert push.settings() == args.settings() | {"instruction": push.words}
+    envs = make_dream(push)
+    envs.reset()
+    assert envs.get_attr("instruction") == [push.words] * 2
+    with pytest.raises(InstructionError, match="juggle"):
+        train_in_imagination(
+            dataclasses.replace(args, instruction="juggle the red moon"), example.make_agent
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_policies_of_one_name_are_refused_before_anything_runs(tiny_checkpoint, tmp_path):

@@ -15,6 +15,7 @@ import wm_gym  # noqa: F401  registers the ids
 from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.true_success import measure_learning
+from wm_gym.instructions import InstructionSet
 from wm_gym.policies.base import PolicyError, save_policy
 from wm_gym.policies.named import open_policy, short_name
 from wm_gym.policies.sb3.learning import learn
@@ -40,6 +41,9 @@ class ImaginedTraining:
     """Folder for everything; a second call goes on there."""
     target: str = "red moon"
     """Block to reach."""
+    instruction: str | None = None
+    """What to learn instead, in words, e.g. "push the red moon to the green star"; pushes want a
+    longer --horizon and --test-steps."""
     observe: Literal["positions", "latents"] = "positions"
     """Positions that the reward model reads, or the latents themselves."""
     steps: int = 60_000
@@ -68,16 +72,16 @@ class ImaginedTraining:
     """Longest of them."""
 
     @property
-    def instruction(self) -> str:
+    def words(self) -> str:
         """What the agent learns to do."""
-        return f"reach the {self.target}"
+        return self.instruction or f"reach the {self.target}"
 
     def settings(self) -> dict[str, Any]:
         """What makes it this training; another one is not continued in its folder."""
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in NOT_SETTINGS and not name.startswith("test")
+            if name not in NOT_SETTINGS and not name.startswith("test") and value is not None
         }
 
 
@@ -98,7 +102,7 @@ def make_dream(config: ImaginedTraining) -> VecEnv:
         device=config.device,
         autoreset_mode="Disabled",
     )
-    envs = VecMonitor(ImaginedVecEnv(dream, options={"instruction": config.instruction}))
+    envs = VecMonitor(ImaginedVecEnv(dream, options={"instruction": config.words}))
     return ReadPositions(envs) if config.observe == "positions" else envs
 
 
@@ -116,6 +120,7 @@ def train_in_imagination(
         What is written to `report.json`.
 
     Raises:
+        InstructionError: if the world model does not know what is to be learned.
         PolicyError: if a policy of `beside` is not there, or two have one name; nothing has run
             then.
         ProgressError: if `out` holds a training with other settings.
@@ -123,6 +128,7 @@ def train_in_imagination(
     """
     envs = make_dream(config)
     spec = envs.get_attr("card")[0]
+    task = InstructionSet(spec.tasks, spec.objects).parse(config.words).task
     names = [UNTRAINED, *map(short_name, config.beside), TRAINED]
     if len(set(names)) < len(names):
         raise PolicyError(
@@ -135,7 +141,7 @@ def train_in_imagination(
     # the training guards its own settings
     claim_folder(
         config.out,
-        {"test_steps": config.test_steps, "instruction": config.instruction},
+        {"test_steps": config.test_steps, "instruction": config.words},
         [PolicySource.of(name) for name in config.beside],
     )
     untrained = SB3Policy.from_agent(make_agent(config, envs))
@@ -156,11 +162,11 @@ def train_in_imagination(
         spec,
         measured,
         progress.history,
-        config.instruction,
+        config.words,
         seeds,
         config.test_steps,
     )
-    print(f"\nThe agent: wm-gym record LangTable-v0 --task reach --policy {config.out / 'agent'}")
+    print(f"\nThe agent: wm-gym record LangTable-v0 --task {task} --policy {config.out / 'agent'}")
     report = measurement_header(seeds=list(seeds)) | {
         "settings": {**asdict(config), "out": str(config.out)},
         "world_model": spec.name,
