@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from wm_gym.semantic_card import SemanticSpec, semantic_spec_from_dict
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
@@ -38,13 +38,26 @@ def assets_folder() -> Path:
     return Path(str(files("wm_gym.assets")))
 
 
-def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "this model") -> Path:
+_MADE_BY = {"latent": "train latent-dynamics", "semantic": "train semantic"}
+_CONVERTED_BY = {
+    "latent": ("import-checkpoint", "a released .pt file"),
+    "semantic": ("import-semantic", "a PaliGemma in transformers' layout"),
+}
+
+
+def resolve_checkpoint(
+    checkpoint: str,
+    embedded: str | None,
+    env_id: str = "this model",
+    kind: Literal["latent", "semantic"] = "latent",
+) -> Path:
     """Find the folder a `checkpoint` argument names.
 
     Args:
         checkpoint: "embedded", a folder, or "hf://org/repo[@revision][/folder]".
         embedded: folder name under assets/ of the embedded model, or None if the id has none.
         env_id: named in errors.
+        kind: of world model; decides the ways to get one that errors name.
 
     Returns:
         A folder that holds card.json.
@@ -52,6 +65,7 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
     Raises:
         CheckpointError: with the ways to get a checkpoint.
     """
+    command, source = _CONVERTED_BY[kind]
     if checkpoint == "embedded":
         folder = assets_folder() / embedded if embedded else None
         if folder is None or not (folder / "card.json").exists():
@@ -59,8 +73,7 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
                 f"{env_id} has no embedded checkpoint. Give one: "
                 f"checkpoint='hf://org/repo@revision' for a published one "
                 "in wm_gym's layout, checkpoint='/path/to/folder' for your own (`wm-gym "
-                "import-checkpoint` converts a "
-                "released file), or train one with `wm-gym train latent-dynamics`"
+                f"{command}` converts {source}), or train one with `wm-gym {_MADE_BY[kind]}`"
             )
         return folder
     if checkpoint.startswith("hf://"):
@@ -69,7 +82,7 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
             raise CheckpointError(
                 f"checkpoint {checkpoint!r} is not of the form hf://org/repo[@revision][/folder]"
             )
-        return _download(checkpoint, match)
+        return _download(checkpoint, match, kind)
     folder = Path(checkpoint).expanduser()
     if not (folder / "card.json").exists():
         inside = sorted(path.parent.name for path in folder.glob("*/card.json"))
@@ -77,11 +90,17 @@ def resolve_checkpoint(checkpoint: str, embedded: str | None, env_id: str = "thi
             f"checkpoint {checkpoint!r} names no folder with a card.json; expected 'embedded', a "
             "folder or 'hf://org/repo'"
             + (f". Checkpoints inside it: {', '.join(inside[:6])}; name one" if inside else "")
+            + (f". `wm-gym {command}` converts {source}" if _is_transformers(folder) else "")
         )
     return folder
 
 
-def _download(checkpoint: str, match: re.Match[str]) -> Path:
+def _is_transformers(folder: Path) -> bool:
+    """Whether a folder looks like a model in transformers' layout."""
+    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+
+
+def _download(checkpoint: str, match: re.Match[str], kind: Literal["latent", "semantic"]) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = match["folder"]
@@ -101,9 +120,10 @@ def _download(checkpoint: str, match: re.Match[str]) -> Path:
         ) from error
     path = root / folder if folder else root
     if not (path / "card.json").exists():
+        command, source = _CONVERTED_BY[kind]
         raise CheckpointError(
-            f"{checkpoint!r} holds no card.json; if it is a released .pt file, convert it with "
-            f"`wm-gym import-checkpoint`"
+            f"{checkpoint!r} holds no card.json; if it is {source}, convert it with `wm-gym "
+            f"{command}`"
         )
     return path
 

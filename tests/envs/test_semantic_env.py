@@ -139,8 +139,11 @@ def test_a_snapshot_goes_on_bit_for_bit(model):
 
 
 def test_what_does_not_fit_is_refused(model):
-    with pytest.raises(CheckpointError, match="has no embedded checkpoint"):
+    with pytest.raises(CheckpointError, match="has no embedded checkpoint") as missing:
         gymnasium.make("WM-Cube-SWM-v0")
+    ways = ("wm-gym import-semantic", "wm-gym train semantic")
+    assert all(way in str(missing.value) for way in ways)
+    assert "latent-dynamics" not in str(missing.value)
     with pytest.raises(ValueError, match="trained with at most 20"):
         SemanticEnv(model=model, horizon=21)
     with pytest.raises(ValueError, match="threshold=2"):

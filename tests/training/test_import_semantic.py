@@ -9,12 +9,16 @@ from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from tests.semantic.conftest import TINY
+from tests.semantic.episodes import write_episodes
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.cli import main
+from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.tokens import langtable_tokenizer
 from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.training.import_semantic import ImportSemanticConfig, import_semantic
+from wm_gym.training.loop import LoopConfig
+from wm_gym.training.semantic import TrainSemanticConfig, train_semantic
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,56 @@ def test_the_published_names_and_an_action_projection(folder, tmp_path):
     model = load_semantic_model(tmp_path / "out")
     assert "knows actions" in model.spec.description
     assert torch.equal(model.network.action_projector.weight, torch.full((24, 2), 0.5))
+
+
+def with_projection(folder, components):
+    """The folder with an action projection of so many components."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["action_projector.linear.weight"] = torch.full((24, components), 0.5)
+    weights["action_projector.linear.bias"] = torch.zeros(24)
+    save_file(weights, path)
+    return folder
+
+
+def test_a_fine_tune_of_cube_takes_cubes_actions(folder, tmp_path):
+    """As OGBench's own, within ±1; LangTable's are metres, as they are."""
+    with_projection(folder, 5)
+    with pytest.raises(CheckpointError, match=r"takes actions of 5 .*LangTable-v0 has 2.*--twin"):
+        import_semantic(ImportSemanticConfig(str(folder), tmp_path / "out"))
+    words = ["import-semantic", str(folder), "--out", str(tmp_path / "out"), "--twin", "Cube-v0"]
+    assert main(words) == 0
+    model = load_semantic_model(tmp_path / "out")
+    spec = model.spec
+    assert (spec.twin, spec.action.size, spec.action.width) == ("Cube-v0", 5, 5)
+    assert set(spec.tasks) == {"reach", "stack"} and "red cube" in spec.objects
+    largest = torch.tensor(spec.action.high)
+    assert torch.allclose(spec.action.normalise(largest), torch.ones(5))
+    asked = model.ask([("Did the red moon move?", 3)])  # the words are those of this tokenizer
+    frames = torch.zeros(1, 24, 24, 3, dtype=torch.uint8)
+    assert model.look(frames).probabilities(torch.zeros(1, 3, 5), asked).shape == (1, 1, 2)
+
+
+def test_training_goes_on_with_the_scaling_that_the_weights_know(folder, tmp_path):
+    import_semantic(ImportSemanticConfig(str(with_projection(folder, 2)), tmp_path / "base"))
+    imported = load_semantic_model(tmp_path / "base").spec.action
+    assert (imported.gain, imported.width) == ((1.0, 1.0), 2)
+    write_episodes(tmp_path / "episodes", ["expert", "random"])
+    qa = collect_qa(CollectQAConfig((tmp_path / "episodes",), tmp_path / "qa", stride=5))
+    settings = TrainSemanticConfig(
+        qa, tmp_path / "run", init=str(tmp_path / "base"), rows=2, questions=2, bf16=False,
+        loop=LoopConfig(steps=1, learning_rate=1e-5, warmup_steps=0),
+    )  # fmt: skip
+    assert load_semantic_model(train_semantic(settings)).spec.action == imported
+    other = replace(load_semantic_model(tmp_path / "base").spec, twin="Cube-v0")
+    (tmp_path / "base" / "card.json").write_text(json.dumps(other.to_dict()))
+    with pytest.raises(ValueError, match=r"is a model of Cube-v0, and .*qa asks about LangTable"):
+        train_semantic(replace(settings, out=tmp_path / "other"))
+
+
+def test_a_folder_that_is_not_converted_yet_says_what_converts_it(folder):
+    with pytest.raises(CheckpointError, match=r"no folder with a card.*wm-gym import-semantic"):
+        load_semantic_model(folder)
 
 
 def test_what_is_absent_or_another_architecture_is_named(folder, tmp_path):

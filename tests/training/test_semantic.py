@@ -65,6 +65,19 @@ def test_the_checkpoint_says_what_it_is(trained, qa):
     assert model.look(frames).probabilities(torch.zeros(1, 5, 2), asked).sum() < 1
 
 
+def test_a_first_stage_knows_no_actions(tmp_path):
+    """What the card promises as horizon is what the questions had."""
+    write_episodes(tmp_path / "episodes", ["random"])
+    present = CollectQAConfig(
+        (tmp_path / "episodes",), tmp_path / "qa", present_only=True, stride=5
+    )
+    start = config(collect_qa(present), tmp_path / "run", expert_share=None)
+    spec = load_semantic_model(
+        train_semantic(dataclasses.replace(start, loop=dataclasses.replace(LOOP, steps=1)))
+    ).spec
+    assert spec.horizon == 1  # the least that a card can say
+
+
 def test_a_model_of_cube_is_trained_and_becomes_its_environment(tmp_path):
     write_cube_episodes(tmp_path / "episodes", 4)
     qa = collect_qa(CollectQAConfig((tmp_path / "episodes",), tmp_path / "qa"))

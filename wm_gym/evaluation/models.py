@@ -46,7 +46,7 @@ def open_any_by_id(env_id: str, checkpoint: str = "embedded") -> Checkpoint[Any]
         CheckpointError: if there is no such checkpoint.
     """
     if env_id in SEMANTIC_MODELS:
-        folder = resolve_checkpoint(checkpoint, SEMANTIC_MODELS[env_id], env_id)
+        folder = resolve_checkpoint(checkpoint, SEMANTIC_MODELS[env_id], env_id, "semantic")
         return Checkpoint.open_semantic(folder)
     return open_by_id(env_id, checkpoint)
 

@@ -232,7 +232,7 @@ def load_semantic_model(
         CheckpointError: if the checkpoint cannot be found, is damaged or does not fit its card.
         CardError: if its card is wrong, or that of another kind of model.
     """
-    folder = resolve_checkpoint(str(checkpoint), embedded, env_id)
+    folder = resolve_checkpoint(str(checkpoint), embedded, env_id, "semantic")
     opened = Checkpoint.open_semantic(folder)
     spec = opened.spec
     tokenizer = QuestionTokenizer.from_json(opened.read(spec.tokenizer).decode())

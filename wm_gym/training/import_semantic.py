@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from torch import Tensor
 
 from wm_gym.checkpoints import HF_PATTERN, CheckpointError
-from wm_gym.domains import LANGTABLE
+from wm_gym.domains import CUBE, LANGTABLE
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig, load_published
 from wm_gym.semantic.tokens import QuestionTokenizer
 from wm_gym.semantic.world_model import save_semantic_model
 from wm_gym.semantic_card import SemanticSpec
-from wm_gym.spec import FrameSpec
+from wm_gym.spec import ActionSpec, FrameSpec
 
 _RENAMED = (
     ("language_model.lm_head.", "lm_head."),
@@ -34,13 +34,20 @@ _EMBEDDINGS, _PROJECTION = (
     "model.language_model.embed_tokens.weight",
     "model.action_projector.linear.weight",
 )
+_DOMAINS = {domain.twin: domain for domain in (LANGTABLE, CUBE)}
+_FRAMES = {
+    LANGTABLE.twin: FrameSpec(180, 320, LANGTABLE.frame.camera),
+    CUBE.twin: FrameSpec(224, 224, CUBE.frame.camera),
+}
+"""What the published models were trained on, by simulator."""
 
 
 @dataclass(frozen=True)
 class ImportSemanticConfig:
-    """Convert PaliGemma, or a fine-tune that knows actions, for `train semantic --init`.
+    """Convert PaliGemma, or a fine-tune that knows actions, for use and `train semantic --init`.
 
-    Actions are LangTable's, in metres as they are: the published models take them unscaled.
+    The card has the actions that the published models take: LangTable's in metres, unscaled, Cube's
+    as OGBench's own within ±1.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -51,6 +58,8 @@ class ImportSemanticConfig:
     """Name on the card."""
     licence: str = "gemma"
     """Licence of the weights."""
+    twin: Literal["LangTable-v0", "Cube-v0"] = "LangTable-v0"
+    """Simulator that its questions are, or will be, about; decides actions, tasks and objects."""
     horizon: int = 20
     """Largest number of actions it was, or will be, trained with."""
     bf16: bool = True
@@ -66,11 +75,19 @@ def import_semantic(config: ImportSemanticConfig) -> SemanticSpec:
         The card as written.
 
     Raises:
-        CheckpointError: if a file is absent or the weights do not fit config.json.
+        CheckpointError: if a file is absent, the weights do not fit config.json, or the action
+            projection is not of the simulator's actions.
     """
     folder = _folder(config.source)
     weights = read_weights(folder)
-    sizes = read_sizes(folder, weights)
+    domain = _DOMAINS[config.twin]
+    sizes = read_sizes(folder, weights, domain.action.size)
+    if sizes.action_width != domain.action.size:
+        raise CheckpointError(
+            f"{folder} takes actions of {sizes.action_width} components, and {config.twin} has "
+            f"{domain.action.size}, {list(domain.action.names)}; name another --twin of "
+            f"{list(_DOMAINS)}"
+        )
     tokenizer = QuestionTokenizer.from_json(_read(folder / "tokenizer.json"))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -89,20 +106,28 @@ def import_semantic(config: ImportSemanticConfig) -> SemanticSpec:
         licence=config.licence,
         training_data="see the source",
         recipe={"command": "wm-gym import-semantic", "source": config.source, "absent": absent},
-        twin=LANGTABLE.twin,
-        frame=FrameSpec(180, 320, LANGTABLE.frame.camera),
-        action=replace(LANGTABLE.action, gain=(1.0, 1.0), bias=(0.0, 0.0), width=2),
+        twin=domain.twin,
+        frame=_FRAMES[domain.twin],
+        action=published_actions(domain.twin),
         network=asdict(sizes),
         prefix_attention="full",
-        objects=LANGTABLE.objects,
+        objects=domain.objects,
         weights_sha256={},
         horizon=config.horizon,
-        tasks=dict(LANGTABLE.tasks),
+        tasks=dict(domain.tasks),
     )
     dtype = torch.bfloat16 if config.bf16 else None
     written = save_semantic_model(config.out, spec, network, tokenizer, dtype=dtype)
     print(f"{config.out}: {written.description}")
     return written
+
+
+def published_actions(twin: str) -> ActionSpec:
+    """The actions of a simulator as the published models take them."""
+    action = _DOMAINS[twin].action
+    if twin == LANGTABLE.twin:
+        action = replace(action, gain=(1.0,) * action.size)
+    return replace(action, width=action.size)
 
 
 def _folder(source: str) -> Path:
@@ -161,8 +186,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def read_sizes(folder: Path, weights: dict[str, Tensor]) -> SemanticNetworkConfig:
+def read_sizes(
+    folder: Path, weights: dict[str, Tensor], action_width: int
+) -> SemanticNetworkConfig:
     """Sizes by config.json, with transformers' defaults for what it leaves out.
+
+    Args:
+        folder: in transformers' layout.
+        weights: its tensors.
+        action_width: components of an action where no projection says it.
 
     Raises:
         CheckpointError: if it is absent or not PaliGemma's.
@@ -185,7 +217,7 @@ def read_sizes(folder: Path, weights: dict[str, Tensor]) -> SemanticNetworkConfi
     projection = weights.get(_PROJECTION)
     return SemanticNetworkConfig(
         vocabulary=weights[_EMBEDDINGS].shape[0],
-        action_width=2 if projection is None else projection.shape[1],
+        action_width=action_width if projection is None else projection.shape[1],
         image_size=vision.image_size,
         patch=vision.patch_size,
         vision_width=vision.hidden_size,

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from wm_gym.checkpoints import resolve_checkpoint
 from wm_gym.domains import Domain, domain_of
 from wm_gym.semantic.attention import PrefixAttention
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig
@@ -61,7 +60,8 @@ class TrainSemanticConfig:
     """Run folder: resumable state, logs and at the end `checkpoint`."""
     init: str = ""
     """Semantic checkpoint to start from: a folder, e.g. an earlier run's `checkpoint`, or hf://…;
-    sizes, tokenizer and attention are its own. Empty starts from random weights."""
+    sizes, tokenizer, attention and scaling of the actions are its own. Empty starts from random
+    weights."""
     network: SemanticNetworkConfig = field(default_factory=_embedded_sizes)
     """Sizes of a network that starts from random weights."""
     local_vision: bool = False
@@ -179,9 +179,19 @@ class SemanticBatches:
 def starting_point(
     config: TrainSemanticConfig, domain: Domain
 ) -> tuple[SemanticNetwork, QuestionTokenizer, SemanticSpec | None]:
-    """Network and tokenizer to start from, and the card if there is one."""
+    """Network and tokenizer to start from, and the card if there is one.
+
+    Raises:
+        CheckpointError: if `init` cannot be loaded.
+        ValueError: if it is a model of another simulator than the questions'.
+    """
     if config.init:
-        model = load_semantic_model(str(resolve_checkpoint(config.init, None)))
+        model = load_semantic_model(config.init)
+        if model.spec.twin != domain.twin:
+            raise ValueError(
+                f"init={config.init!r} is a model of {model.spec.twin}, and {config.qa} asks about "
+                f"{domain.twin}; give questions about {model.spec.twin}, or another init"
+            )
         return model.network.requires_grad_(True).train(), model.tokenizer, model.spec
     tokenizer = TOKENIZERS[domain.twin]()
     sizes = replace(config.network, vocabulary=tokenizer.size, action_width=domain.action.size)
@@ -317,12 +327,13 @@ def make_card(
         recipe=dict(recipe),
         twin=domain.twin,
         frame=FrameSpec(int(height), int(width), domain.frame.camera),
-        action=replace(domain.action, width=network.config.action_width),
+        # weights know the scaling that they were trained with
+        action=card.action if card else replace(domain.action, width=network.config.action_width),
         network=asdict(network.config),
         prefix_attention=network.prefix_attention,
         objects=tuple(objects),
         weights_sha256={},
-        horizon=max(1, int(saqa.settings["max_horizon"])),
+        horizon=max(1, saqa.max_horizon),
         tasks=dict(domain.tasks),
     )
 
