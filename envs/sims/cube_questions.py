@@ -15,12 +15,7 @@ from wm_gym.envs.sims.slack import above, below, ordered_pairs
 from wm_gym.semantic.cube_question_types import CUBE_QUESTIONS
 from wm_gym.semantic.questions import Question, QuestionError, QuestionType
 
-PRESENT_TYPES = (
-    "cube_grasped",
-    "gripper_touching_block",
-    "block_touching_block",
-    "block_on_top_of_block",
-)
+PRESENT_TYPES = CUBE_QUESTIONS.present_types
 """Types that a single picture answers; the others compare the future with the present."""
 
 

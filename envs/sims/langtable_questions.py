@@ -16,13 +16,7 @@ from wm_gym.envs.sims.slack import above, below, ordered_pairs
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.semantic.questions import Question, QuestionError, QuestionType
 
-PRESENT_TYPES = (
-    "block_touching",
-    "peg_to_block",
-    "block_board_position",
-    "peg_block_direction",
-    "block_block_direction",
-)
+PRESENT_TYPES = LANGTABLE_QUESTIONS.present_types
 """Types that a single picture answers; the others compare the future with the present."""
 
 _AXES = {

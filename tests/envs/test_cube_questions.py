@@ -74,6 +74,13 @@ def test_every_type_is_tested_both_ways():
     }
 
 
+def test_nothing_has_come_closer_at_horizon_zero():
+    state = scene(red=(0.45, 0.05, 0.02), red_blue=0.0)[None]
+    compares = {kind.name for kind in CUBE_QUESTIONS if kind.compares}
+    assert compares == {"gripper_closer_to_block", "block_closer_to_block"}
+    assert all((slacks(name, state, state, CUBES) <= -1).all() for name in compares)
+
+
 def test_near_a_threshold_an_answer_is_ambiguous():
     limit = PAD_CONTACT
     for side in (-0.5, 0.5):

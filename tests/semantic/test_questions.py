@@ -35,6 +35,24 @@ def test_langtable_has_the_papers_ten_types():
     assert not any(kind.predicate for kind in ROBOT_QUESTIONS)
 
 
+def test_what_compares_is_always_no_at_horizon_zero():
+    """The types that a single picture answers; predicates are tested beside the simulators."""
+    assert LANGTABLE_QUESTIONS.present_types == (
+        "block_touching",
+        "peg_to_block",
+        "block_board_position",
+        "peg_block_direction",
+        "block_block_direction",
+    )
+    assert CUBE_QUESTIONS.present_types == (
+        "cube_grasped",
+        "gripper_touching_block",
+        "block_touching_block",
+        "block_on_top_of_block",
+    )
+    assert len(ROBOT_QUESTIONS.present_types) == 3
+
+
 def test_cube_has_ogbenchs_six_types():
     assert [kind.name for kind in CUBE_QUESTIONS] == [
         "cube_grasped",

@@ -116,6 +116,7 @@ CUBE_QUESTIONS = QuestionSet(
                 "Is the distance between the gripper and the {first} smaller than before?",
             ),
             limits={"approach": CLOSER},
+            compares=True,
         ),
         QuestionType(
             "block_closer_to_block",
@@ -135,6 +136,7 @@ CUBE_QUESTIONS = QuestionSet(
                 "Is the distance between the {first} and the {second} smaller than before?",
             ),
             limits={"approach": CLOSER},
+            compares=True,
         ),
     ),
     noun=r"\w+ cube",

@@ -159,6 +159,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
             ),
             MOVES,
             {"way": MOVED, "angle": DIRECTION},
+            compares=True,
         ),
         QuestionType(
             "block_moved",
@@ -178,6 +179,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Can the {first} be found at another position than before?",
             ),
             limits={"way": MOVED},
+            compares=True,
         ),
         QuestionType(
             "peg_move_direction",
@@ -198,6 +200,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
             ),
             MOVES,
             {"way": MOVED, "angle": DIRECTION},
+            compares=True,
         ),
         QuestionType(
             "block_block_closer",
@@ -217,6 +220,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the distance between the {first} and the {second} smaller than before?",
             ),
             limits={"approach": CLOSER},
+            compares=True,
         ),
         QuestionType(
             "peg_block_closer",
@@ -236,6 +240,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
                 "Is the distance between the peg and the {first} smaller than before?",
             ),
             limits={"approach": CLOSER},
+            compares=True,
         ),
     ),
     noun=rf"\w+ (?:{'|'.join(LANGTABLE_SHAPES)})",

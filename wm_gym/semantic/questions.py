@@ -54,6 +54,8 @@ class QuestionType:
         untrained: two that no training data may contain.
         values: words for {value}, by the value's name; empty if there is no such slot.
         limits: what the predicate compares, by the name of the compared quantity.
+        compares: it asks how the future differs from the present, so about the present alone the
+            answer is always no.
         predicate: False for types that only people or a VLM can answer.
     """
 
@@ -63,6 +65,7 @@ class QuestionType:
     untrained: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    compares: bool = False
     predicate: bool = True
 
     def __post_init__(self) -> None:
@@ -131,6 +134,11 @@ class QuestionSet:
     def __iter__(self) -> Iterator[QuestionType]:
         """The types in order."""
         return iter(self.types.values())
+
+    @property
+    def present_types(self) -> tuple[str, ...]:
+        """Names of the types that a single picture answers; the others compare it with before."""
+        return tuple(kind.name for kind in self if not kind.compares)
 
     def type_of(self, question: Question) -> QuestionType:
         """The type of a question.
