@@ -112,3 +112,37 @@ def test_a_task_is_stored_and_held_against_the_simulator(folder, tmp_path, capsy
     assert first["missed"] == int((true & ~said).sum())
     assert first["too_early"] == int((said & ~true).sum())
     assert "no whole JSON object" in second["error"]
+
+
+def test_tasks_that_came_are_kept_and_only_the_rest_is_asked_again(tmp_path, capsys):
+    """Also where the server goes away in the middle; another model's tasks are its own."""
+    words = ["push the red moon to the green star", "reach the red moon"]
+    tasks = [
+        langtable_task("push", ("red moon", "green star")),
+        langtable_task("reach", ("red moon",)),
+    ]
+
+    def ask(server, model="m") -> int:
+        return main(
+            ["decompose-task", "--instruction", *words, "--out", str(tmp_path), "--attempts", "1",
+             "--chat.model", model, "--chat.base-url", server.base_url, "--chat.retries", "0"]
+        )  # fmt: skip
+
+    def knowing(request):
+        said = texts_of(request)[0]
+        return json.dumps(tasks[words[1] in said.split("Objects")[0]].to_dict())
+
+    with ScriptedServer(knowing, ["ok", "401"]) as server:
+        assert ask(server) == 2
+    assert "refuses model" in capsys.readouterr().err
+    assert (tmp_path / "task_0.json").exists() and not (tmp_path / "task_1.json").exists()
+    with ScriptedServer(knowing) as server:
+        assert ask(server) == 0
+        assert len(server.requests) == 1
+        assert ask(server) == 0
+        assert len(server.requests) == 1
+        assert ask(server, "other") == 0
+        assert len(server.requests) == 3
+    for number, task in enumerate(tasks):
+        stored = json.loads((tmp_path / f"task_{number}.json").read_text())
+        assert stored == json.loads(json.dumps(task.to_dict()))

@@ -40,6 +40,9 @@ def test_cases_are_balanced_and_true(folder):
         state = data.labels(case.episode)[0][case.frame]
         goal = Goal(case.goal.task, *case.goal.objects)
         assert is_success(state, goal, OBJECTS) == case.success
+        if goal.task == "reach":  # touching is what the question asks, and the success
+            assert case.exact == case.success
+    assert any(case.exact != case.success for case in cases if case.goal.task == "separate")
 
 
 def test_the_threshold_separates_what_can_be_separated():
@@ -69,6 +72,7 @@ def test_the_command_writes_the_threshold_into_the_card(folder, tmp_path, capsys
     assert card.answer_threshold == found["threshold"] != found["threshold_before"] == 0.9
     assert card.metrics["answer_threshold"]["by_task"] == found["by_task"]
     assert card.metrics["answer_threshold"]["command"]
+    assert found["by_task"]["reach"]["exact_answers"] == 1.0
     assert "an answer counts above" in capsys.readouterr().out
     assert main([*words, "--per-task", "1"]) == 2
     assert "in both halves of the episodes" in capsys.readouterr().err

@@ -43,6 +43,8 @@ def test_a_task_is_found_in_the_answer(around):
         (USABLE.replace('"yes"', '"maybe"'), TaskError, "'yes' or 'no'"),
         (json.dumps({"name": "x", "subgoals": []}), TaskError, "no subgoals"),
         ("[1, 2]", TaskError, "not stated properly"),
+        ('{"name": ' * 5000, TaskError, "no whole JSON object"),
+        (with_question("Did the red moon move?"), TaskError, "compares with before"),
         (with_question("Is the moon happy?"), QuestionError, "fits no phrasing"),
         (with_question("Is the red moon touching the blue cube?"), QuestionError, "blue cube"),
     ],

@@ -21,6 +21,8 @@ FRAME = np.zeros((8, 8, 3), np.uint8)
         ("no", False),
         ("Yes, but no.", None),
         ("I cannot tell.", None),
+        ("I cannot answer. No block is to be seen.", None),  # a refusal, not a no
+        ("I have no answer, yes or no.", None),
     ],
 )
 def test_the_last_stated_answer_counts(text, expected):

@@ -20,10 +20,12 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.evaluation.exact_answers import holds_exactly
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.semantic import SemanticJudge
 from wm_gym.metrics.statistics import balanced_accuracy, wilson_interval
+from wm_gym.semantic.tasks import semantic_task
 from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.training.saqa import objects_of
 
@@ -64,12 +66,15 @@ class Case:
         frame: number of its state.
         goal: what is asked about.
         success: the truth.
+        exact: whether the simulator gives the answers that end the task; what a model that is
+            always right would say.
     """
 
     episode: int
     frame: int
     goal: Goal
     success: bool
+    exact: bool
 
 
 def choose_cases(
@@ -100,7 +105,9 @@ def choose_cases(
                 fitting = np.flatnonzero(truth == success)
                 if len(fitting) and len(cases) < config.per_task:
                     goal = goals[int(rng.choice(fitting))]
-                    cases.append(Case(episode, frame, goal, success))
+                    done = semantic_task(twin, task, goal.objects).subgoals[-1].done
+                    exact = holds_exactly(done, state[None], objects, str(twin))
+                    cases.append(Case(episode, frame, goal, success, bool(exact[0])))
         for success, cases in kept.items():
             if not cases:
                 raise ValueError(
@@ -137,7 +144,9 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
 
     Returns:
         What `--json` writes; `answer_threshold` holds the threshold, the one before, and under
-        `by_task` what both give on the other half of the episodes.
+        `by_task` what both give on the other half of the episodes, beside `exact_answers`, the
+        balanced accuracy of a model that is always right: what is missing to 1 there is the
+        questions', not the model's.
 
     Raises:
         CheckpointError: if the model cannot be loaded.
@@ -156,6 +165,7 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
         scores += [answer.score for answer in judge.answers(frames, [case.goal for case in part])]
     score, success = np.array(scores), np.array([case.success for case in cases])
     task = np.array([case.goal.task for case in cases])
+    exact = np.array([case.exact for case in cases])
     fitted = np.array([case.episode % 2 == 0 for case in cases])
     _check_halves(fitted, task, success)
     threshold = best_threshold(score[fitted], success[fitted], task[fitted])
@@ -167,6 +177,7 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
             "frames": int(kept.sum()),
             "balanced_accuracy": balanced_accuracy(score[kept] > threshold, success[kept]),
             "balanced_accuracy_before": balanced_accuracy(score[kept] > before, success[kept]),
+            "exact_answers": balanced_accuracy(exact[kept], success[kept]),
             "false_negatives": rate(score[kept & success] <= threshold),
             "false_positives": rate(score[kept & ~success] > threshold),
         }
@@ -209,7 +220,8 @@ def table(name: str, report: dict[str, Any]) -> list[str]:
     for task, row in report["by_task"].items():
         lines.append(
             f"  {task:12} balanced accuracy {100 * row['balanced_accuracy']:5.1f} % (before: "
-            f"{100 * row['balanced_accuracy_before']:.1f} %), successes missed "
+            f"{100 * row['balanced_accuracy_before']:.1f} %, by exact answers "
+            f"{100 * row['exact_answers']:.1f} %), successes missed "
             f"{100 * row['false_negatives']['rate']:.1f} %, failures taken for successes "
             f"{100 * row['false_positives']['rate']:.1f} %, of {row['frames']}"
         )

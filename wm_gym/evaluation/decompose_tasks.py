@@ -17,15 +17,18 @@ from wm_gym.chat.choice import ChatChoice
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import domain_of
-from wm_gym.envs.sims.answers import ANSWERS
 from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.evaluation.exact_answers import holds_exactly
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionError, InstructionSet
 from wm_gym.metrics.statistics import balanced_accuracy
 from wm_gym.semantic.decompose import DecompositionError, decompose
 from wm_gym.semantic.question_sets import QUESTION_SETS
-from wm_gym.semantic.tasks import SemanticTask
+from wm_gym.semantic.tasks import SemanticTask, task_from_dict
 from wm_gym.training.saqa import objects_of
+
+MADE = "made.json"
+"""File beside the tasks: what each of them was made of, and by which model."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class DecomposeTaskConfig:
     """What to do, in words; several are possible."""
     out: Path
     """Folder for the tasks, task_0.json and so on; `wm_gym.semantic.tasks.task_from_dict` reads
-    them."""
+    them. Tasks that the same model made of the same words are kept."""
     chat: ChatChoice
     """Who is asked."""
     env_id: str = "LangTable-v0"
@@ -61,6 +64,15 @@ class DecomposeTaskConfig:
                 "least one each"
             )
 
+    def origin(self, instruction: str) -> dict[str, str]:
+        """What a task depends on, JSON-ready."""
+        return {
+            "instruction": instruction,
+            "env_id": self.env_id,
+            "model": self.chat.model,
+            "revision": self.chat.revision,
+        }
+
 
 def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
     """Run `wm-gym decompose-task`: ask, store, check, print and write.
@@ -70,10 +82,12 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
         went wrong, and with `data` the agreement with the simulator.
 
     Raises:
-        ChatError: if the model cannot be asked at all.
+        ChatError: if the model cannot be asked at all; tasks that came are stored.
         EpisodeError: if the episodes cannot be read.
     """
     domain = domain_of(config.env_id)
+    made = config.out / MADE
+    known: dict[str, Any] = json.loads(made.read_text()) if made.exists() else {}
     assert domain is not None  # every question set belongs to a domain
     chat = config.chat.make()
     data = None if config.data is None else EpisodeDataset(config.data)
@@ -83,14 +97,22 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
         row: dict[str, Any] = {"instruction": words}
         rows.append(row)
         questions = QUESTION_SETS[config.env_id]
-        try:
-            task = decompose(words, domain.objects, questions, chat, attempts=config.attempts)
-        except DecompositionError as error:
-            row["error"] = str(error)
-            print(f"{words}: {error}")
-            continue
-        path = config.out / f"task_{number}.json"
-        write_atomically(path, json.dumps(task.to_dict(), indent=1).encode())
+        path, origin = config.out / f"task_{number}.json", config.origin(words)
+        if path.exists() and known.get(path.name) == origin:
+            task = task_from_dict(json.loads(path.read_text()))
+        else:
+            try:
+                task = decompose(words, domain.objects, questions, chat, attempts=config.attempts)
+            except DecompositionError as error:
+                row["error"] = str(error)
+                print(f"{words}: {error}")
+                continue
+            # forgotten first: a kill in between must not leave words beside another one's task
+            known.pop(path.name, None)
+            write_atomically(made, json.dumps(known, indent=1).encode())
+            write_atomically(path, json.dumps(task.to_dict(), indent=1).encode())
+            known[path.name] = origin
+            write_atomically(made, json.dumps(known, indent=1).encode())
         row |= {"file": path.name, "subgoals": [subgoal.name for subgoal in task.subgoals]}
         print(f"{words}: {len(task.subgoals)} subgoals in {path}")
         try:
@@ -123,9 +145,9 @@ def agreement(
         data: episodes; those without the task's objects are left out.
         simulator: its id.
     """
-    questions, slacks = QUESTION_SETS[simulator], ANSWERS[simulator].slacks
-    wanted = [(questions.parse(d.question), d.answer == "yes") for d in task.subgoals[-1].done]
-    named = {name for question, _ in wanted for name in question.blocks}
+    done = task.subgoals[-1].done
+    parsed = [QUESTION_SETS[simulator].parse(desired.question) for desired in done]
+    named = {name for question in parsed for name in question.blocks}
     said, true = [], []
     for episode in range(len(data)):
         objects = objects_of(data[episode].start_state)
@@ -137,18 +159,14 @@ def agreement(
             true.append(np.array([reached(state, instruction) for state in states]))
         except ValueError:  # the instruction is about things that are not on this table
             continue
-        holds = np.ones(len(states), bool)
-        for question, yes in wanted:
-            number = questions.instances(question.type, objects).index(question)
-            holds &= (slacks(question.type, states, states, objects)[:, number] > 0) == yes
-        said.append(holds)
+        said.append(holds_exactly(done, states, objects, simulator))
     if not said:
         return {"states": 0, "successes": 0, "balanced_accuracy": float("nan")}
-    done, success = np.concatenate(said), np.concatenate(true)
+    over, success = np.concatenate(said), np.concatenate(true)
     return {
         "states": len(success),
         "successes": int(success.sum()),
-        "balanced_accuracy": balanced_accuracy(done, success),
-        "missed": int((success & ~done).sum()),
-        "too_early": int((done & ~success).sum()),
+        "balanced_accuracy": balanced_accuracy(over, success),
+        "missed": int((success & ~over).sum()),
+        "too_early": int((over & ~success).sum()),
     }

@@ -101,18 +101,25 @@ def read_task(text: str, objects: Sequence[str], questions: QuestionSet) -> Sema
     """The task in a model's answer, which may stand in a code fence or between other words.
 
     Raises:
-        TaskError: if there is no JSON object, or it is no task.
+        TaskError: if there is no JSON object, it is no task, or a subgoal would be done by an
+            answer that compares with before: the present alone never gives it.
         QuestionError: if a question fits no type or names an object that is not there.
     """
     start, end = text.find("{"), text.rfind("}")
     try:
         content = json.loads(text[start : end + 1] if start >= 0 else text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise TaskError(
             f"the answer holds no whole JSON object ({error}): {' '.join(text.split())[:120]!r}"
         ) from error
     task = task_from_dict(content)
     for subgoal in task.subgoals:
+        for desired in subgoal.done:
+            if questions.type_of(questions.parse(desired.question)).compares:
+                raise TaskError(
+                    f"'done' of subgoal {subgoal.name!r} asks {desired.question!r}, which compares "
+                    "with before; ask about the present alone, e.g. whether two things touch"
+                )
         for desired in (*subgoal.answers, *subgoal.done):
             question = questions.parse(desired.question)
             absent = sorted(set(question.blocks) - set(objects))

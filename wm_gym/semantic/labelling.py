@@ -29,7 +29,7 @@ pictures.
 Question: {question}
 
 Say briefly what you see, then end with a line "Answer: yes" or "Answer: no"."""
-_ANSWER = re.compile(r"answer\W*\b(yes|no)\b", re.IGNORECASE)
+_ANSWER = re.compile(r"answer[\s*_]*:\W*\b(yes|no)\b", re.IGNORECASE)
 _BARE = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
 
 
