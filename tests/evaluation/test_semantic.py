@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from wm_gym.evaluation.semantic import (
     EvaluateSemanticConfig,
     accuracy,
     answer_questions,
+    batch_slices,
     blinded,
     describe_answers,
     evaluate_semantic,
@@ -95,6 +97,25 @@ def test_controls_take_away_what_they_say(folder):
     for control in ("no_actions", "other_actions"):
         np.testing.assert_array_equal(blinded(batch, control).frames, batch.frames)
     assert blinded(batch, "none") is batch
+
+
+def test_every_row_of_a_control_has_another_ones_actions():
+    """A batch of one row would give it its own."""
+    for rows, size in ((6, 4), (9, 4), (5, 5), (6, 5), (2, 2), (3, 2), (500, 25)):
+        parts = batch_slices(rows, size)
+        covered = [row for part in parts for row in range(rows)[part]]
+        assert covered == list(range(rows))
+        assert all(part.stop - part.start >= 2 for part in parts)
+    for wrong in ({"batch": 1}, {"frames": 1}, {"questions": 0}):
+        with pytest.raises(ValueError, match="the actions of another"):
+            EvaluateSemanticConfig("m", Path("qa"), **wrong)
+
+
+def test_far_horizons_are_counted_too():
+    answered = made(horizons=np.arange(4000) % 31)
+    found = describe_answers(answered, KINDS)
+    assert list(found["by_horizon"]) == ["0", "1-5", "6-10", "11-15", "16-20", "21-30"]
+    assert sum(row["questions"] for row in found["by_horizon"].values()) == 4000
 
 
 def test_all_controls_answer_the_same_questions(folder):

@@ -60,6 +60,15 @@ class EvaluateSemanticConfig:
     write_card: bool = False
     """Also write the figures into the checkpoint's card.json."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.questions < 1 or min(self.frames, self.batch) < 2:
+            raise ValueError(
+                f"questions={self.questions} must be at least 1, and frames={self.frames} and "
+                f"batch={self.batch} at least 2: a control gives a frame the actions of another "
+                "one in its batch"
+            )
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -114,9 +123,8 @@ def answer_questions(
     wording = draw_wording(rows.shape, rng, phrasings)
     trained = trained_blind(model)
     batches, answers = [], []
-    starts = range(0, len(rows), config.batch)
-    for start in tqdm(starts, desc=f"{phrasings}, {control}", mininterval=5, leave=False):
-        part = slice(start, start + config.batch)
+    parts = batch_slices(len(rows), config.batch)
+    for part in tqdm(parts, desc=f"{phrasings}, {control}", mininterval=5, leave=False):
         batch = blinded(saqa.batch(rows[part], wording[part]).blinded(trained), control)
         asked = model.ask(*batch.questions)
         with torch.inference_mode():
@@ -133,6 +141,14 @@ def answer_questions(
     return Answered(said=p[:, 0] > p[:, 1], p_yes=p[:, 0] / mass, mass=mass, **columns)
 
 
+def batch_slices(rows: int, size: int) -> list[slice]:
+    """Slices of at most `size` rows; a last row alone joins those before it, see `blinded`."""
+    starts = list(range(0, rows, size))
+    if len(starts) > 1 and rows - starts[-1] == 1:
+        starts.pop()
+    return [slice(*ends) for ends in zip(starts, [*starts[1:], rows], strict=True)]
+
+
 def trained_blind(model: SemanticWorldModel) -> Blind:
     """What a model's card says that it was trained without."""
     blind: Blind = model.spec.recipe.get("settings", {}).get("blind", "none")
@@ -140,7 +156,7 @@ def trained_blind(model: SemanticWorldModel) -> Blind:
 
 
 def blinded(batch: QABatch, control: Control) -> QABatch:
-    """The batch without what a control takes away."""
+    """The batch without what a control takes away; other actions are those of its row before."""
     if control == "no_actions":
         return batch.blinded("actions")
     if control == "other_actions":
@@ -192,10 +208,14 @@ def points_above(answered: Answered, without: Answered) -> dict[str, float]:
 def describe_answers(answered: Answered, kinds: list[str]) -> dict[str, Any]:
     """Accuracy in all, by type, horizon and ambiguity, and calibration."""
     clear = np.abs(answered.slack) >= 1
+    bins = HORIZON_BINS
+    farthest, last = int(answered.horizons.max()), bins[-1][1]
+    if farthest > last:
+        bins = (*bins, (last + 1, farthest))
     horizons = {
         f"{low}-{high}" if high > low else str(low): (answered.horizons >= low)
         & (answered.horizons <= high)
-        for low, high in HORIZON_BINS
+        for low, high in bins
     }
     return {
         **accuracy(answered),
