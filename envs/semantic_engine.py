@@ -310,11 +310,11 @@ class SemanticEngine:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 header = json.loads(stored["header"].tobytes())
                 frames, actions = stored["frames"], stored["actions"]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            found = (header["model"], len(frames), actions.shape[1])
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"the content is no snapshot of a semantic environment ({error})"
             ) from error
-        found = (header["model"], len(frames), actions.shape[1])
         if found != (self._identity(), self.rows, self.horizon):
             raise ValueError(
                 f"the snapshot is of another model, number of rows or horizon: {found[1]} rows and "

@@ -1,6 +1,7 @@
 """SAQA: answers are the simulator's, types and answers are balanced, what is stored is small."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -169,6 +170,26 @@ def test_other_episodes_under_the_same_name_are_noticed(folder, tmp_path):
         SAQADataset(out)
     with pytest.raises(ValueError, match="made from other episodes"):
         collect_qa(CollectQAConfig((tmp_path / "expert",), out))
+
+
+@pytest.mark.parametrize("damage", ["cut", "absent", "places", "index", "simulator"])
+def test_damage_is_named(config, tmp_path, damage):
+    out = collect_qa(dataclasses.replace(config, out=tmp_path / "qa", data=config.data[:1]))
+    index = json.loads((out / INDEX).read_text())
+    whole = (out / "source_0.npz").read_bytes()
+    if damage == "cut":
+        (out / "source_0.npz").write_bytes(whole[: len(whole) // 2])
+    elif damage == "absent":
+        (out / "source_0.npz").unlink()
+    elif damage == "places":
+        (out / "places_0.npz").write_bytes(b"nothing")
+    elif damage == "index":
+        del index["sources"][0]["records"]
+    else:
+        index["simulator"] = "Chess-v0"
+    (out / INDEX).write_text(json.dumps(index))
+    with pytest.raises(QAError, match="damaged"):
+        SAQADataset(out)
 
 
 def test_bad_input_is_refused(saqa, tmp_path):

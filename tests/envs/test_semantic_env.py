@@ -1,5 +1,6 @@
 """WM-LangTable-SWM-v0: the return is the gain in value; single and vector are one engine."""
 
+import io
 from pathlib import Path
 
 import gymnasium
@@ -115,8 +116,10 @@ def test_a_bad_action_ends_only_its_row(model):
     assert "finite" in infos["error"][0]
     env = SemanticEnv(model=model)
     env.reset(options=begun())
-    with pytest.raises(ValueError, match="finite"):
-        env.step(np.array([np.nan, 0.0]))
+    for wrong, said in (([np.nan, 0.0], "finite"), ([], "shape"), ([0.0] * 3, "shape")):
+        with pytest.raises(ValueError, match=said):
+            env.step(np.array(wrong))
+    assert env.step(np.zeros(2, np.float32))[0]["step"] == 1  # nothing was lost
 
 
 def test_a_snapshot_goes_on_bit_for_bit(model):
@@ -136,6 +139,11 @@ def test_a_snapshot_goes_on_bit_for_bit(model):
         SemanticEnv(model=model, horizon=5).restore(content)
     with pytest.raises(ValueError, match="no snapshot"):
         other.restore(b"nothing")
+    strange = io.BytesIO()
+    header = np.frombuffer(b'{"layout": 1}', np.uint8)
+    np.savez(strange, header=header, frames=FRAMES, actions=np.zeros((3, 6, 2)))
+    with pytest.raises(ValueError, match="no snapshot of a semantic environment"):
+        other.restore(strange.getvalue())
 
 
 def test_what_does_not_fit_is_refused(model):

@@ -161,6 +161,10 @@ def test_bad_values_and_shapes_are_refused():
         gradient_ascent(lambda a: a.detach().sum((2, 3)), BOX, first, GradientConfig())
     with pytest.raises(ValueError, match="one row per seed and 9 actions"):
         plan(reaching(GOALS[:1]), BOX, 9, [0], config, first)
+    with pytest.raises(ValueError, match="horizon=0 and 1 seeds; expected at least 1 action"):
+        plan(reaching(GOALS[:1]), BOX, 0, [0], config)
+    with pytest.raises(ValueError, match="a seed for each problem"):
+        plan(reaching(GOALS[:0]), BOX, HORIZON, [], config)
     with pytest.raises(ValueError, match="elites=7 must be 1 to candidates=6"):
         CEMConfig(candidates=6, elites=7)
     with pytest.raises(ValueError, match="temperature=0"):

@@ -84,7 +84,13 @@ def test_bad_questions_and_actions_are_refused(swm, frames, actions):
         swm.ask([])
     with pytest.raises(ValueError, match="after 21 actions; tiny-swm was trained with 0 to 20"):
         swm.ask([(QUESTIONS[0][0], 21)])
+    with pytest.raises(ValueError, match=r"after 2\.5 actions"):
+        swm.ask([(QUESTIONS[0][0], 2.5)])
     asked = swm.ask([(QUESTIONS[0][0], 5)])
+    with pytest.raises(ValueError, match="after 5 actions, and there are 0"):
+        view.probabilities(torch.zeros(2, 0, 2), asked)
+    with pytest.raises(ValueError, match=r"shape \(0,\), expected \(R, n, 2\)"):
+        view.probabilities(torch.tensor([]), asked)
     rows = torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="after 5 actions, and there are 3"):
         view.probabilities(actions[:, :3], asked, rows)

@@ -43,8 +43,14 @@ def plan(
             Without them the start is uniform in the box.
 
     Raises:
-        ValueError: if the proposals do not fit, or as the planners say.
+        ValueError: if there is no seed, no action to plan for, the proposals do not fit, or as the
+            planners say.
     """
+    if horizon < 1 or not len(seeds):
+        raise ValueError(
+            f"horizon={horizon} and {len(seeds)} seeds; expected at least 1 action to plan for, "
+            "and a seed for each problem"
+        )
     count = config.candidates
     if proposals is None:
         first = box.uniform(seeds, (count, horizon))

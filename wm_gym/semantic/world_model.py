@@ -74,10 +74,10 @@ class SemanticWorldModel:
 
         Raises:
             QuestionError: for words that the model never saw, or no question at all.
-            ValueError: for more actions than the model was trained with.
+            ValueError: for more actions than the model was trained with, or no whole number.
         """
         for _, number in (question for row in rows for question in row):
-            if not 0 <= number <= self.spec.horizon:
+            if number != int(number) or not 0 <= number <= self.spec.horizon:
                 raise ValueError(
                     f"a question comes after {number} actions; {self.spec.name} was trained with 0 "
                     f"to {self.spec.horizon}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,20 +167,24 @@ class SAQADataset:
                 f"{self.folder / INDEX}: version is {index.get('version')!r}, this wm_gym reads "
                 f"{QA_VERSION}; collect the questions again"
             )
-        self.settings: dict = index["settings"]
-        self.simulator = str(index.get("simulator", "LangTable-v0"))  # older ones name none
-        self.questions = QUESTION_SETS[self.simulator]
+        try:
+            self.settings: dict = index["settings"]
+            self.simulator = str(index.get("simulator", "LangTable-v0"))  # older ones name none
+            self.questions = QUESTION_SETS[self.simulator]
+            entries = [SourceEntry(**entry) for entry in index["sources"]]
+        except (KeyError, TypeError) as error:
+            raise QAError(f"{self.folder / INDEX} is damaged ({error}); collect anew") from error
         self.kinds = list(self.questions)
         self.effector = str(index.get("effector", ""))
         self.sources: list[EpisodeDataset] = []
         self._places: list[tuple[np.ndarray, np.ndarray] | None] = []
         columns: dict[str, list[np.ndarray]] = {name: [] for name in (*RECORD, "source")}
-        for number, entry in enumerate(SourceEntry(**e) for e in index["sources"]):
+        for number, entry in enumerate(entries):
             self.sources.append(self._open(entry))
             self._places.append(self._read_places(entry, self.sources[-1]))
-            with np.load(self.folder / entry.file, allow_pickle=False) as stored:
-                for name in RECORD:
-                    columns[name].append(stored[name])
+            stored = self._load(entry.file, list(RECORD))
+            for name in RECORD:
+                columns[name].append(stored[name])
             columns["source"].append(np.full(entry.records, number, np.uint16))
         self.records = {name: np.concatenate(parts) for name, parts in columns.items()}
         behaviours = [np.asarray(source.behaviours) for source in self.sources]
@@ -198,14 +204,24 @@ class SAQADataset:
             )
         return dataset
 
+    def _load(self, file: str, names: list[str]) -> dict[str, np.ndarray]:
+        """Arrays of a file in the folder, which may be absent or damaged."""
+        try:
+            with np.load(self.folder / file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in names}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise QAError(
+                f"{self.folder / file} is absent or damaged ({error}); collect the questions "
+                "again into another folder"
+            ) from error
+
     def _read_places(
         self, entry: SourceEntry, source: EpisodeDataset
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Places of all frames of a source, and the number of each episode's first frame."""
         if not entry.places:
             return None
-        with np.load(self.folder / entry.places, allow_pickle=False) as stored:
-            places = stored["places"]
+        places = self._load(entry.places, ["places"])["places"]
         return places, np.concatenate([[0], np.cumsum(source.lengths + 1)])
 
     @property
