@@ -41,6 +41,14 @@ def test_a_row_for_every_simulator_and_picture(benchmark, tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["rows"] == rows
 
 
+def test_cube_is_rendered_cheaply():
+    """As committed; at OGBench's own frame size, too."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "simulator_step_cube.json").read_text())
+    speed = {row["frame_size"]: row["steps_per_processor_second"] for row in report["rows"]}
+    assert {row["simulator"] for row in report["rows"]} == {"Cube-v0"}
+    assert speed.keys() >= {"96x96", "224x224"} and min(speed.values()) >= 20
+
+
 @pytest.mark.parametrize(("simulator", "wanted"), [("LangTable-v0", 150), ("BridgeSim-v0", 100)])
 def test_simulators_make_enough_steps_in_a_second_of_the_processor(simulator, wanted):
     """As committed; the clock of a busy machine shows less."""

@@ -274,12 +274,29 @@ def test_random_play_moves_things_and_covers_the_actions(env):
 
 
 def test_near_misses_miss(env):
-    kinds = set()
+    """They come near: the hand beside the cube, or the cube beside where it belongs."""
     for seed, task in enumerate(("stack", "stack", "reach")):
-        behaviour = NearMiss()
-        assert not play(env, behaviour, seed, task, 80)[0]
-        kinds.add(behaviour.kind)
-    assert kinds <= set(NearMiss.KINDS)
+        succeeded, _, infos = play(env, NearMiss(), seed, task, 80)
+        assert not succeeded
+        first = env.objects.index(env.goal.first)
+        named = [info["privileged"] for info in infos]
+        way = np.array([state["hand_m"] - state["cubes_m"][first] for state in named])
+        lowest = np.linalg.norm(way, axis=1).min()
+        assert lowest < 0.12, (seed, task, lowest)
+
+
+def test_a_near_miss_is_one_of_two_kinds():
+    kinds = set()
+    for seed in range(12):
+        for goal, possible in ((STACK, NearMiss.KINDS), (CubeGoal("reach", "red cube"), ["empty"])):
+            behaviour = NearMiss()
+            behaviour.reset(goal, np.random.default_rng(seed), PAIR)
+            assert behaviour.kind in possible
+            aside = float(np.linalg.norm(behaviour._aside_m))
+            low, high = (0.07, 0.1) if behaviour.kind == "empty" else (0.03, 0.07)
+            assert low <= aside <= high
+            kinds.add((goal.task, behaviour.kind))
+    assert kinds == {("stack", "empty"), ("stack", "beside"), ("reach", "empty")}
 
 
 def test_a_collection_goes_on_and_teaches(tmp_path):

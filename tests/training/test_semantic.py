@@ -128,16 +128,18 @@ def test_it_learns_what_can_be_learned(qa, tmp_path):
 
 @pytest.mark.parametrize("attention", ["full", "block_causal"])
 def test_both_kinds_of_attention_train_every_weight(qa, tmp_path, attention):
-    start = config(qa, tmp_path / "run", prefix_attention=attention, rows=2, questions=3,
-                   loop=dataclasses.replace(LOOP, steps=1, ema=0.0))  # fmt: skip
-    model = load_semantic_model(train_semantic(start))
-    torch.manual_seed(start.seed)
-    again = load_semantic_model(
-        train_semantic(dataclasses.replace(start, out=tmp_path / "other", seed=1))
-    )
-    assert model.spec.prefix_attention == attention
-    for name, value in model.network.named_parameters():
-        assert not torch.equal(value, again.network.get_parameter(name)) or "bias" in name
+    still = dataclasses.replace(LOOP, steps=0, ema=0.0, weight_decay=0.0)
+    start = config(qa, tmp_path / "before", prefix_attention=attention, rows=2, questions=3,
+                   loop=still)  # fmt: skip
+    before = load_semantic_model(train_semantic(start))
+    one = dataclasses.replace(start, out=tmp_path / "after",
+                              loop=dataclasses.replace(still, steps=1))  # fmt: skip
+    after = load_semantic_model(train_semantic(one))
+    assert after.spec.prefix_attention == attention
+    for name, value in after.network.named_parameters():
+        # a bias of all keys shifts every attention score alike: it has no gradient
+        moved = not torch.equal(value, before.network.get_parameter(name))
+        assert moved or name.endswith("k_proj.bias"), name
 
 
 def test_going_on_from_a_checkpoint_keeps_its_sizes_and_words(trained, qa, tmp_path):
