@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_smoke.py --json outputs/gpu_smoke.json
 
-Every check compares the device with the CPU, or a fast path with the plain one, on random weights;
-no checkpoint is needed. Exit status: 0 if all checks pass, 1 if one fails, 2 without the device.
-`--device cpu` runs the same checks where there is no GPU, which shows that the checks themselves
-work.
+Every check compares the device with the CPU, or a fast path with the plain one, on random weights
+or a model that ships; no checkpoint is needed. Exit status: 0 if all checks pass, 1 if one fails, 2
+without the device. `--device cpu` runs the same checks where there is no GPU, which shows that the
+checks themselves work.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.svae import SVAE, SVAEConfig
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
+from wm_gym.planning.gradient import GradientConfig
+from wm_gym.planning.mppi import MPPIConfig
+from wm_gym.planning.plan import ActionBox
+from wm_gym.planning.planner import plan
+from wm_gym.semantic.tasks import langtable_task
+from wm_gym.semantic.value import TaskValue
+from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.spec import ContextSpec, DynamicsSpec
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 from wm_gym.world_model import LatentWorldModel
@@ -135,6 +142,21 @@ def check_forward(config: GPUSmokeConfig) -> dict[str, Any]:
         gradients.append(network.x_proj.weight.grad)
     backward = within(relative(gradients[1], gradients[0]), EXACT)
     return {**within(relative(outputs[1], outputs[0]), EXACT), "gradient": backward}
+
+
+def check_planning(config: GPUSmokeConfig) -> dict[str, Any]:
+    """Plans with the semantic world model that ships equal the CPU's."""
+    push = langtable_task("push", ("red moon", "green star")).subgoals[0]
+    frames = torch.randint(0, 256, (1, 96, 96, 3), dtype=torch.uint8, generator=generator(3, 0))
+    plans: dict[str, list[Tensor]] = {"mppi": [], "gradient": []}
+    for device in ("cpu", config.device):
+        model = load_semantic_model("embedded", embedded="langtable-swm", device=device)
+        value, box = TaskValue(model.look(frames), push), ActionBox.of(model.spec.action)
+        for planner in (MPPIConfig(4, 2), GradientConfig(3, candidates=2)):
+            name = "mppi" if isinstance(planner, MPPIConfig) else "gradient"
+            plans[name].append(plan(value, box, 8, [0], planner).actions)
+    found = {name: within(relative(two, one), EXACT) for name, (one, two) in plans.items()}
+    return {"relative_error": max(row["relative_error"] for row in found.values()), **found}
 
 
 def check_autocast(config: GPUSmokeConfig) -> dict[str, Any]:
@@ -315,6 +337,7 @@ CHECKS: dict[str, Callable[[GPUSmokeConfig], dict[str, Any]]] = {
     "latent spaces": check_latent_spaces,
     "rollout": check_rollout,
     "copies": check_copies,
+    "planning": check_planning,
     "training": check_training,
     "memory": check_memory,
     "compile": check_compile,

@@ -95,7 +95,7 @@ class Plan:
 
 
 def evaluate(value: ValueFunction, candidates: Tensor) -> Tensor:
-    """Values (B, K) of candidates (B, K, n, A).
+    """Values (B, K) of candidates (B, K, n, A), on the candidates' device.
 
     Raises:
         ValueError: if the value function gives another shape, NaN or infinite values.
@@ -110,7 +110,7 @@ def evaluate(value: ValueFunction, candidates: Tensor) -> Tensor:
         raise ValueError(
             "the value function gave NaN or infinite values; check the model and the actions"
         )
-    return found
+    return found.to(candidates.device)  # a model on a GPU answers there
 
 
 def check_candidates(candidates: Tensor) -> None:
