@@ -2,26 +2,32 @@
 
 An expert whose hand trembles visits states that a clean one would not. The labels are clean: where
 a noisy expert acted, one without noise is asked again in every recorded state, at one fixed pace.
+Without them the recorded actions are imitated, whoever acted: plain behaviour cloning, with nothing
+that a world model of the same episodes does not have.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.envs.sims.teachers import Teacher
 from wm_gym.spec import ActionSpec
 
+Labels = Literal["clean", "recorded"]
+
 
 class CloningExamples:
-    """Frames with goals, clean labels and positions, N of them.
+    """Frames with goals, labels and positions, N of them.
 
     Args:
         datasets: episodes with privileged states.
@@ -30,7 +36,8 @@ class CloningExamples:
         tasks: tasks to use.
         behaviours: whose episodes to use.
         chunk: actions of one example.
-        cache: file that keeps the labels, because asking the expert takes minutes.
+        cache: file that keeps clean labels, because asking the expert takes minutes.
+        labels: what a clean expert would do, or what was done.
 
     Raises:
         ValueError: if the datasets hold no such episodes.
@@ -46,6 +53,7 @@ class CloningExamples:
         behaviours: Sequence[str],
         chunk: int,
         cache: Path,
+        labels: Labels = "clean",
     ) -> None:
         self.datasets, self.chunk = datasets, chunk
         self.where: list[tuple[int, int, int]] = []  # dataset, episode and state of each example
@@ -61,21 +69,26 @@ class CloningExamples:
                 f"{[str(dataset.folder) for dataset in datasets]} hold no episodes of tasks "
                 f"{tasks} by {behaviours}: collect some"
             )
-        known = dict(np.load(cache)) if cache.exists() else {}
+        clean = labels == "clean"
+        known = dict(np.load(cache)) if clean and cache.exists() else {}
         low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
         middle, half = (high + low) / 2, (high - low) / 2
-        for count, at in enumerate(tqdm(chosen, desc="asking the expert", unit="episode"), 1):
+        doing = "asking the expert" if clean else "reading actions"
+        for count, at in enumerate(tqdm(chosen, desc=doing, unit="episode"), 1):
             dataset = datasets[at[0]]
             episode = dataset[at[1]]
-            key = f"{dataset.folder.name}-{episode.seed}"
-            if key not in known:
+            key = _content(episode)
+            if not clean:
+                known[key] = (episode.actions - middle) / half
+            elif key not in known:
                 known[key] = (teacher.labels(episode) - middle) / half
                 if count % 200 == 0:
                     _write_labels(cache, known)
             self.goals[at], self.labels[at] = episode.goal, known[key]
             self.positions[at] = teacher.places(episode.privileged, episode.goal)
             self.where += [(*at, int(state)) for state in np.flatnonzero(~episode.success[:-1])]
-        _write_labels(cache, known)
+        if clean:
+            _write_labels(cache, known)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -106,6 +119,16 @@ class CloningExamples:
             torch.from_numpy(np.stack(actions)),
             torch.from_numpy(np.stack(positions)),
         )
+
+
+def _content(episode: Episode) -> str:
+    """What labels depend on: folders may have one name, and be collected anew with other noise."""
+    digest = hashlib.sha256(f"{episode.behaviour} {episode.instruction}".encode())
+    for array in (episode.privileged, episode.actions):
+        digest.update(
+            f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        )
+    return digest.hexdigest()[:32]
 
 
 class PlacedFrames:

@@ -28,7 +28,7 @@ from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningNetwork,
     BehaviourCloningPolicy,
 )
-from wm_gym.policies.cloning_examples import CloningExamples, PlacedFrames
+from wm_gym.policies.cloning_examples import CloningExamples, Labels, PlacedFrames
 from wm_gym.policies.goal_encoder import cell_centres, encode_goals
 from wm_gym.spec import FrameSpec
 from wm_gym.training.encode_latents import simulator_of
@@ -51,6 +51,8 @@ class TrainBehaviourCloningConfig:
     """Tasks to learn; all of the domain by default."""
     behaviours: tuple[str, ...] = ("expert", "noisy_expert")
     """Whose episodes to use."""
+    labels: Labels = "clean"
+    """What to imitate in every state: what an expert without noise would do, or what was done."""
     batch: int = 48
     """Frames to imitate per step."""
     look_batch: int = 16
@@ -178,6 +180,7 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
         behaviours=config.behaviours,
         chunk=config.chunk,
         cache=Path(config.out) / "expert_labels.npz",
+        labels=config.labels,
     )
     placed = PlacedFrames([EpisodeDataset(folder) for folder in config.look], teacher)
     network_config = BehaviourCloningConfig(
@@ -191,6 +194,8 @@ def train_behaviour_cloning(config: TrainBehaviourCloningConfig) -> list[Path]:
     out = Path(config.out)
     identity = {**asdict(config), "out": None, "loop": {**asdict(config.loop), "max_minutes": 0}}
     identity = {key: value for key, value in identity.items() if not key.startswith("head_")}
+    if config.labels == "clean":  # so were all, before there was a choice
+        del identity["labels"]
     loop = TrainingLoop(out, network, config.loop, fingerprint=identity)
     device = loop.accelerator.device
 

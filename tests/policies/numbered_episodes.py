@@ -33,9 +33,9 @@ def episode(seed, behaviour):
     )
 
 
-def write_episodes(folder):
-    """A dataset of six episodes to reach a block."""
-    episodes = [episode(k, "expert" if k % 2 else "noisy_expert") for k in range(6)]
+def write_episodes(folder, first=0):
+    """A dataset of six episodes to reach a block, every other one by a noisy expert."""
+    episodes = [episode(k, "expert" if (k + first) % 2 else "noisy_expert") for k in range(6)]
     write_shard(folder / "shards" / "000000.hdf5", episodes, 0)
     write_index(
         folder,

@@ -82,6 +82,48 @@ def test_a_noisy_expert_is_relabelled_without_noise(data):
     assert ((labels * way).sum(axis=1) > -0.01).all()
 
 
+def made(folders, cache, **settings):
+    return CloningExamples(
+        [EpisodeDataset(folder) for folder in folders], TEACHER, LANGTABLE.action, tasks=("reach",),
+        behaviours=("expert", "noisy_expert"), chunk=1, cache=cache, **settings,
+    )  # fmt: skip
+
+
+def test_recorded_actions_are_imitated_as_they_are(data, tmp_path):
+    examples = made([data], tmp_path / "labels.npz", labels="recorded")
+    for (_, index), labels in examples.labels.items():
+        np.testing.assert_allclose(labels, EpisodeDataset(data)[index].actions / 0.03, rtol=1e-6)
+    clean = made([data], tmp_path / "labels.npz")
+    noisy = (0, 0)
+    assert not np.allclose(examples.labels[noisy], clean.labels[noisy])
+
+
+def test_labels_are_kept_by_what_an_episode_holds(tmp_path):
+    cache = tmp_path / "labels.npz"
+    one, other = tmp_path / "one" / "episodes", tmp_path / "two" / "episodes"
+    write_episodes(one)
+    write_episodes(other, first=1)  # the same seeds, but another behaviour of each
+    both = made([one, other], cache)
+    for number, folder in enumerate((one, other)):
+        for index, episode in enumerate(EpisodeDataset(folder)):
+            np.testing.assert_allclose(
+                both.labels[number, index], TEACHER.labels(episode) / 0.03, rtol=1e-5
+            )
+    asked = []
+
+    class Asked(type(TEACHER)):
+        def labels(self, episode):
+            asked.append(episode)
+            return super().labels(episode)
+
+    again = CloningExamples(
+        [EpisodeDataset(one)], Asked(**vars(TEACHER)), LANGTABLE.action, tasks=("reach",),
+        behaviours=("expert", "noisy_expert"), chunk=1, cache=cache,
+    )  # fmt: skip
+    assert not asked
+    np.testing.assert_array_equal(again.labels[0, 0], both.labels[0, 0])
+
+
 def test_place_loss_is_least_at_the_truth():
     positions = torch.tensor([[[0.5, -0.25]]])
     side = 8
