@@ -1,5 +1,6 @@
 """The commands and names in docs/semantic-models.md exist."""
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -22,3 +23,14 @@ def test_every_import_is_there():
     assert len(found) == 6
     for module, name in found:
         assert hasattr(import_module(module), name)
+
+
+def test_what_a_threshold_is_worth_is_what_was_measured():
+    results = Path(__file__).parent.parent / "benchmarks" / "results"
+    found = json.loads((results / "answer_threshold_langtable_swm.json").read_text())
+    report = found["answer_threshold"]
+    said = re.sub(r"\s+", " ", TEXT)
+    for key in ("exact_answers", "balanced_accuracy"):
+        separate, push = (f"{100 * report['by_task'][t][key]:.1f}" for t in ("separate", "push"))
+        assert re.search(rf"{separate} % [^;]*{push} %", said), key
+    assert f"a threshold of {report['threshold']:.3f}" in said
