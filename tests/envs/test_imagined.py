@@ -461,6 +461,15 @@ def test_start_states_survive_writing_and_damage_is_reported(tmp_path):
     assert content == (tmp_path / "two.npz").read_bytes()
     again = StartStates.read(tmp_path / "one.npz")
     assert again.states == (state,) and again.names == ("a",)
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x21
+        try:
+            found = StartStates.from_bytes(bytes(damaged), tmp_path / "damaged.npz")
+        except StartStateError:
+            continue
+        assert found.states == (state,) and found.names == ("a",)
+        assert (found.frames == starts.frames).all()
     (tmp_path / "one.npz").write_bytes(content[:-40])
     with pytest.raises(StartStateError, match="get the checkpoint again"):
         StartStates.read(tmp_path / "one.npz")

@@ -12,10 +12,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from scipy.signal import lfilter
 
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.sims.langtable import LangTableEnv
-from wm_gym.envs.sims.langtable_expert import NoisyExpert
+from wm_gym.envs.sims.langtable_expert import ACTION_LIMIT_M, Expert
 from wm_gym.envs.sims.langtable_tasks import Goal, is_success, parse_instruction
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP
@@ -33,12 +34,16 @@ class ExpertProposals(Policy):
     """Proposes what the expert would do from here on if its hand trembled.
 
     Unlike any other policy it reads the simulators it acts in, so it serves as a base in
-    experiments only. A chunk is what the expert does in a copy of the simulator; its noise, and the
-    pace it draws, are a function of the row's seed and step.
+    experiments only. A chunk is what the expert does in a copy of the simulator. Noise is a
+    function of the row's seed, the step it is added at, and `number`; the pace that the expert
+    draws, of the row's seed and the step of the proposal.
 
     Args:
         envs: the simulators of the runner's rows, wrapped or not.
         noise_m: standard deviation of the noise on every action, metres per axis.
+        correlation: of the noise with that of the step before, 0 to below 1. Without any, a noise
+            far above the longest action is needed before pushes fail, and nothing is left of what
+            the expert means; a policy that learned imperfectly errs the same way for some time.
         chunk: actions it proposes.
         number: which of several proposals; each has noise of its own.
         step: which step of a multi-step instruction it is an expert of, from 0; None is the first
@@ -50,17 +55,20 @@ class ExpertProposals(Policy):
         envs: Sequence[gymnasium.Env],
         noise_m: float,
         *,
+        correlation: float = 0.0,
         chunk: int = 16,
         number: int = 0,
         step: int | None = None,
     ) -> None:
         super().__init__(LANGTABLE.action)
-        if noise_m < 0 or chunk < 1:
+        if noise_m < 0 or chunk < 1 or not 0 <= correlation < 1:
             raise ValueError(
-                f"noise_m={noise_m} must be at least 0 metres and chunk={chunk} at least 1 action"
+                f"noise_m={noise_m} must be at least 0 metres, correlation={correlation} at least "
+                f"0 and below 1, and chunk={chunk} at least 1 action"
             )
         self.envs = [_langtable(env) for env in envs]
-        self.noise_m, self.chunk, self.number, self.step = noise_m, chunk, number, step
+        self.noise_m, self.correlation = noise_m, correlation
+        self.chunk, self.number, self.step = chunk, number, step
         self._copy: LangTableEnv | None = None
         self._seeds: dict[int, int] = {}
         self._goals: dict[int, list[Goal]] = {}
@@ -80,13 +88,24 @@ class ExpertProposals(Policy):
         env = self.envs[row]
         copy = self._copy_of(env)
         rng = np.random.default_rng([self._seeds[row], step, self.number])
-        expert = NoisyExpert(self.noise_m)
+        expert = Expert()
         expert.reset(self._goal(row), rng, env.objects)
+        noise = self._noise(row, step + self.chunk)[step:]
         actions = np.zeros((self.chunk, 2), np.float32)
         for n in range(self.chunk):
-            actions[n] = expert.act(copy)
+            trembling = expert.act(copy) + noise[n]
+            actions[n] = np.clip(trembling, -ACTION_LIMIT_M, ACTION_LIMIT_M)
             copy.step(actions[n])
         return actions
+
+    def _noise(self, row: int, steps: int) -> np.ndarray:
+        """Noise of an episode's first steps, (steps, 2) metres: an AR(1) process, stationary."""
+        rng = np.random.default_rng([self._seeds[row], self.number])
+        drawn = rng.normal(0.0, self.noise_m, (steps + 1, 2))
+        kept, fresh = self.correlation, np.sqrt(1 - self.correlation**2)
+        # the first value is the past of the process, which so has its lasting variance at once
+        noise, _ = lfilter([fresh], [1, -kept], drawn[1:], axis=0, zi=kept * drawn[:1])
+        return noise
 
     def _copy_of(self, env: LangTableEnv) -> LangTableEnv:
         copy = self._copy
