@@ -154,7 +154,7 @@ class Engine:
         distances = self._distances(range(self.rows), goals)
         for row, episode in enumerate(self.episodes):
             episode.instruction, episode.goal = instructions[row], goals[row]
-            episode.distance_m = float(distances[row])
+            episode.distance_m, episode.recent = float(distances[row]), []
 
     def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
         reward = self.reward
@@ -291,7 +291,10 @@ class Engine:
             if isinstance(self.reward, SemanticReward):
                 scores = self.reward.judge_frames(self.frames()[rows], goals)
             else:
-                scores = self.reward.judge(self._latents[rows], goals)
+                recent = [self.episodes[row].recent for row in rows]
+                scores = self.reward.judge(self._latents[rows], goals, recent)
+                for row, kept in zip(rows, scores.recent or [[] for _ in rows], strict=True):
+                    self.episodes[row].recent = kept
         previous = np.array([self.episodes[row].distance_m for row in rows])
         rewards[rows] = self.reward.value(scores, previous)
         return dict(zip(rows, scores.by_row(), strict=True))

@@ -20,6 +20,8 @@ class Episode:
     steps: int = 0
     ended: bool = True
     distance_m: float = float("nan")
+    recent: list[float] = field(default_factory=list)
+    """What the reward remembers of the last steps, see `Scores.recent`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the goal follows from the instruction."""

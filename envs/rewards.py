@@ -36,6 +36,7 @@ class Scores:
         distance_m: (B,) metres to the goal, NaN where it has no opinion.
         rationale: one sentence per row.
         facts: what else stands in `info["judge"]`, by row; nothing by default.
+        recent: what the reward is to be handed back after the next step, by row; None if nothing.
     """
 
     score: np.ndarray
@@ -43,6 +44,7 @@ class Scores:
     distance_m: np.ndarray
     rationale: list[str] = field(default_factory=list)
     facts: list[dict[str, str]] = field(default_factory=list)
+    recent: list[list[float]] | None = None
 
     def by_row(self) -> list[tuple[float, bool, float, str, dict[str, str]]]:
         """The fields, row by row."""
@@ -65,8 +67,19 @@ class Reward(Protocol):
     needs_goal: bool
     judged_at_horizon: bool
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
-        """Judge normalised latents (B, h, w, D)."""
+    def judge(
+        self,
+        latents: torch.Tensor,
+        goals: Sequence[Goal],
+        recent: Sequence[Sequence[float]] | None = None,
+    ) -> Scores:
+        """Judge normalised latents (B, h, w, D).
+
+        Args:
+            latents: the newest ones.
+            goals: one per row.
+            recent: `Scores.recent` of the step before, by row; nothing at an episode's start.
+        """
         ...
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
@@ -81,7 +94,12 @@ class NoReward:
     needs_goal = False
     judged_at_horizon = False
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
+    def judge(
+        self,
+        latents: torch.Tensor,
+        goals: Sequence[Goal],
+        recent: Sequence[Sequence[float]] | None = None,
+    ) -> Scores:
         """No opinion."""
         rows = len(latents)
         nothing = np.zeros(rows, np.float64)
@@ -95,6 +113,8 @@ class NoReward:
 class ClassifierReward:
     """1 in the step in which the classifier beside the card sees success, else 0.
 
+    The score is the mean probability over the steps that its `EpisodeRule` says.
+
     Args:
         model: classifier, distance regressor and thresholds.
     """
@@ -106,16 +126,26 @@ class ClassifierReward:
     def __init__(self, model: RewardModel) -> None:
         self.model = model
 
-    def judge(self, latents: torch.Tensor, goals: Sequence[Goal]) -> Scores:
+    def judge(
+        self,
+        latents: torch.Tensor,
+        goals: Sequence[Goal],
+        recent: Sequence[Sequence[float]] | None = None,
+    ) -> Scores:
         """Probability of success and distance to the goal."""
-        goals = list(goals)
-        score = self.model.probability(latents, goals).double().cpu().numpy()
-        threshold = np.array([self.model.thresholds[goal.task] for goal in goals])
+        goals, rule = list(goals), self.model.rule
+        newest = self.model.probability(latents, goals).double().cpu().numpy()
+        before = recent if recent is not None else [[] for _ in goals]
+        kept = [[*b, float(p)][-rule.window :] for b, p in zip(before, newest, strict=True)]
+        score = np.array([rule.smoothed(np.array(row))[-1] for row in kept])
+        threshold = np.array([rule.thresholds[goal.task] for goal in goals])
+        of_steps = f" of the last {rule.window} steps" if rule.window > 1 else ""
         rationale = [
-            f"probability {p:.3f} against threshold {t:.3f} of task {goal.task!r}"
+            f"probability {p:.3f}{of_steps} against threshold {t:.3f} of task {goal.task!r}"
             for p, t, goal in zip(score, threshold, goals, strict=True)
         ]
-        return Scores(score, score > threshold, self._distance(latents, goals), rationale)
+        distance = self._distance(latents, goals)
+        return Scores(score, score > threshold, distance, rationale, recent=kept)
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """1 where successful."""

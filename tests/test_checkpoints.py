@@ -76,11 +76,18 @@ def test_every_fault_of_a_card_is_named_at_once(card):
         assert expected in str(error.value)
 
 
-def test_a_card_of_the_first_layout_is_read(card):
+def test_a_card_of_an_earlier_layout_is_read(card):
     spec = spec_from_dict(card)
+    assert spec.reward is not None
+    del card["reward"]["window"], card["reward"]["episode_threshold"]
+    assert spec_from_dict(card | {"card_version": 2}) == spec
+    assert spec_from_dict(card | {"card_version": 2, "reward": None}).reward is None
     del card["data_sha256"]
     old = spec_from_dict(card | {"card_version": 1})
     assert old == replace(spec, data_sha256={})
+    for version in (0, 4, "3"):
+        with pytest.raises(CardError, match=rf"card_version is {version!r}, this wm_gym reads 3"):
+            spec_from_dict(card | {"card_version": version})
 
 
 def cut_off(path: Path) -> None:
@@ -241,3 +248,15 @@ def test_a_rate_that_no_robot_has_is_refused(card, name, value):
     card["action"][name] = value
     with pytest.raises(CardError, match=rf"action.{name} {value}"):
         spec_from_dict(card)
+
+
+def test_a_rule_for_episodes_that_cannot_hold_is_refused(card):
+    reward = card["reward"]
+    task = next(iter(reward["threshold"]))
+    whole = spec_from_dict(card | {"reward": reward | {"window": 3}})
+    assert whole.reward is not None and whole.reward.episode_threshold == {}
+    with pytest.raises(CardError, match=r"reward.window=0 must be at least 1 step"):
+        spec_from_dict(card | {"reward": reward | {"window": 0}})
+    some = {"window": 3, "episode_threshold": {task: 0.5}}
+    with pytest.raises(CardError, match=r"reward.episode_threshold says nothing about \['"):
+        spec_from_dict(card | {"reward": reward | some})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _CardClass = TypeVar("_CardClass")
 
-CARD_VERSION = 2
+CARD_VERSION = 3
 """Layout 1 had no `data_sha256`; it is still read."""
 
 
@@ -218,11 +218,30 @@ class RewardSpec:
         threshold: probability above which a frame counts as success, by task; calibrated on
             held-out real clips.
         weights: safetensors file beside the card.
+        window: steps over which the probability is averaged where every step of an episode is
+            asked about, see `EpisodeRule`.
+        episode_threshold: mean probability above which success is seen there, by task; empty is
+            `threshold`.
     """
 
     network: dict[str, Any]
     threshold: dict[str, float]
     weights: str = "reward.safetensors"
+    window: int = 1
+    episode_threshold: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what episodes go by."""
+        if self.window < 1:
+            raise CardError(
+                f"reward.window={self.window} must be at least 1 step; correct the card"
+            )
+        missing = sorted(self.threshold.keys() - self.episode_threshold.keys())
+        if self.episode_threshold and missing:
+            raise CardError(
+                f"reward.episode_threshold says nothing about {missing}; give every task of "
+                "reward.threshold one, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -300,14 +319,21 @@ def spec_from_dict(card: dict[str, Any], source: str = "card.json") -> WorldMode
         CardError: naming every missing, unknown or ill-typed field.
     """
     version = card.get("card_version") if isinstance(card, dict) else None
-    if version not in (1, CARD_VERSION):
+    if version not in range(1, CARD_VERSION + 1):
         raise CardError(
             f"{source}: card_version is {version!r}, this wm_gym reads {CARD_VERSION}; update "
             f"wm_gym or the checkpoint"
         )
-    if version == 1:
-        card = {"data_sha256": {}, **card, "card_version": CARD_VERSION}
-    return read_card(WorldModelSpec, card, source)
+    return read_card(WorldModelSpec, _of_today(card), source)
+
+
+def _of_today(card: dict[str, Any]) -> dict[str, Any]:
+    """A card of an earlier layout with the fields that it could not have yet, or as it is."""
+    if card["card_version"] < 2:
+        card = {"data_sha256": {}, **card}
+    if card["card_version"] < 3 and isinstance(card.get("reward"), dict):
+        card = card | {"reward": {"window": 1, "episode_threshold": {}, **card["reward"]}}
+    return card | {"card_version": CARD_VERSION}
 
 
 def read_card(cls: type[_CardClass], card: dict[str, Any], source: str) -> _CardClass:

@@ -30,7 +30,7 @@ class ScriptedReward:
         self.rows = rows
         self.calls = 0
 
-    def judge(self, latents, goals) -> Scores:
+    def judge(self, latents, goals, recent=None) -> Scores:
         self.calls += 1
         count = len(latents)
         success = np.full(count, self.calls >= self.success_at)

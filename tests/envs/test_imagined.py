@@ -20,6 +20,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.rewards import make_reward
 from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates, make_start_states
+from wm_gym.judges.success_classifier import EpisodeRule
 
 
 def make(model, **kwargs) -> WorldModelEnv:
@@ -327,6 +328,34 @@ def test_the_classifier_decides_success_by_the_threshold_of_the_task(tiny_model)
     assert (reward, terminated, info["is_success"]) == (1.0, True, True)
     assert info["judge"]["name"] == "classifier" and "'reach'" in info["judge"]["rationale"]
     assert info["judge"]["score"] == info["success_probability"]
+
+
+def test_the_classifier_averages_over_the_steps_of_its_rule(tiny_model):
+    actions = [np.zeros(2, np.float32)] * 7
+    single = make(tiny_model, reward="classifier", horizon=20)
+    single.engine.reward.model.rule = EpisodeRule(1, {"reach": 1.0})
+    single.reset(seed=3, options={"instruction": "reach the red moon"})
+    alone = np.array([single.step(action)[-1]["success_probability"] for action in actions])
+    rule = EpisodeRule(3, {"reach": 1.0})
+    expected = rule.smoothed(alone)
+    env = make(tiny_model, reward="classifier", horizon=20)
+    env.engine.reward.model.rule = rule
+    env.reset(seed=3, options={"instruction": "reach the red moon"})
+    found = [env.step(action)[-1]["success_probability"] for action in actions[:4]]
+    content = env.snapshot()
+    found += [env.step(action)[-1]["success_probability"] for action in actions[4:]]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    env.restore(content)
+    again = [env.step(action)[-1]["success_probability"] for action in actions[4:]]
+    assert again == found[4:]
+    env.engine.instruct(["reach the blue cube"])  # another goal: what was seen of the old is over
+    after = env.step(actions[0])[-1]["success_probability"]
+    single.engine.instruct(["reach the blue cube"])
+    assert after == pytest.approx(single.step(actions[0])[-1]["success_probability"] / 3, abs=1e-9)
+    env.engine.reward.model.rule = EpisodeRule(3, {"reach": expected[1] + 1e-6})
+    env.reset(seed=3, options={"instruction": "reach the red moon"})
+    ended = [env.step(action)[2] for action in actions[:3]]
+    assert ended == [False, False, True]
 
 
 def test_the_distance_reward_is_progress_in_metres(tiny_model):

@@ -24,7 +24,7 @@ from wm_gym.judges.registry import (
     read_judge_name,
 )
 from wm_gym.judges.semantic import SemanticJudge, SemanticJudgeConfig
-from wm_gym.judges.success_classifier import RewardModel
+from wm_gym.judges.success_classifier import EpisodeRule, RewardModel
 from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, evenly, no_verdict
 from wm_gym.semantic.tasks import langtable_task
 from wm_gym.semantic.value import present_probabilities
@@ -143,6 +143,16 @@ def test_the_classifier_judge_may_find_success_in_any_frame_after_the_first(tiny
         scores = every.classifier.probability(latents, [goal] * len(latents))
         expected.append(scores.max().item())
     assert [v.score for v in every.judge(clips, texts)] == pytest.approx(expected, abs=1e-6)
+    rule = EpisodeRule(2, {"push": expected[0] / 4, "reach": 1.0})
+    every.classifier.rule = rule
+    averaged = []
+    for clip, goal in zip(clips, goals, strict=True):
+        latents = tiny_model.encode(torch.from_numpy(clip.frames[1:]))
+        scores = every.classifier.probability(latents, [goal] * len(latents))
+        averaged.append(rule.smoothed(scores.double().numpy()).max())
+    found = every.judge(clips, texts)
+    assert [v.score for v in found] == pytest.approx(averaged, abs=1e-6)
+    assert [v.success for v in found] == [True, False]
     alone = [Clip(clip.frames[:1]) for clip in clips]
     last = ClassifierJudge(tiny_model)
     assert [v.score for v in every.judge(alone, texts)] == [

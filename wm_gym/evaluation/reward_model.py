@@ -8,6 +8,7 @@ frame it stands for, so the imagined figure holds the dream's errors as well as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
+from wm_gym.training.episode_rule import Part, measure_rule, score_episodes
 from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def measure_reward_model(
         config: how many, how long, which seed.
 
     Returns:
-        `horizon`, `episodes`, and figures by task under `real` and `imagined`.
+        `horizon`, `episodes`, and figures by task: of single frames under `real` and `imagined`, of
+        whole clips, by the rule that environments go by, under `real_clips` and `imagined_clips`.
 
     Raises:
         CheckpointError: if the card has no success classifier.
@@ -101,7 +104,7 @@ def measure_reward_model(
         raise ValueError(
             f"{data.folder} has no episode of at least {config.horizon} steps; lower --horizon"
         )
-    real, imagined, states, tasks = [], [], [], []
+    real, imagined, states, tasks, shown = [], [], [], [], []
     for first in tqdm(range(0, len(chosen), 16), desc="episodes"):
         group = chosen[first : first + 16]
         episodes = [data[int(e)] for e in group]
@@ -118,6 +121,7 @@ def measure_reward_model(
             real.append(model.encode(torch.from_numpy(after)).numpy())
             states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
             tasks += [e.goal.task for e in episodes]
+            shown += list(group)
     labels = label_states(np.concatenate(states), opened.spec.twin, tasks)
     report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
     for name, latents in (("real", real), ("imagined", imagined)):
@@ -139,4 +143,24 @@ def measure_reward_model(
                 f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
             )
+        clips = measure_rule(
+            classifier.rule, score_episodes(classifier.network, labelled, _clips(data, shown))
+        )
+        for task, row in clips.items():
+            print(
+                f"{name:9s} {task:9s} whole clips: balanced accuracy "
+                f"{row['balanced_accuracy']:.3f}, failures taken for success "
+                f"{row['false_positive_rate']:.3f}, {row['episodes']} clips"
+            )
+        report[f"{name}_clips"] = clips
     return report
+
+
+def _clips(data: EpisodeDataset, shown: Sequence[int]) -> list[Part]:
+    """Clips by the rows that are of them, in time, given the episode that each row is of."""
+    numbers = np.asarray(shown)
+    goals = data.goals
+    return [
+        (np.flatnonzero(numbers == n), [goals[n].task, *goals[n].objects])
+        for n in dict.fromkeys(numbers.tolist())
+    ]

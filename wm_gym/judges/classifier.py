@@ -31,8 +31,8 @@ class ClassifierJudgeConfig:
     checkpoint: str = ""
     """World model: a folder, or hf://org/repo@revision; by default the one that is in use."""
     every_frame: bool = False
-    """Success if any frame after the first shows it, as in an environment with
-    `reward="classifier"`, whose episode ends there; by default the last frame decides."""
+    """Success if it is seen after any step, as in an environment with `reward="classifier"`, whose
+    episode ends there (see `EpisodeRule`); by default the last frame decides."""
 
     def make(self, context: JudgeContext) -> ClassifierJudge:
         """Make the judge."""
@@ -51,8 +51,8 @@ class ClassifierJudge:
 
     Args:
         model: world model with a success classifier.
-        every_frame: whether any frame after the first may show success; a clip of one frame is
-            judged by that.
+        every_frame: whether success may be seen after any step; a clip of one frame is judged by
+            that.
 
     Raises:
         JudgeError: if the model has no checkpoint folder.
@@ -90,13 +90,14 @@ class ClassifierJudge:
         seen = np.concatenate([resize_views(f, frame.height, frame.width, views) for f in asked])
         counts = [len(f) for f in asked]
         of_frames = [goal for goal, n in zip(goals, counts, strict=True) for _ in range(n)]
-        scores = [
-            float(score.max()) for score in self._probabilities(seen, of_frames).split(counts)
-        ]
+        parts = self._probabilities(seen, of_frames).double().split(counts)
         seconds = (time.monotonic() - began) / len(clips)
-        verdicts = []
-        for score, goal in zip(scores, goals, strict=True):
-            threshold = self.classifier.thresholds[goal.task]
+        verdicts, rule = [], self.classifier.rule
+        for clip, part, goal in zip(clips, parts, goals, strict=True):
+            score, threshold = float(part.max()), self.classifier.thresholds[goal.task]
+            if self.frames == 0 and len(clip) > 1:
+                score = float(rule.smoothed(part.numpy()).max())
+                threshold = rule.thresholds[goal.task]
             rationale = f"probability {score:.3f} against {threshold:.3f} for task {goal.task!r}"
             success = score > threshold
             model = self.model.spec.name

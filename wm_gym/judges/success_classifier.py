@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -234,17 +235,56 @@ class SuccessClassifier(nn.Module):
         return self.decide(*self.things(self.read(latents)), goals)
 
 
+@dataclass(frozen=True)
+class EpisodeRule:
+    """When an episode is a success that is asked about after every step.
+
+    One wrong frame of fifty would make every failure a success, so the probability is averaged over
+    the last steps, and the threshold is one for whole episodes.
+
+    Attributes:
+        window: steps that are averaged; those before an episode's first count as 0, because
+            episodes begin with something to do.
+        thresholds: mean probability above which success is seen, by task.
+    """
+
+    window: int
+    thresholds: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1 step")
+
+    def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
+        """Mean over the window after each of an episode's T steps, (T,) from (T,).
+
+        Example:
+            >>> EpisodeRule(2, {}).smoothed(np.array([1.0, 0.5, 0.0])).tolist()
+            [0.5, 0.75, 0.25]
+        """
+        padded = np.concatenate([np.zeros(self.window - 1), probabilities])
+        return np.lib.stride_tricks.sliding_window_view(padded, self.window).mean(-1)
+
+
 class RewardModel:
     """A trained success classifier with its thresholds.
 
     Args:
         network: the classifier.
         thresholds: probability above which a frame counts as success, by task.
+        rule: when an episode does; by default at the first frame that does.
     """
 
-    def __init__(self, network: SuccessClassifier, thresholds: dict[str, float]) -> None:
+    def __init__(
+        self,
+        network: SuccessClassifier,
+        thresholds: dict[str, float],
+        rule: EpisodeRule | None = None,
+    ) -> None:
         self.network = network.eval()
         self.thresholds = thresholds
+        self.rule = rule or EpisodeRule(1, thresholds)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> RewardModel:
@@ -270,7 +310,9 @@ class RewardModel:
             raise CheckpointError(
                 f"{checkpoint.folder / reward.weights} does not fit its card: {error}"
             ) from error
-        return cls(network.to(device), dict(reward.threshold))
+        thresholds = dict(reward.threshold)
+        rule = EpisodeRule(reward.window, dict(reward.episode_threshold) or thresholds)
+        return cls(network.to(device), thresholds, rule)
 
     @torch.inference_mode()
     def _judge(self, latents: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:

@@ -277,7 +277,12 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         record = json.loads((config.reward / "reward.json").read_text())
         weights["reward.safetensors"] = load_file(config.reward / "reward.safetensors")
         thresholds = {task: row["threshold"] for task, row in record["held_out"].items()}
-        reward = RewardSpec(network=record["network"], threshold=thresholds)
+        reward = RewardSpec(
+            network=record["network"],
+            threshold=thresholds,
+            window=record.get("window", 1),
+            episode_threshold=record.get("episode_threshold", {}),
+        )
     shift = config.sampling_shift or trained["shift"]
     if config.distilled is not None:
         record = json.loads((config.distilled / "distilled.json").read_text())

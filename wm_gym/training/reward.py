@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ import torch.nn.functional as F
 
 from wm_gym.domains import domain_of_tasks
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
+from wm_gym.training.episode_rule import (
+    ScoredEpisode,
+    choose_rule,
+    complete,
+    episodes_of,
+    measure_rule,
+    score_episodes,
+)
 from wm_gym.training.labelled_latents import (
     LabelledLatents,
     measure_classifier,
@@ -46,7 +55,8 @@ class RewardConfig:
     """Share of a batch that is imagined, where there is such a folder."""
     imagined_held_out: Path | None = None
     """The same of held-out episodes; thresholds are then the best for recorded and imagined latents
-    together, which the classifier will be asked about."""
+    together, which the classifier will be asked about, and whole episodes have thresholds of their
+    own."""
     near_miss_m: float = 0.02
     """How far outside the threshold a failure still counts as a near miss, in metres."""
     noise: float = 0.15
@@ -167,6 +177,21 @@ def view_of(config: RewardConfig, tasks: Sequence[str]) -> tuple[float, float, f
     return config.view or (domain.view_m if domain else None)
 
 
+def _rule_for_episodes(
+    worlds: dict[str, list[ScoredEpisode]], thresholds: dict[str, float]
+) -> dict[str, Any]:
+    """`window`, `episode_threshold` and how often they are right about `episodes` of each kind."""
+    rule = choose_rule(list(worlds.values()))
+    if rule is None:
+        return {}
+    rule = complete(rule, thresholds)
+    return {
+        "window": rule.window,
+        "episode_threshold": rule.thresholds,
+        "episodes": {name: measure_rule(rule, episodes) for name, episodes in worlds.items()},
+    }
+
+
 def train_reward(config: RewardConfig) -> Path:
     """Train, or resume, and write `reward.safetensors` and `reward.json`.
 
@@ -270,6 +295,14 @@ def train_reward(config: RewardConfig) -> Path:
     if dreamt is not None:
         record["imagined_held_out"] = measure_classifier(
             final, dreamt, count, thresholds=thresholds
+        )
+        assert config.imagined_held_out is not None
+        record |= _rule_for_episodes(
+            {
+                "recorded": score_episodes(final, held_out, episodes_of(config.held_out)),
+                "imagined": score_episodes(final, dreamt, episodes_of(config.imagined_held_out)),
+            },
+            {task: row["threshold"] for task, row in report.items()},
         )
     (config.out / "reward.json").write_text(json.dumps(record, indent=1))
     return path
