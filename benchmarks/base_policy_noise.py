@@ -33,8 +33,10 @@ WANTED = (0.10, 0.25)
 class BaseNoiseConfig:
     """Measure how often the expert succeeds under noise."""
 
-    noise_m: tuple[float, ...] = (0.0, 0.06, 0.08)
+    noise_m: tuple[float, ...] = (0.0, 0.03, 0.04)
     """Standard deviations of the noise, metres per axis."""
+    correlation: float = 0.9
+    """Of the noise with that of the step before."""
     episodes: int = 10
     """Episodes of each task and level."""
     seed: int = 5000
@@ -56,12 +58,19 @@ def main(config: BaseNoiseConfig) -> dict[str, Any]:
     simulators = SimulatorRows.make(
         lambda: LangTableEnv(obs="state", horizon=config.max_steps), 1, LANGTABLE.action
     )
-    settings = {"seed": config.seed, "max_steps": config.max_steps, "execute": config.execute}
+    settings = {
+        "seed": config.seed,
+        "max_steps": config.max_steps,
+        "execute": config.execute,
+        "correlation": config.correlation,
+    }
     claim_folder(config.out, settings, ())
     seeds = range(config.seed, config.seed + config.episodes)
     rows, seconds = [], 0.0
     for noise_m in tqdm(config.noise_m, unit="level", mininterval=5):
-        policy = ExpertProposals(simulators.envs, noise_m, chunk=config.execute)
+        policy = ExpertProposals(
+            simulators.envs, noise_m, correlation=config.correlation, chunk=config.execute
+        )
         by_task = {}
         for task in tasks:
             starts = [task.options()] * len(seeds)
@@ -88,7 +97,7 @@ def main(config: BaseNoiseConfig) -> dict[str, Any]:
             flush=True,
         )
     header = measurement_header(seeds=list(seeds), duration_s=seconds)
-    report = {**header, "wanted": WANTED, "rows": rows}
+    report = {**header, "wanted": WANTED, "correlation": config.correlation, "rows": rows}
     if config.json is not None:
         print(f"wrote {write_json(config.json, report)}")
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -51,18 +52,19 @@ def begun(noise_m, *, envs=1, words=PUSH, **settings):
 
 
 def test_proposals_are_what_the_expert_does_from_here_on():
-    (env,), policy = begun(0.0, chunk=40)
+    (env,), policy = begun(0.0, chunk=80)
     before = env.privileged_state()
     (chunk,) = policy.act(seen(env))
     np.testing.assert_array_equal(env.privileged_state(), before)
     expert = Expert()
-    expert.reset(parse_instruction(PUSH), np.random.default_rng([7, 0, 0]))
+    seed = [7, zlib.crc32(PUSH.encode()), 0, 0]
+    expert.reset(parse_instruction(PUSH), np.random.default_rng(seed))
     for action in chunk:
         np.testing.assert_array_equal(expert.act(env), action)
         *_, terminated, _, _ = env.step(action)
         if terminated:
             return
-    pytest.fail("the expert needs fewer than 40 steps from this start")
+    pytest.fail("the expert needs fewer than 80 steps from this start")
 
 
 def test_noise_is_a_function_of_seed_step_and_number_alone():
@@ -75,6 +77,27 @@ def test_noise_is_a_function_of_seed_step_and_number_alone():
     assert not np.array_equal(other.act(seen(one, (0, 1), step=3)), both)
     np.testing.assert_array_equal(short.act(seen(one, (0, 1), step=3)), both[:, :4])
     assert not np.array_equal(policy.act(seen(one, (0,), step=4))[0], both[0])
+
+
+def test_correlated_noise_goes_on_from_step_to_step_and_keeps_its_size():
+    noise, kept = 0.02, 0.9
+    _, policy = begun(noise, envs=2, correlation=kept)
+    long = np.stack([policy._noise(row, 20_000) for row in (0, 1)])
+    np.testing.assert_array_equal(policy._noise(0, 30), long[0, :30])  # whenever it is asked for
+    assert abs(long.std() / noise - 1) < 0.05
+    for lag in (1, 5):
+        found = np.corrcoef(long[0, lag:, 0], long[0, :-lag, 0])[0, 1]
+        assert abs(found - kept**lag) < 0.05
+    assert abs(np.corrcoef(long[0, :, 0], long[0, :, 1])[0, 1]) < 0.1
+    policy.reset([0], [7], ["push the red moon to the green star"])  # same seed, another task
+    assert abs(np.corrcoef(long[0, :, 0], policy._noise(0, 20_000)[:, 0])[0, 1]) < 0.1
+    begins = [policy._noise(0, 1)]
+    for seed in range(400):
+        policy.reset([0], [seed], [PUSH])
+        begins.append(policy._noise(0, 1))
+    assert abs(np.std(begins) / noise - 1) < 0.1  # from the first step on
+    with pytest.raises(ValueError, match=r"correlation=1.0 at least 0 and below 1"):
+        begun(noise, correlation=1.0)
 
 
 def test_a_multi_step_episode_succeeds_when_all_pairs_are_together():
@@ -196,6 +219,7 @@ def test_who_plans_with_what(swm_folder, small):
 
     base = made("reach", "base")
     assert isinstance(base, ExpertProposals) and base.chunk == config.execute
+    assert (base.noise_m, base.correlation) == (config.base_noise_m, config.base_correlation)
     several = made("MS1", "gradient")
     assert isinstance(several, PlannerPolicy)
     assert several.planner.order == "by_value" and len(several.proposals.bases) == 6
@@ -238,6 +262,7 @@ def test_the_base_policys_noise_is_one_that_was_measured():
     assert 0.10 <= row["success_rate"] <= 0.25
     assert report["rows"][0]["noise_m"] == 0 and report["rows"][0]["success_rate"] > 0.95
     assert max(report["seeds"]) < PlanningConfig("any").seed
+    assert report["correlation"] == PlanningConfig("any").base_correlation
 
 
 def test_the_noise_script_counts_successes(tmp_path):

@@ -7,6 +7,7 @@ episodes, and its noise decides how good it is.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ class ExpertProposals(Policy):
 
     Unlike any other policy it reads the simulators it acts in, so it serves as a base in
     experiments only. A chunk is what the expert does in a copy of the simulator. Noise is a
-    function of the row's seed, the step it is added at, and `number`; the pace that the expert
-    draws, of the row's seed and the step of the proposal.
+    function of the row's seed and instruction, the step it is added at, and `number`; the pace
+    that the expert draws, of the step of the proposal instead.
 
     Args:
         envs: the simulators of the runner's rows, wrapped or not.
@@ -70,13 +71,14 @@ class ExpertProposals(Policy):
         self.noise_m, self.correlation = noise_m, correlation
         self.chunk, self.number, self.step = chunk, number, step
         self._copy: LangTableEnv | None = None
-        self._seeds: dict[int, int] = {}
+        self._seeds: dict[int, tuple[int, int]] = {}
         self._goals: dict[int, list[Goal]] = {}
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], instructions: Sequence[str]) -> None:
         """Begins episodes; see `Policy.reset`."""
         for row, seed, instruction in zip(rows, seeds, instructions, strict=True):
-            self._seeds[int(row)] = int(seed)
+            # one seed begins several tasks alike; what happens to them should not be alike too
+            self._seeds[int(row)] = int(seed), zlib.crc32(instruction.encode())
             self._goals[int(row)] = goals_of(instruction, self.envs[int(row)].objects)
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -87,7 +89,7 @@ class ExpertProposals(Policy):
     def _imagine(self, row: int, step: int) -> np.ndarray:
         env = self.envs[row]
         copy = self._copy_of(env)
-        rng = np.random.default_rng([self._seeds[row], step, self.number])
+        rng = np.random.default_rng([*self._seeds[row], step, self.number])
         expert = Expert()
         expert.reset(self._goal(row), rng, env.objects)
         noise = self._noise(row, step + self.chunk)[step:]
@@ -100,7 +102,7 @@ class ExpertProposals(Policy):
 
     def _noise(self, row: int, steps: int) -> np.ndarray:
         """Noise of an episode's first steps, (steps, 2) metres: an AR(1) process, stationary."""
-        rng = np.random.default_rng([self._seeds[row], self.number])
+        rng = np.random.default_rng([*self._seeds[row], self.number])
         drawn = rng.normal(0.0, self.noise_m, (steps + 1, 2))
         kept, fresh = self.correlation, np.sqrt(1 - self.correlation**2)
         # the first value is the past of the process, which so has its lasting variance at once

@@ -70,9 +70,11 @@ class PlanningConfig:
     """Actions of a plan."""
     execute: int = 4
     """Actions carried out before the next plan."""
-    base_noise_m: float = 0.08
+    base_noise_m: float = 0.04
     """Standard deviation of the noise on the expert's actions that makes the base policy, metres
     per axis (benchmarks/base_policy_noise.py)."""
+    base_correlation: float = 0.9
+    """Of that noise with the noise of the step before."""
     proposals: int = 1
     """Action sequences that the base proposes for every plan, or uniform ones."""
     phrasing: int = 0
@@ -214,7 +216,12 @@ def make_policy(
     value, as in the paper's multi-step setting.
     """
     if method == "base":
-        return ExpertProposals(rows.envs, config.base_noise_m, chunk=config.execute)
+        return ExpertProposals(
+            rows.envs,
+            config.base_noise_m,
+            correlation=config.base_correlation,
+            chunk=config.execute,
+        )
     planner = config.mppi if method == "mppi" else config.gradient
     if method == "uniform":
         planner = replace(config.gradient, candidates=config.proposals)
@@ -223,7 +230,12 @@ def make_policy(
         steps = range(task.steps) if task.steps > 1 else (None,)
         bases = [
             ExpertProposals(
-                rows.envs, config.base_noise_m, chunk=config.horizon, number=number, step=step
+                rows.envs,
+                config.base_noise_m,
+                correlation=config.base_correlation,
+                chunk=config.horizon,
+                number=number,
+                step=step,
             )
             for step in steps
             for number in range(config.proposals)
