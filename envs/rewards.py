@@ -137,7 +137,7 @@ class ClassifierReward:
         newest = self.model.probability(latents, goals).double().cpu().numpy()
         before = recent if recent is not None else [[] for _ in goals]
         kept = [[*b, float(p)][-rule.window :] for b, p in zip(before, newest, strict=True)]
-        score = np.array([rule.smoothed(np.array(row))[-1] for row in kept])
+        score = np.array([sum(row) / rule.window for row in kept])  # as `EpisodeRule.smoothed`
         threshold = np.array([rule.thresholds[goal.task] for goal in goals])
         of_steps = f" of the last {rule.window} steps" if rule.window > 1 else ""
         rationale = [
