@@ -57,7 +57,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         ("langtable-diffusion-policy.sh", 2),
         ("bridge-diffusion-policy.sh", 3),
         ("langtable-idql.sh", 5),
-        ("bridge-mini.sh", 56),
+        ("bridge-mini.sh", 58),
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 14),
         ("langtable-swm-mixtures.sh", 18),

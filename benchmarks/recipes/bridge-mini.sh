@@ -13,14 +13,14 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000) judge=(3000 1000) idm=1500
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000) judge=(3000 1000) idm=1500
   cloning=3000 head=20000 imagined=400 imagined_held_out=200
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=16 test=16 cloned=8 starts=2
-  autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2) judge=(2 2) idm=2 cloning=20 head=10
+  autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2) judge=(2 2) idm=2 cloning=20 head=10
   imagined=2 imagined_held_out=2
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 12 --measured 24)
@@ -86,9 +86,9 @@ for space in vae vjepa; do
     --copies 2 --shift "${shifts[0]}" --history-noise 0.2 --batch 6 "${split[@]}" \
     "${compiled[@]}" --loop.steps "${dynamics[0]}" --loop.final-learning-rate-fraction 0.05 \
     --loop.warmup-steps 100 --loop.ema 0.995 --loop.save-every 100
-  # on from there, twice: nearly all noise, more often clips in which much moves, and the context in
+  # on from there, three times: nearly all noise, more often clips in which much moves, and the context in
   # two of five steps what up to three steps of a rollout make of it
-  for stage in 2 3; do
+  for stage in 2 3 4; do
     wm-gym train latent-dynamics --latents "$latents" --out "$run/dynamics-$space-$stage" \
       --init "$run/dynamics-$space-$((stage - 1))/dynamics.safetensors" "${shape[@]}" --copies 1 \
       --shift "${shifts[1]}" --own-context 0.4 --own-context-passes 3 --change-sampling 2.0 \
@@ -108,7 +108,7 @@ for space in vae vjepa; do
     idms+=("$run/idm-$space-$k")
   done
   assembled=(wm-gym train assemble --name "bridge-$space-mini" --encoder "$run/$space" "${parts[@]}"
-    --latents "$latents" --dynamics "$run/dynamics-$space-3" --denoising-steps 2 --sampling-shift 0.1)
+    --latents "$latents" --dynamics "$run/dynamics-$space-4" --denoising-steps 2 --sampling-shift 0.1)
   # in the dream things dissolve, which no encoded frame shows: on with what the model imagines
   "${assembled[@]}" --out "$run/dreaming-$space" --reward "$run/reward-$space-1"
   for part in episodes held-out; do

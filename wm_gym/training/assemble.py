@@ -30,7 +30,7 @@ from wm_gym.spec import (
     WorldModelSpec,
 )
 from wm_gym.training import pixel_decoder, svae
-from wm_gym.training.mini_space import read_mini_space
+from wm_gym.training.mini_space import part_sizes, read_mini_space
 
 WINDOW = 10
 """Context of a window model whose record does not say how long its clips were."""
@@ -49,13 +49,13 @@ class AssembleConfig:
     dynamics: Path
     """Run folder of `wm-gym train latent-dynamics`."""
     encoder: Path | None = None
-    """Run folder of `wm-gym train autoencoder` or `train vjepa`, for latents of a space trained
-    here."""
+    """Run folder of `wm-gym train autoencoder` or `train vjepa`, or a checkpoint, for latents of a
+    space trained here."""
     adapter: Path | None = None
     """Run folder of `wm-gym train svae`: part of the compressed spaces; with a native semantic
     space of a published model it serves the pixel decoder."""
     pixel_decoder: Path | None = None
-    """Run folder of `wm-gym train pixel-decoder`."""
+    """Run folder of `wm-gym train pixel-decoder`, or a checkpoint that has one."""
     distilled: Path | None = None
     """Run folder of `wm-gym train distil`."""
     reward: Path | None = None
@@ -150,7 +150,7 @@ def adapter_parts(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]
     """Sizes and weights of an S-VAE."""
     from safetensors.torch import load_file
 
-    sizes = json.loads((folder / svae.RECORD).read_text())["adapter"]
+    sizes = part_sizes(folder, svae.RECORD, "adapter")
     return sizes, load_file(folder / ADAPTER_WEIGHTS)
 
 
@@ -162,7 +162,7 @@ def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str
     """
     from safetensors.torch import load_file
 
-    sizes = json.loads((folder / pixel_decoder.RECORD).read_text())["pixel_decoder"]
+    sizes = part_sizes(folder, pixel_decoder.RECORD, "pixel_decoder")
     if sizes["latent_dim"] != channels:
         raise ValueError(
             f"--pixel-decoder {folder} reads latents of {sizes['latent_dim']} channels, expected "

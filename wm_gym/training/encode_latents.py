@@ -55,7 +55,8 @@ class EncodeLatentsConfig:
     """Latent space: a published one by name, e.g. VJEPA, or a checkpoint (a folder or hf://…),
     whose card says the space, normalisation and actions; leave it out with --encoder."""
     encoder: Path | None = None
-    """Latent space trained here: the run folder of `wm-gym train autoencoder` or `train vjepa`."""
+    """Latent space trained here: the run folder of `wm-gym train autoencoder` or `train vjepa`, or
+    a checkpoint whose space is taken without its normalisation."""
     adapter: Path | None = None
     """Run folder of `wm-gym train svae`, for the spaces ending in 96, or with --encoder."""
     local: Path | None = None

@@ -1,19 +1,23 @@
-"""What training a latent space leaves for those that use it: sizes, weights and figures."""
+"""What training a latent space leaves for those that use it: sizes, weights and figures.
+
+A checkpoint holds the same in its card and beside it, so that whoever has only what ships can go on
+from there: encode other episodes, train other dynamics on the same space.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from wm_gym.checkpoints import write_atomically
+from wm_gym.checkpoints import Checkpoint, write_atomically
 from wm_gym.latents.fetch import load_strictly
-from wm_gym.latents.registry import find_space
+from wm_gym.latents.registry import MINI_WEIGHTS, find_space
 
 RECORD = "latent_space.json"
 
@@ -86,17 +90,57 @@ def write_mini_space(
 
 
 def read_mini_space(folder: Path) -> MiniSpace:
-    """Read the run folder of a recipe that trains a latent space.
+    """Read the run folder of a recipe that trains a latent space, or a checkpoint on such a space.
 
     Raises:
-        FileNotFoundError: if no such run was finished there.
+        FileNotFoundError: if no such run was finished there, and it is no checkpoint.
+        ValueError: if it is a checkpoint on a published space.
+        CheckpointError: if a checkpoint is damaged.
     """
     path = folder / RECORD
-    if not path.exists():
+    if path.exists():
+        record = json.loads(path.read_text())
+        return MiniSpace(record["space"], record["network"], folder / record["weights"])
+    if not (folder / "card.json").exists():
         raise FileNotFoundError(
             f"{path} is missing: --encoder takes the run folder of a finished `wm-gym train "
-            "autoencoder` or `wm-gym train vjepa`; the same command, given again, goes on where a "
-            "run stopped"
+            "autoencoder` or `wm-gym train vjepa`, or a checkpoint; the same training command, "
+            "given again, goes on where a run stopped"
         )
-    record = json.loads(path.read_text())
-    return MiniSpace(record["space"], record["network"], folder / record["weights"])
+    checkpoint = Checkpoint.open(folder)
+    latent = checkpoint.spec.latent
+    entry = find_space(latent.space)
+    if not entry.trained_here:
+        raise ValueError(
+            f"--encoder {folder} is a checkpoint on the published space {latent.space}; give "
+            f"--space {latent.space} instead"
+        )
+    checkpoint.read(MINI_WEIGHTS)  # compares hashes
+    names = {field.name for field in fields(entry.config_class)}
+    network = {name: value for name, value in latent.config.items() if name in names}
+    return MiniSpace(entry.compresses or latent.space, network, folder / MINI_WEIGHTS)
+
+
+def part_sizes(folder: Path, record: str, part: str) -> dict[str, Any]:
+    """Sizes of a network whose weights lie in a folder.
+
+    Args:
+        folder: a run folder, or a checkpoint that has this part.
+        record: name of the JSON file that its training leaves.
+        part: key of the sizes there and in `latent.config` of a card: "adapter", "pixel_decoder".
+
+    Raises:
+        FileNotFoundError: if the folder has none.
+        CheckpointError: if a checkpoint is damaged.
+    """
+    if (folder / record).exists():
+        return json.loads((folder / record).read_text())[part]
+    if (folder / "card.json").exists():
+        checkpoint = Checkpoint.open(folder)
+        if part in checkpoint.spec.latent.config:
+            checkpoint.read(f"{part}.safetensors")  # compares hashes
+            return checkpoint.spec.latent.config[part]
+    raise FileNotFoundError(
+        f"{folder} holds no {record}, and is no checkpoint with a part {part!r}; give the run "
+        "folder of a finished training of it, or such a checkpoint"
+    )

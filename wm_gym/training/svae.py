@@ -23,6 +23,7 @@ from wm_gym.latents.svae import SVAE, SVAEConfig
 from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
 from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
+from wm_gym.training.mini_space import part_sizes
 
 RECORD = "adapter.json"
 HELD_OUT_FRAMES = 64
@@ -209,7 +210,7 @@ def train_svae(config: TrainSVAEConfig) -> Path:
 
 
 def load_adapter(folder: Path) -> SVAE:
-    """The S-VAE of a run folder of `wm-gym train svae`, frozen.
+    """The S-VAE of a run folder of `wm-gym train svae`, or of a checkpoint, frozen.
 
     Raises:
         FileNotFoundError: if the run has not ended.
@@ -217,12 +218,7 @@ def load_adapter(folder: Path) -> SVAE:
     """
     from wm_gym.latents.fetch import load_safetensors, load_strictly
 
-    if not (folder / RECORD).exists():
-        raise FileNotFoundError(
-            f"{folder} holds no {RECORD}; give the run folder of a finished `wm-gym train svae`"
-        )
-    record = json.loads((folder / RECORD).read_text())
-    svae = SVAE(SVAEConfig(**record["adapter"]))
+    svae = SVAE(SVAEConfig(**part_sizes(folder, RECORD, "adapter")))
     path = folder / ADAPTER_WEIGHTS
     load_strictly(svae, load_safetensors(path, "S-VAE"), str(path))
     return svae.eval().requires_grad_(False)
