@@ -26,8 +26,9 @@ from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
 from wm_gym.envs.simulator_factory import Factory, SimulatorFactory
 from wm_gym.instructions import Goal
 
-HELD_OUT_SEEDS = range(6000, 7000)
-"""Seeds kept for evaluation (the paper's 6000-6050 among them); training data may not use them."""
+HELD_OUT_SEEDS = range(6000, 8000)
+"""Seeds kept for evaluation (the paper's 6000-6050 among them); training data may not use them. The
+recipes choose thresholds on those from 6000 on and measure on those from 7000 on."""
 
 _GOLDEN = (5**0.5 - 1) / 2
 _SETTINGS = "collection.json"
@@ -150,6 +151,13 @@ class CollectConfig:
                 f"{HELD_OUT_SEEDS.stop - 1}, which are kept for evaluation; start at "
                 f"seed={HELD_OUT_SEEDS.stop} or "
                 "collect fewer episodes, or pass held_out=True if this is evaluation data"
+            )
+        if self.held_out and len(reserved) < self.episodes:
+            raise ValueError(
+                f"held_out=True, but seeds {self.seed} to {self.seed + self.episodes - 1} are not "
+                f"all among {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}, which are kept "
+                "for evaluation: training data may hold the same episodes; choose others, e.g. "
+                f"seed={HELD_OUT_SEEDS.start}"
             )
 
     def identity(self) -> dict[str, Any]:

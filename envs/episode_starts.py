@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.domains import domain_of
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.semantic_card import SemanticSpec
@@ -65,6 +66,9 @@ class EpisodeStarts:
     Raises:
         ValueError: if the card does not know the task, another one is judged, or start states do
             not fit the card.
+
+    Attributes:
+        own_things: every task brings the things it is about, so a start serves its own task only.
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class EpisodeStarts:
         self.task = task
         self.judged_by, self.judged_task = judged_by, judged_task
         self.instructions = InstructionSet(spec.tasks, spec.objects)
+        domain = domain_of(spec.twin)
+        self.own_things = domain is not None and not domain.objects_keyword
         self.stored = _read_starts(folder, spec)
         self.pool = self._starts_of(task)
 
@@ -135,22 +141,42 @@ class EpisodeStarts:
                 actions = np.clip(given, space.low, space.high)
                 clipped = bool((given != actions).any())
         else:
-            index = self.start_index(generator, options.get("start"))
+            index = self.start_index(generator, options.get("start"), instruction)
             start, frames = self.stored.names[index], self.stored.frames[index][None]
             instruction = instruction or self.stored.instructions[index]
         goal = self.goal(instruction)
         return Plan(seed, frames, actions, instruction or "", goal, start, clipped)
 
-    def start_index(self, generator: np.random.Generator, name: str | None) -> int:
-        """Position of a stored start: the named one, or one drawn for the task."""
+    def start_index(
+        self, generator: np.random.Generator, name: str | None, instruction: str | None = None
+    ) -> int:
+        """Position of a stored start: the named one, or one drawn for the task.
+
+        Args:
+            generator: the row's source of randomness.
+            name: of the start, or None.
+            instruction: what to do there, or None for what the start was made for.
+
+        Raises:
+            ValueError: if there is no such start, or what the instruction is about is not in it.
+        """
         if name is None and not self.pool:
             raise ValueError(
                 f"{self.spec.name} has no stored start states for task {self.task!r}; "
                 "begin from a picture: reset(options={'frames': uint8 (H, W, 3), 'instruction': …})"
             )
-        if name is not None:
-            return self.stored.index(name)
-        return self.pool[int(generator.integers(len(self.pool)))]
+        pool = self.pool if name is None else [self.stored.index(name)]
+        if instruction is not None and self.own_things:
+            wanted, texts = self.instructions.parse(instruction), self.stored.instructions
+            pool = [i for i in pool if self.instructions.parse(texts[i]) == wanted]
+            if not pool:
+                where = f"start {name!r}" if name else f"no stored start of task {self.task!r}"
+                raise ValueError(
+                    f"instruction {instruction!r} is about things that {where} "
+                    f"{'does not have' if name else 'has'}; in {self.spec.twin} a task brings its "
+                    "own things: leave the start or the task out, or the instruction"
+                )
+        return pool[int(generator.integers(len(pool)))] if name is None else pool[0]
 
     def _history(self, frames: Any) -> np.ndarray:
         try:

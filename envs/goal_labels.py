@@ -7,6 +7,7 @@ answered in each of its frames. Where a task brings its own things, it says so a
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from wm_gym.checkpoints import write_atomically
 from wm_gym.data.latent_clips import read_episode_facts
 from wm_gym.envs.sims import bridge_state, bridge_tasks, langtable_tasks
 from wm_gym.instructions import named_objects
@@ -144,11 +146,13 @@ def label_goals(config: GoalLabelsConfig) -> Path:
     tasks = np.repeat([goal[0] for goal in facts.goals], lengths).tolist()
     labels = label_states(np.load(config.latents / "privileged.npy"), facts.simulator, tasks)
     path = config.latents / "goal_labels.npz"
+    buffer = io.BytesIO()
     np.savez(
-        path,
+        buffer,
         goals=json.dumps(labels.goals),
         success=labels.success,
         distance_m=labels.distance_m,
         positions_m=labels.positions_m,
     )
+    write_atomically(path, buffer.getvalue())
     return path

@@ -45,7 +45,8 @@ class TwinEnv(gymnasium.Wrapper):
             seed: the dream reset with this seed begins from the same start. Where no starts are
                 stored it seeds the simulator's own.
             options: `start`: name of a stored start state. `state`: what the simulator's
-                `get_state` returned. `instruction`: what to do, instead of the start's own.
+                `get_state` returned. `instruction`: what to do, instead of the start's own. `task`:
+                no stored start, but one that the simulator draws for this task.
 
         Returns:
             Observation and info; `info["start"]` names the start state.
@@ -59,9 +60,10 @@ class TwinEnv(gymnasium.Wrapper):
             raise ValueError("options has both 'start' and 'state'; give one of them")
         if seed is not None:
             self._generator, _ = seeding.np_random(seed)
-        if start is None and "state" not in options and starts.pool:
+        if start is None and not {"state", "task"} & set(options) and starts.pool:
             self._generator.integers(NOISE_SEEDS)  # the dream draws its noise seed here
-            start = starts.stored.names[starts.start_index(self._generator, None)]
+            drawn = starts.start_index(self._generator, None, options.get("instruction"))
+            start = starts.stored.names[drawn]
         if start is not None:
             options["state"] = starts.stored.states[starts.stored.index(start)]
         frame, info = self.env.reset(seed=seed, options=options)

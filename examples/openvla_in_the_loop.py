@@ -186,11 +186,14 @@ def beginnings(
     chosen, seeds = protocol.plan(names, changed=True)
     if not chosen:
         return found
-    told = {name: other_instruction(card, dream, name) for name in dict.fromkeys(chosen)}
-    options = [{"start": name, "instruction": told[name]} for name in chosen]
-    found["other instructions"] = (options, seeds)
+    if dream.engine.starts.own_things:
+        print(f"no episodes with other instructions: in {card.twin} a task brings its own things")
+    else:
+        told = {name: other_instruction(card, dream, name) for name in dict.fromkeys(chosen)}
+        options = [{"start": name, "instruction": told[name]} for name in chosen]
+        found["other instructions"] = (options, seeds)
     if args.distractors != "none" and card.twin == "BridgeSim-v0":
-        seen = {name: with_distractors(args, card, name) for name in told}
+        seen = {name: with_distractors(args, card, name) for name in dict.fromkeys(chosen)}
         found["distractors"] = ([seen[name] for name in chosen], seeds)
     elif args.distractors != "none":
         print(f"no episodes with distractors: {card.twin} has none")

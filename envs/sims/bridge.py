@@ -34,6 +34,8 @@ from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
 CAMERAS = ("shoulder", "side", "wrist")
 MOVE_LIMIT_M = 0.05
 TURN_LIMIT_RAD = 0.25
+LARGEST_IN_STATE = 1e6
+"""Positions, speeds and forces stay far below; with more, MuJoCo resets the scene by itself."""
 
 
 class BridgeSimEnv(SimulatorEnv, EzPickle):
@@ -43,7 +45,8 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
     and z (up) within ±0.05 m, its turn about the same axes within ±0.25 rad, and the gripper, 0
     closed to 1 open. More is clipped and reported in `info["action_clipped"]`. Differential
     inverse kinematics turns an action into joint angles, starting from the last command. Commands
-    are cut so that the hand stays over the table and within 0.8 rad of pointing straight down.
+    are cut so that the hand stays over the table and within 0.8 rad of pointing straight down; a
+    hand that starts up to a centimetre above that space is brought into it by the first motion.
     Observation: the frame, uint8 (H, W, 3), several cameras side by side, or with `obs="state"` the
     privileged state of `bridge_state`, float64, things as in `objects`.
     Reward: 1 on success, else 0: the thing rests in its place and the hand has let go of it. An
@@ -239,15 +242,18 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
                 f"has {', '.join(self.distractors) or 'none'}. Make one with "
                 f"distractors={str(state['distractors'])!r}."
             )
-        return BridgeGoal(str(state["task"]), self._appearance.unseen_things)
+        goal = BridgeGoal(str(state["task"]), self._appearance.unseen_things)
+        parse_instruction(str(state["instruction"]), self._appearance.unseen_things)  # same colours
+        return goal
 
     def _restore(self, state: dict[str, Any]) -> None:
         physics = np.asarray(state["physics"], np.float64)
-        if physics.shape != (self._physics.state_length,) or not np.isfinite(physics).all():
+        sound = physics.shape == (self._physics.state_length,)
+        if not sound or not (np.abs(physics) < LARGEST_IN_STATE).all():
             raise ValueError(
                 f"state['physics'] has shape {physics.shape} and must be "
-                f"({self._physics.state_length},) finite numbers; take it from get_state() of the "
-                "same version of wm_gym."
+                f"({self._physics.state_length},) finite numbers below {LARGEST_IN_STATE:g}; take "
+                "it from get_state() of the same version of wm_gym."
             )
         self._physics.set_state(physics)
 

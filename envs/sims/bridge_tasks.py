@@ -23,11 +23,12 @@ from wm_gym.envs.sims.bridge_state import BridgeState
 from wm_gym.instructions import Goal, InstructionSet
 
 REST_SPEED_M_S = 0.05  # a thing that moves faster has not come to rest
+UPRIGHT = 0.9  # least cosine between the second thing's axis and the vertical
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the first thing has to come to rest, in the second thing's frame.
+    """Where the first thing has to come to rest, in the frame of the second one, stood upright.
 
     Attributes:
         first: the thing to be moved.
@@ -36,6 +37,8 @@ class Place:
         height_m: of the first thing's origin when it is done.
         heights_m: lowest and highest that count.
         within_m: radius of a circle, or half sides of a rectangle, for its x and y.
+        any_face: the second thing is as good on any of its faces: height is counted along the
+            vertical instead of its own axis.
     """
 
     first: str
@@ -44,6 +47,7 @@ class Place:
     height_m: float
     heights_m: tuple[float, float]
     within_m: tuple[float, ...]
+    any_face: bool = False
 
 
 PLACES: dict[str, Place] = {
@@ -70,6 +74,7 @@ PLACES: dict[str, Place] = {
         2 * BLOCK_HALF_M,
         (2 * BLOCK_HALF_M - 0.006, 2 * BLOCK_HALF_M + 0.006),
         (BLOCK_HALF_M,),
+        any_face=True,
     ),
     "eggplant_in_basket": Place(
         "eggplant",
@@ -143,7 +148,8 @@ def parse_instruction(instruction: str, unseen_colours: bool = False) -> BridgeG
 def target_point(state: BridgeState, place: Place) -> np.ndarray:
     """Returns where the first thing's origin has to go, (3,) metres."""
     second = state.things[1]
-    return second.position_m + second.rotation @ np.array([0.0, 0.0, place.height_m])
+    up = np.eye(3)[2] if place.any_face else second.rotation[:, 2]
+    return second.position_m + place.height_m * up
 
 
 def task_distance(state: np.ndarray, goal: BridgeGoal) -> float:
@@ -157,7 +163,11 @@ def is_success(state: np.ndarray, goal: BridgeGoal) -> bool:
     named = BridgeState.from_array(state)
     first, second = named.things[:2]
     place = goal.place
-    x, y, z = second.rotation.T @ (first.position_m - second.position_m)
+    x, y, z = first.position_m - second.position_m
+    if not place.any_face:
+        if second.rotation[2, 2] < UPRIGHT:
+            return False
+        x, y, z = second.rotation.T @ (first.position_m - second.position_m)
     if len(place.within_m) == 1:
         inside = bool(np.hypot(x, y) < place.within_m[0])
     else:

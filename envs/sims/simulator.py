@@ -191,6 +191,18 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         task = options.get("task") or self.task
         check_choice("options['task']", task, (*self.tasks, "any"))
         instruction, state = options.get("instruction"), options.get("state")
+        if options.get("task") and state is not None:
+            raise ValueError(
+                f"options['task'] is {task!r} beside a state, which has its own goal; leave the "
+                "task out, or say with options['instruction'] what to do from that state."
+            )
+        if options.get("task") and instruction is not None and task != "any":
+            named = self._parse_instruction(instruction).task
+            if named != task:
+                raise ValueError(
+                    f"options['task'] is {task!r}, but the instruction {instruction!r} is of the "
+                    f"task {named!r}; give one of them."
+                )
         if state is not None:
             generator = self.np_random.bit_generator.state
             self.set_state(state)
@@ -280,11 +292,19 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(
                 f"state lacks {', '.join(sorted(missing))}; expected a result of get_state()."
             )
-        goal = self._goal_of_state(state)
-        self.np_random.bit_generator.state = json.loads(str(state["generator"]))
-        self.goal = goal
-        self._restore(state)
-        self._steps = int(state["steps"])
+        goal, steps = self._goal_of_state(state), int(state["steps"])
+        if steps < 0:
+            raise ValueError(f"state['steps'] is {steps}; expected the steps taken, 0 or more.")
+        generator = json.loads(str(state["generator"]))
+        type(self.np_random.bit_generator)().state = generator  # refuses what is no state of it
+        before, self.goal = self.goal, goal
+        try:
+            self._restore(state)
+        except ValueError:
+            self.goal = before
+            raise
+        self.np_random.bit_generator.state = generator
+        self._steps = steps
 
     def _observation(self) -> np.ndarray:
         return self.render() if self.obs == "pixels" else self.privileged_state()

@@ -156,6 +156,26 @@ def test_success_needs_the_place_rest_and_an_open_hand(env, task):
     assert not put(offset_m=(0.075, 0.075, 0))
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_beside_a_tipped_thing_is_not_on_it(env, task):
+    env.reset(seed=0, options={"task": task})
+    goal, state = env.goal, env.privileged_state()
+    state[15:17] = 0.0
+    half = np.sqrt(0.5)
+    state[20:24] = half, half, 0.0, 0.0  # a quarter turn about x: its axis lies along y
+    for side in (-1, 1):
+        state[8:11] = state[17:20] + np.array([0.0, side * goal.place.height_m, 0.0])
+        assert not is_success(state, goal)
+    state[8:11] = state[17:20] + np.array([0.0, 0.0, goal.place.height_m])
+    assert is_success(state, goal) == (task == "green_block_on_yellow_block")
+    named = BridgeState.from_array(state)
+    np.testing.assert_allclose(
+        target_point(named, goal.place)[2] - state[19],
+        goal.place.height_m if is_success(state, goal) else 0.0,
+        atol=1e-9,
+    )
+
+
 def test_words_of_the_goals(env):
     for task in TASKS:
         goal = BridgeGoal(task)

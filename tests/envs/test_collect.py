@@ -166,12 +166,15 @@ def test_shares_follow_the_weights():
 
 
 def test_held_out_seeds_are_kept_from_training(tmp_path):
-    for seed, episodes in ((5999, 2), (6999, 1), (0, 8000)):
+    for seed, episodes in ((5999, 2), (7999, 1), (0, 8001)):
         with pytest.raises(ValueError, match="kept for evaluation"):
             config(tmp_path, seed=seed, episodes=episodes)
     config(tmp_path, seed=5988)
-    config(tmp_path, seed=7000)
+    config(tmp_path, seed=8000)
     config(tmp_path, seed=6000, held_out=True)
+    for seed, episodes in ((5999, 2), (7999, 2), (20000, 1)):
+        with pytest.raises(ValueError, match="not all among 6000 to 7999"):
+            config(tmp_path, seed=seed, episodes=episodes, held_out=True)
 
 
 def test_unknown_behaviours_are_named(tmp_path):

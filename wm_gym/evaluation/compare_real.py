@@ -22,7 +22,7 @@ from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.compare_real_split import UnendingRows, describe_split, split_report
 from wm_gym.evaluation.compare_real_summary import STATISTICS, summarise
 from wm_gym.evaluation.judge_episodes import judge_episodes
-from wm_gym.evaluation.models import embedded_folder
+from wm_gym.evaluation.models import embedded_folder, open_by_id
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.registry import JudgeContext, judge_name, make_judge, read_judge_name
 from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
@@ -127,7 +127,7 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     starts = choose_starts(config, stored, dream.engine.starts.instructions)
     claim_folder(config.out, _settings(config, dream), policies)
     true_folder = config.true_records or config.out / "true"
-    claim_folder(true_folder, _true_settings(config, starts, stored), policies)
+    claim_folder(true_folder, _true_settings(config, starts, dream), policies)
     clock = Clock(config.out / "seconds.json")
     twins = [make_twin(dream) for _ in range(config.rows)]
     spec = dream.card
@@ -309,13 +309,17 @@ def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str
     )
     for name in unrelated:
         del settings[name]
+    if config.bad_checkpoint is not None:
+        bad = open_by_id(config.id, config.bad_checkpoint)
+        settings["bad_weights_sha256"] = bad.spec.weights_sha256
     return settings | {"weights_sha256": dream.card.weights_sha256}
 
 
 def _true_settings(
-    config: CompareRealConfig, starts: Starts, stored: StartStates | None
+    config: CompareRealConfig, starts: Starts, dream: WorldModelVectorEnv
 ) -> dict[str, Any]:
     """What true episodes depend on, policies apart: no world model."""
+    stored = dream.engine.starts.stored
     assert stored is not None  # choose_starts found starts in it
     names = [options["start"] for of_task in starts.by_task.values() for options in of_task]
     chosen = [(name, stored.states[stored.index(name)]) for name in names]
@@ -326,6 +330,7 @@ def _true_settings(
         "max_steps": config.max_steps,
         "seed": config.seed,
         "start_states_sha256": digest,
+        "frame": [dream.card.frame.height, dream.card.frame.width],
     }
 
 

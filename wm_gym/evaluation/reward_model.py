@@ -79,7 +79,10 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
 def measure_reward_model(
     model: LatentWorldModel, data: EpisodeDataset, config: RewardModelConfig
 ) -> dict[str, Any]:
-    """Judge real frames, and imagined ones of the same actions.
+    """Judge real frames, imagined ones of the same actions, and, as a control, the first frame.
+
+    Clips begin anywhere in an episode, after a success too. What the first frame alone reaches is
+    no credit of the dream.
 
     Args:
         model: world model with a success classifier beside its card.
@@ -87,8 +90,9 @@ def measure_reward_model(
         config: how many, how long, which seed.
 
     Returns:
-        `horizon`, `episodes`, and figures by task: of single frames under `real` and `imagined`, of
-        whole clips, by the rule that environments go by, under `real_clips` and `imagined_clips`.
+        `horizon`, `episodes`, and figures by task: of single frames under `real`, `imagined` and
+        `copy_first`, of whole clips, by the rule that environments go by, under these names with
+        `_clips`.
 
     Raises:
         CheckpointError: if the card has no success classifier.
@@ -104,7 +108,7 @@ def measure_reward_model(
         raise ValueError(
             f"{data.folder} has no episode of at least {config.horizon} steps; lower --horizon"
         )
-    real, imagined, states, tasks, shown = [], [], [], [], []
+    real, imagined, still, states, tasks, shown = [], [], [], [], [], []
     for first in tqdm(range(0, len(chosen), 16), desc="episodes"):
         group = chosen[first : first + 16]
         episodes = [data[int(e)] for e in group]
@@ -112,11 +116,13 @@ def measure_reward_model(
         frames = torch.from_numpy(
             np.stack([e.frames[s] for e, s in zip(episodes, starts, strict=True)])
         )
+        first_latents = model.encode(frames).numpy()
         rollout = model.begin(frames, seeds=[config.seed * 1_000_003 + int(e) for e in group])
         for k in range(config.horizon):
             pairs = list(zip(episodes, starts, strict=True))
             action = torch.from_numpy(np.stack([e.actions[s + k] for e, s in pairs]))
             imagined.append(rollout.step(action).float().numpy())
+            still.append(first_latents)
             after = np.stack([e.frames[s + k + 1] for e, s in pairs])
             real.append(model.encode(torch.from_numpy(after)).numpy())
             states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
@@ -124,7 +130,8 @@ def measure_reward_model(
             shown += list(group)
     labels = label_states(np.concatenate(states), opened.spec.twin, tasks)
     report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
-    for name, latents in (("real", real), ("imagined", imagined)):
+    versions = {"real": real, "imagined": imagined, "copy_first": still}
+    for name, latents in versions.items():
         labelled = LabelledLatents(
             np.concatenate(latents),
             labels.goals,
@@ -138,7 +145,7 @@ def measure_reward_model(
         )
         for task, row in report[name].items():
             print(
-                f"{name:9s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near "
+                f"{name:10s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near "
                 f"misses "
                 f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
@@ -148,7 +155,7 @@ def measure_reward_model(
         )
         for task, row in clips.items():
             print(
-                f"{name:9s} {task:9s} whole clips: balanced accuracy "
+                f"{name:10s} {task:9s} whole clips: balanced accuracy "
                 f"{row['balanced_accuracy']:.3f}, failures taken for success "
                 f"{row['false_positive_rate']:.3f}, {row['episodes']} clips"
             )

@@ -107,15 +107,17 @@ def action_correlation(found: Tensor, truth: Tensor) -> dict[str, Any]:
         truth: the same shape.
 
     Returns:
-        `by_component`, A values, None where a component never changes; `pearson`, their mean, NaN
-        without any.
+        `by_component`, A values, None where the true component never changes, and 0 where only the
+        one that was read does not; `pearson`, the mean of those that are not None, NaN without any.
     """
     pairs = zip(found.flatten(0, -2).T.double(), truth.flatten(0, -2).T.double(), strict=True)
     rows: list[float | None] = []
     for read, taken in pairs:
         read, taken = read - read.mean(), taken - taken.mean()
-        scale = float(read.norm() * taken.norm())
-        rows.append(float(read @ taken) / scale if scale > 1e-12 else None)
+        if float(taken.norm()) <= 1e-9:
+            rows.append(None)
+        else:
+            rows.append(float(read @ taken / taken.norm() / read.norm().clamp(min=1e-9)))
     known = [r for r in rows if r is not None]
     return {"pearson": sum(known) / len(known) if known else math.nan, "by_component": rows}
 

@@ -25,6 +25,7 @@ from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.training.dynamics_loss import TeacherForced, action_sensitivity, changed_tokens
 from wm_gym.training.latent_dynamics import LatentBatches, LatentDynamicsConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+from wm_gym.training.run_folder import write_run
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def train_distil(config: DistilConfig) -> Path:
     Raises:
         ValueError: if the teacher's steps are not a multiple of the student's.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     if config.teacher_steps % config.steps:
         raise ValueError(
@@ -163,16 +164,10 @@ def train_distil(config: DistilConfig) -> Path:
 
     loop.run(step_function, every=100, callback=measure)
     path = config.out / "distilled.safetensors"
-    final = {k.removeprefix("network."): v.contiguous().cpu() for k, v in loop.weights().items()}
-    save_file(final, path)
-    (config.out / "distilled.json").write_text(
-        json.dumps(
-            {
-                "network": record["network"],
-                "denoising_steps": config.steps,
-                "hours": round(loop.seconds / 3600, 2),
-            },
-            indent=1,
-        )
-    )
-    return path
+    weights = {k.removeprefix("network."): v for k, v in loop.weights().items()}
+    figures = {
+        "network": record["network"],
+        "denoising_steps": config.steps,
+        "hours": round(loop.seconds / 3600, 2),
+    }
+    return write_run(path, weights, config.out / "distilled.json", figures)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wm_gym.checkpoints import write_atomically
 from wm_gym.data.latent_clips import LatentClips, read_action_spec
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig, action_correlation
 from wm_gym.training.loop import LoopConfig, TrainingLoop
+from wm_gym.training.run_folder import check_same_scale, write_run
 
 WEIGHTS = "idm.safetensors"
 RECORD = "idm.json"
@@ -49,6 +49,10 @@ class TrainIDMConfig:
     """Latents along each axis that form one token."""
     dropout: float = 0.1
     """Dropout."""
+    position_std: float = 1.0
+    """Standard deviation of the position embeddings at the start, beside features of about unit
+    size. Published: 0.02, with which a small network takes many times as long to find out which
+    patches of two frames lie at the same place."""
     batch: int = 48
     """Clips a step."""
     measure_every: int = 250
@@ -71,6 +75,8 @@ class TrainIDMConfig:
         """Check the numbers once."""
         if self.horizon < 1 or self.batch < 1:
             raise ValueError(f"horizon={self.horizon} and batch={self.batch} must be at least 1")
+        if not self.position_std > 0:
+            raise ValueError(f"position_std={self.position_std} must be greater than 0, e.g. 1")
 
 
 class ActionClips:
@@ -140,16 +146,10 @@ def train_idm(config: TrainIDMConfig) -> Path:
     Raises:
         ValueError: if the held-out latents are of another space or normalisation.
     """
-    from safetensors.torch import save
-
     torch.manual_seed(config.seed)
     data = ActionClips(config.latents, config.horizon)
     held_out = ActionClips(config.held_out, config.horizon)
-    if held_out.scale != data.scale:
-        raise ValueError(
-            f"{config.held_out} is normalised otherwise than {config.latents}; encode it with "
-            f"--normalisation {config.latents / 'normalisation.json'}"
-        )
+    check_same_scale(config.latents, config.held_out)
     _, rows, columns, channels = data.clips.latents.shape
     network = TransformerIDMConfig(
         feature_dim=channels, spatial_h=rows, spatial_w=columns, horizon=config.horizon,
@@ -157,9 +157,12 @@ def train_idm(config: TrainIDMConfig) -> Path:
         num_heads=config.heads, dropout=config.dropout, patch_size=config.patch,
     )  # fmt: skip
     free = {"loop", "out", "measure_every"}
+    idm = TransformerIDM(network)
+    for positions in (idm.spatial_pos_emb, idm.temporal_pos_emb):
+        nn.init.normal_(positions, std=config.position_std)
     loop = TrainingLoop(
         config.out,
-        TransformerIDM(network),
+        idm,
         config.loop,
         fingerprint={k: v for k, v in asdict(config).items() if k not in free},
     )
@@ -179,10 +182,6 @@ def train_idm(config: TrainIDMConfig) -> Path:
         return {"held_out_pearson": action_correlation(found, truth)["pearson"]}
 
     loop.run(step_function, every=config.measure_every, callback=measure)
-    write_atomically(
-        config.out / WEIGHTS,
-        save({k: v.contiguous().cpu() for k, v in loop.weights().items()}),
-    )
     record = {
         "network": asdict(network),
         "normalisation": data.scale,
@@ -191,5 +190,4 @@ def train_idm(config: TrainIDMConfig) -> Path:
         "hours": round(loop.seconds / 3600, 2),
         "held_out": measure(loop.step),
     }
-    write_atomically(config.out / RECORD, json.dumps(record, indent=1).encode())
-    return config.out / WEIGHTS
+    return write_run(config.out / WEIGHTS, loop.weights(), config.out / RECORD, record)

@@ -39,6 +39,7 @@ from wm_gym.training.dynamics_loss import (
     action_sensitivity,
 )
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, row_shares
+from wm_gym.training.run_folder import write_run
 
 EPOCHS, MULTI_VIEW_EPOCHS = 100, 20
 NOT_LEARNED = ("loop", "out", "compile", "epochs", "accumulation", "in_memory")
@@ -308,7 +309,6 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
         The weights file.
     """
     from accelerate import Accelerator
-    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     action = read_action_spec(config.latents)
@@ -357,7 +357,6 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
     path = config.out / "dynamics.safetensors"
     if accelerator.is_main_process:
         weights = _strip(loop.weights(), prefix)
-        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, path)
         record = {
             "network": asdict(network_config),
             "objective": "flow",
@@ -367,7 +366,7 @@ def train_latent_dynamics(config: LatentDynamicsConfig) -> Path:
             "steps": loop.step,
             "hours": round(loop.seconds / 3600, 2),
         }
-        (config.out / "dynamics.json").write_text(json.dumps(record, indent=1))
+        write_run(path, weights, config.out / "dynamics.json", record)
     accelerator.wait_for_everyone()
     return path
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -180,7 +181,13 @@ class TrainingLoop:
     def _resume(self) -> None:
         if not self._state_file.exists():
             return
-        state = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{self._state_file} cannot be read ({error}); delete it to train from the start, "
+                "or choose another --out"
+            ) from error
         if state["fingerprint"] != self.fingerprint:
             changed = {
                 key: (state["fingerprint"].get(key), value)

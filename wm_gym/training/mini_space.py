@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wm_gym.checkpoints import Checkpoint, write_atomically
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.latents.fetch import load_strictly
 from wm_gym.latents.registry import MINI_WEIGHTS, find_space
+from wm_gym.training.run_folder import write_run
 
 RECORD = "latent_space.json"
 
@@ -79,14 +80,9 @@ def write_mini_space(
     Returns:
         The weights file.
     """
-    from safetensors.torch import save
-
-    path = folder / filename
-    write_atomically(path, save({k: v.contiguous().cpu() for k, v in weights.items()}))
     config: Any = network.config
     record = {"space": network.name, "network": asdict(config), "weights": filename, **figures}
-    write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
-    return path
+    return write_run(folder / filename, weights, folder / RECORD, record)
 
 
 def read_mini_space(folder: Path) -> MiniSpace:

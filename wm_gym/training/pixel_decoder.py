@@ -9,7 +9,6 @@ more (`object_weight`).
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -29,6 +28,7 @@ from wm_gym.training.autoencoder import median_frame
 from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
 from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
+from wm_gym.training.run_folder import write_run
 from wm_gym.training.svae import load_adapter
 
 RECORD = "pixel_decoder.json"
@@ -166,7 +166,6 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
     """
     from accelerate import Accelerator
     from PIL import Image
-    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     latents = LatentFrames(config.latents, config.held_out)
@@ -245,7 +244,6 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
     loop.run([partial(part, rows) for rows in shares], every=config.measure_every, callback=measure)
     path = config.out / PIXEL_DECODER_WEIGHTS
     if accelerator.is_main_process:
-        save_file({k: v.contiguous().cpu() for k, v in loop.weights().items()}, path)
         record = {
             "pixel_decoder": asdict(network),
             "adapter": None if config.adapter is None else str(config.adapter),
@@ -254,6 +252,6 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
             "hours": round(loop.seconds / 3600, 2),
             "held_out": measure(loop.step),
         }
-        (config.out / RECORD).write_text(json.dumps(record, indent=1))
+        write_run(path, loop.weights(), config.out / RECORD, record)
     accelerator.wait_for_everyone()
     return path

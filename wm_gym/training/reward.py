@@ -8,7 +8,6 @@ every batch does come out of one, under the truth of the recorded step.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from wm_gym.training.labelled_latents import (
     shared_thresholds,
 )
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
+from wm_gym.training.run_folder import check_same_scale, write_run
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,10 @@ def train_reward(config: RewardConfig) -> Path:
     Returns:
         The weights file.
     """
-    from safetensors.torch import save_file
-
     torch.manual_seed(config.seed)
     data = LabelledLatents.read(config.latents, config.near_miss_m)
     held_out = LabelledLatents.read(config.held_out, config.near_miss_m)
+    check_same_scale(config.latents, config.held_out)
     sources = [(data, config.batch)]
     if config.imagined is not None:
         imagined = read_imagined(config.imagined, data, config)
@@ -289,8 +288,6 @@ def train_reward(config: RewardConfig) -> Path:
     count = config.measured
     thresholds = None if dreamt is None else shared_thresholds(final, [held_out, dreamt], count)
     report = measure_classifier(final, held_out, count, thresholds=thresholds)
-    path = config.out / "reward.safetensors"
-    save_file({k: v.contiguous().cpu() for k, v in final.state_dict().items()}, path)
     record = {"network": asdict(network.config), "held_out": report, "steps": loop.step}
     if dreamt is not None:
         record["imagined_held_out"] = measure_classifier(
@@ -304,5 +301,5 @@ def train_reward(config: RewardConfig) -> Path:
             },
             {task: row["threshold"] for task, row in report.items()},
         )
-    (config.out / "reward.json").write_text(json.dumps(record, indent=1))
-    return path
+    weights = config.out / "reward.safetensors"
+    return write_run(weights, final.state_dict(), config.out / "reward.json", record)

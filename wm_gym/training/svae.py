@@ -8,7 +8,6 @@ three terms are not published, so they are this project's choice and settings of
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -24,6 +23,7 @@ from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
 from wm_gym.training.loop import TrainingLoop, generator, planned, row_shares
 from wm_gym.training.mini_space import part_sizes
+from wm_gym.training.run_folder import write_run
 
 RECORD = "adapter.json"
 HELD_OUT_FRAMES = 64
@@ -142,7 +142,6 @@ def train_svae(config: TrainSVAEConfig) -> Path:
         ValueError: if the data or the heads do not fit the settings.
     """
     from accelerate import Accelerator
-    from safetensors.torch import save_file
 
     torch.manual_seed(config.seed)
     data = LatentFrames(config.latents, config.held_out)
@@ -196,7 +195,6 @@ def train_svae(config: TrainSVAEConfig) -> Path:
     path = config.out / ADAPTER_WEIGHTS
     if accelerator.is_main_process:
         weights = {k.removeprefix("svae."): v for k, v in loop.weights().items()}
-        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, path)
         record = {
             "adapter": asdict(network),
             "latents": data.source,
@@ -204,7 +202,7 @@ def train_svae(config: TrainSVAEConfig) -> Path:
             "hours": round(loop.seconds / 3600, 2),
             "held_out": measure(loop.step),
         }
-        (config.out / RECORD).write_text(json.dumps(record, indent=1))
+        write_run(path, weights, config.out / RECORD, record)
     accelerator.wait_for_everyone()
     return path
 
