@@ -69,6 +69,21 @@ def test_correlation_by_hand():
     assert scores["by_component"] == [pytest.approx(-1.0), None, pytest.approx(1.0)]
     assert scores["pearson"] == pytest.approx(0.0)
     assert np.isnan(action_correlation(torch.zeros(3, 1), torch.zeros(3, 1))["pearson"])
+    # a component that is never read counts as read without any correlation
+    found[:, 2] = 0.3
+    scores = action_correlation(found[:, None], truth[:, None])
+    assert scores["by_component"] == [pytest.approx(-1.0), None, 0.0]
+    assert scores["pearson"] == pytest.approx(-0.5)
+
+
+def test_positions_start_as_wide_as_asked(latents, tmp_path: Path):
+    for std in (0.02, 1.0):
+        out = tmp_path / str(std)
+        train_idm(recipe(latents, out, steps=1, dim=256, position_std=std))
+        positions = load_file(out / "idm.safetensors")["temporal_pos_emb"]
+        assert 0.8 * std < float(positions.std()) < 1.2 * std
+    with pytest.raises(ValueError, match=r"position_std=0.0 must be greater than 0"):
+        recipe(latents, tmp_path, position_std=0.0)
 
 
 def test_it_learns_to_read_actions(latents, tmp_path: Path):

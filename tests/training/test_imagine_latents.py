@@ -164,6 +164,8 @@ def test_imagined_latents_of_another_world_are_refused(bridge, tmp_path: Path): 
     config = RewardConfig(folder, folder, tmp_path / "out", imagined=dream)
     with pytest.raises(ValueError, match=r"standard deviation of \[1\.0, 1\.0, 2\.0\], expected"):
         train_reward(config)
+    with pytest.raises(ValueError, match=r"dream is normalised otherwise than .*real; encode it"):
+        train_reward(replace(config, imagined=None, held_out=dream))
     with pytest.raises(ValueError, match=r"imagined_share=1\.0; expected a share between"):
         replace(config, imagined_share=1.0)
     with pytest.raises(ValueError, match="without imagined"):

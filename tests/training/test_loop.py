@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from wm_gym.checkpoints import CheckpointError
 from wm_gym.training.loop import LoopConfig, TrainingLoop, learning_rate, planned, row_shares
 
 CONFIG = LoopConfig(
@@ -84,3 +86,9 @@ def test_a_linear_decay_falls_by_the_same_amount_every_step():
     rates = np.array([learning_rate(config, step) for step in range(101)])
     np.testing.assert_allclose(np.diff(rates), -2.0 / 100)
     assert (rates[0], rates[-1]) == (2.0, 0.0)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(CheckpointError, match=r"state.pt cannot be read .*; delete it to train"):
+        TrainingLoop(tmp_path, nn.Linear(1, 1), LoopConfig(steps=1), fingerprint={})

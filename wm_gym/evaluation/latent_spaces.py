@@ -114,8 +114,9 @@ def idms_of(model: LatentWorldModel, folders: tuple[Path, ...]) -> dict[str, Tra
             found[name] = network
     if not found:
         raise ValueError(
-            f"none of {[str(folder) for folder in folders]} was trained on the latents of "
-            f"{model.spec.name}; train one with `wm-gym train idm` on the folder it was made from"
+            f"none of {[str(folder) for folder in folders]} was trained on latents of the space "
+            f"and the normalisation of {model.spec.name}; encode episodes with `wm-gym train "
+            f"latents --space {model.folder}` and train one on them with `wm-gym train idm`"
         )
     return dict(sorted(found.items()))
 
