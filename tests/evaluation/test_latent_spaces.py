@@ -199,7 +199,7 @@ def test_each_model_gets_the_idms_of_its_own_latents(
     assert list(idms_of(load_world_model(semantic), folders)) == ["k_1"]
     with pytest.raises(
         ValueError,
-        match=r"none of .* was trained on latents of the space and the normalisation of tiny; encode",
+        match=r"none of .* was trained on latents of the space and the normalisation of tiny",
     ):
         idms_of(tiny_model, folders[2:])
     with pytest.raises(ValueError, match="is the second inverse dynamics model k_1"):
