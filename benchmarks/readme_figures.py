@@ -93,11 +93,19 @@ def reward_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def truth_table(worlds: dict[str, dict[str, Any]], policies: int) -> list[str]:
-    """Does success in the dream predict success in the simulator."""
+def truth_table(worlds: dict[str, dict[str, Any]], report: dict[str, Any]) -> list[str]:
+    """Does success in the dream predict success in the simulator.
+
+    Args:
+        worlds: results by the name of the world model.
+        report: of one of them: how all were measured.
+    """
+    steps = report["world_model"]["denoising_steps"]
     lines = [
-        f"**Imagined against true success**, {policies} policies from paired starts "
-        "(`wm-gym compare-real`; 95 % bootstrap intervals over policies and episodes):",
+        f"**Imagined against true success**, {len(report['policies'])} policies, "
+        f"{report['starts_per_task']} paired starts a task, {steps} denoising "
+        f"step{'s' if steps > 1 else ''} a frame (`wm-gym compare-real`; 95 % bootstrap intervals "
+        "over policies and episodes):",
         "",
         "| | Pearson | Spearman | MMRV |",
         "|---|---|---|---|",
@@ -145,7 +153,7 @@ def langtable_truth(report: dict[str, Any]) -> list[str]:
     worlds = {"this model": report}
     if bad := report.get("bad_world_model"):
         worlds["a deliberately bad one (dynamics stopped early)"] = bad
-    return truth_table(worlds, len(report["policies"]))
+    return truth_table(worlds, report)
 
 
 def bridge_open_loop(reports: dict[str, dict[str, Any]]) -> list[str]:
@@ -312,8 +320,7 @@ def bridge_figures() -> list[str]:
     if report := read("latent_spaces_bridge"):
         blocks.append(latent_spaces(report))
     if worlds := read_bridge("imagined_vs_real"):
-        policies = len(next(iter(worlds.values()))["policies"])
-        blocks.append(truth_table(worlds, policies) + policy_table(worlds))
+        blocks.append(truth_table(worlds, next(iter(worlds.values()))) + policy_table(worlds))
     return ["\n".join(block) for block in blocks]
 
 

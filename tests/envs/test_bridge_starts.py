@@ -57,7 +57,7 @@ def env():
         ({"physics": "far"}, "finite numbers below"),
         ({"steps": np.array(-5)}, r"state\['steps'\] is -5"),
         ({"generator": '{"bit_generator": "Dice"}'}, "PCG64"),
-        ({"instruction": "stack the red block on the blue block"}, "these things are not on the"),
+        ({"distractors": "blue cup"}, "state holds the distractors blue cup"),
     ],
 )
 def test_a_refused_state_changes_nothing(env, change, words):
@@ -82,8 +82,14 @@ def test_a_task_that_contradicts_the_other_options_is_refused(env):
         env.reset(options={"task": "carrot_on_plate", "state": env.get_state()})
 
 
-def test_a_state_of_unseen_colours_needs_them(env):
+def test_colours_are_the_environments_and_not_the_states():
+    """What lies where is a state's; the words follow the colours that are seen."""
     unseen = BridgeSimEnv(obs="state", task="green_block_on_yellow_block", colours="unseen")
-    unseen.reset(seed=0)
-    with pytest.raises(ValueError, match=r"BridgeSimEnv\(colours=...\) chooses the colours"):
-        env.set_state(unseen.get_state())
+    standard = BridgeSimEnv(obs="state", task="green_block_on_yellow_block")
+    standard.reset(seed=0)
+    state = standard.get_state()
+    _, info = unseen.reset(options={"state": state})
+    assert info["instruction"] == "stack the red block on the blue block"
+    np.testing.assert_array_equal(unseen.privileged_state(), standard.privileged_state())
+    _, info = standard.reset(options={"state": unseen.get_state()})
+    assert info["instruction"] == "stack the green block on the yellow block"

@@ -73,7 +73,7 @@ def open_policies(
         found = sorted(path.parent for path in home.glob(f"*/{POLICY_FILE}"))
         if not found:
             raise PolicyError(
-                f"no policies ship for {env_id} (looked in {home}); name folders of saved "
+                f"no policies ship for {env_id}; name folders of saved "
                 "policies, --policies runs/bc/stage_1 runs/bc/stage_2, or classes of your own, "
                 "--policies my_policies:MyPolicy"
             )

@@ -228,10 +228,12 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     collapse = all("features" in m for m in models.values())
     heading += ["feature rank", "of"] if collapse else []
     for k in ks:
-        heading += [f"IDM r {k} encoder", "imagined", "shuffled", "noise"]
-    rows: list[tuple[str, ...]] = [
-        (*heading, "classifier real", "imagined", "CEM error", "shuffled", "noise", "middle")
-    ]
+        read = f"IDM r, k = {k.removeprefix('k_')}"
+        heading += [f"{read}: encoded", f"{read}: imagined", f"{read}: shuffled", f"{read}: noise"]
+    judged = ("real", "imagined", "copy_first")
+    heading += ["classifier: real", "classifier: imagined", "classifier: first frame"]
+    heading += ["CEM error", "CEM: shuffled", "CEM: noise", "CEM: no search"]
+    rows: list[tuple[str, ...]] = [tuple(heading)]
     for name, m in models.items():
         row = [name, *(_number(m["open_loop"][h]["gap_closed"]) for h in horizons)]
         row.append(_number(m["open_loop"][horizons[-1]]["changed_psnr_reconstruction"], 1))
@@ -241,7 +243,7 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for k in ks:
             for version in ("encoder", "generated", "shuffled_actions", "random_latents"):
                 row.append(_number(m["idm"].get(k, {}).get(version, {}).get("pearson")))
-        for where in ("real", "imagined"):
+        for where in judged:
             tasks = m.get("reward_model", {}).get(where, {}).values()
             scores = [task["balanced_accuracy"] for task in tasks]
             row.append(_number(float(np.mean(scores)) if scores else None))
