@@ -13,11 +13,11 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000) judge=(3000 1000) idm=1500
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000) judge=(3000 1000) idm=2500
   cloning=3000 head=20000 imagined=400 imagined_held_out=200
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
-  spaces_sizes=() compared=(--noise 0 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
+  spaces_sizes=() compared=(--starts 20 --noise 0 0.1 0.2 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=16 test=16 cloned=8 starts=2
   autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2) judge=(2 2) idm=2 cloning=20 head=10
@@ -104,7 +104,7 @@ for space in vae vjepa; do
     --loop.learning-rate 2e-3 --loop.warmup-steps 50
   for k in 1 4; do
     wm-gym train idm --latents "$latents" --held-out "$latents-held-out" \
-      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 "${idm_rows[@]}" --loop.steps "$idm"
+      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 --dropout 0 "${idm_rows[@]}" --loop.steps "$idm"
     idms+=("$run/idm-$space-$k")
   done
   assembled=(wm-gym train assemble --name "bridge-$space-mini" --encoder "$run/$space" "${parts[@]}"
@@ -143,8 +143,7 @@ wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
   --loop.steps "$cloning" --loop.save-every 100
 for space in VAE VJEPA; do
   wm-gym compare-real --id "WM-Bridge-$space-v0" --checkpoint "$run/bridge-${space,,}-mini" \
-    --policies "$run/policies/stage_2" "$run/policies/stage_3" "$run/policies/stage_5" \
-    "$run/policies/stage_6" --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block \
-    eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
+    --policies "$run/policies/stage_3" "$run/policies/stage_5" "$run/policies/stage_6" \
+    --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
     "${compared[@]}"
 done
