@@ -68,13 +68,16 @@ class CollectConfig:
     """What surrounds the table, in simulators that let one choose: in Cube grid, or the unseen
     sand, teal and plum; in BridgeSim grey, or the unseen brick and navy. The usual one by default.
     """
+    switches: dict[str, str] = field(default_factory=dict)
+    """Further arguments of the simulator, as pairs: in BridgeSim e.g. distractors all table slate
+    colours unseen, or cameras shoulder,side for two pictures side by side."""
     tasks: tuple[str, ...] = ()
     """Tasks, drawn with equal chances; one that is named twice is drawn twice as often. All of the
     domain by default."""
     seed: int = 0
     """Seed of the first episode; episode i has seed + i."""
     held_out: bool = False
-    """Allow the seeds 6000 to 6999, which are kept for evaluation."""
+    """These are seeds among 6000 to 7999, which are kept for evaluation."""
     frame_size: str = ""
     """Height and width of the frames, e.g. 180x320; by default what the domain's models see."""
     steps: int = 0
@@ -167,7 +170,7 @@ class CollectConfig:
             del settings[name]
         if self.noise is None:  # collections from before there was a choice go on
             del settings["noise"]
-        for name in ("objects", "background"):
+        for name in ("objects", "background", "switches"):
             if not settings[name]:
                 del settings[name]
         return json.loads(json.dumps(settings))
@@ -199,6 +202,7 @@ def collect(
         config.noise,
         config.objects,
         config.background,
+        tuple(config.switches.items()),
     )
     env, behaviours = factory()
     unknown = set(config.behaviours) - set(behaviours)

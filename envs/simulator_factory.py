@@ -25,12 +25,13 @@ class SimulatorFactory:
     noise: tuple[float, float] | None = None
     objects: str = ""
     background: str = ""
+    switches: tuple[tuple[str, str], ...] = ()
 
     def __call__(self) -> tuple[gym.Env, Behaviours]:
         """The simulator and its behaviours.
 
         Raises:
-            ValueError: if nobody is known who acts in this simulator.
+            ValueError: if nobody is known who acts in this simulator, or it has no such switch.
         """
         import wm_gym  # noqa: F401  registers the ids
 
@@ -43,12 +44,19 @@ class SimulatorFactory:
         chosen: dict[str, Any] = {"background": self.background} if self.background else {}
         if domain and self.objects:
             chosen[domain.objects_keyword] = self.objects
-        env = gym.make(
-            self.env_id,
-            frame_size=self.frame_size,
-            horizon=self.horizon,
-            terminate_on_success=False,
-            disable_env_checker=True,
-            **chosen,
-        )
+        chosen |= {
+            "frame_size": self.frame_size,
+            "horizon": self.horizon,
+            "terminate_on_success": False,
+        }
+        if taken := sorted(set(chosen) & set(dict(self.switches))):
+            raise ValueError(f"switches {taken} have settings of their own; use those")
+        switches = dict(self.switches)
+        try:
+            env = gym.make(self.env_id, disable_env_checker=True, **chosen, **switches)
+        except TypeError as error:
+            raise ValueError(
+                f"switches={switches} do not all belong to {self.env_id!r} ({error}); its "
+                "arguments are in docs/environments.md"
+            ) from error
         return env, BEHAVIOURS[self.env_id](self.noise)

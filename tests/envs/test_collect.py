@@ -233,3 +233,22 @@ def test_a_background_can_be_chosen_where_there_is_a_choice(tmp_path):
     assert (frames[0] != frames[1]).any()
     env.close()
     usual.close()
+
+
+def test_switches_reach_the_simulator_and_others_are_refused(tmp_path):
+    def frames(**switches):
+        settings = config(
+            tmp_path / "-".join(["d", *switches.values()]), env_id="BridgeSim-v0", seed=1,
+            tasks=("carrot_on_plate",), frame_size="32x32", steps=2, episodes=1, workers=1,
+            behaviours={"random": 1.0}, switches=switches,
+        )  # fmt: skip
+        return collect(settings, progress=False)[0].frames
+
+    plain, slate, two = frames(), frames(table="slate"), frames(cameras="shoulder,side")
+    assert plain.shape == slate.shape == (3, 32, 32, 3) and two.shape == (3, 32, 64, 3)
+    np.testing.assert_array_equal(two[:, :, :32], plain)
+    assert np.abs(slate.astype(int) - plain).max() > 40
+    with pytest.raises(ValueError, match=r"switches=\{'wind': 'strong'\} do not all belong to"):
+        frames(wind="strong")
+    with pytest.raises(ValueError, match=r"switches \['horizon'\] have settings of their own"):
+        frames(horizon="3")
