@@ -13,14 +13,14 @@ run=${1:-runs/bridge-mini}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000) judge=(3000 1000) idm=2500
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000) judge=(3000 1000) idm=(2500 1200)
   cloning=3000 head=20000 imagined=400 imagined_held_out=200
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=() compared=(--starts 20 --noise 0 0.1 0.2 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=16 test=16 cloned=8 starts=2
-  autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2) judge=(2 2) idm=2 cloning=20 head=10
+  autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2) judge=(2 2) idm=(2 2) cloning=20 head=10
   imagined=2 imagined_held_out=2
   measured=(--clips 2 --horizons 1 4) judged=(--episodes 8 --horizon 2 --per-kind 2)
   compiled=() split=(--held-out 4) judge_rows=(--batch 12 --measured 24)
@@ -102,9 +102,11 @@ for space in vae vjepa; do
     --loop.weight-decay 1e-2)
   "${judging[@]}" --out "$run/reward-$space-1" --loop.steps "${judge[0]}" \
     --loop.learning-rate 2e-3 --loop.warmup-steps 50
-  for k in 1 4; do
+  for number in 0 1; do
+    k=$((1 + 3 * number))
     wm-gym train idm --latents "$latents" --held-out "$latents-held-out" \
-      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 --dropout 0 "${idm_rows[@]}" --loop.steps "$idm"
+      --out "$run/idm-$space-$k" --horizon "$k" --patch 2 --dropout 0 "${idm_rows[@]}" \
+      --loop.steps "${idm[number]}"
     idms+=("$run/idm-$space-$k")
   done
   assembled=(wm-gym train assemble --name "bridge-$space-mini" --encoder "$run/$space" "${parts[@]}"

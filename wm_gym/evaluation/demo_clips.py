@@ -152,7 +152,8 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
     if clips.actions.shape[-1] != opened.spec.action.size:
         raise ValueError(
             f"{config.data} has actions of {clips.actions.shape[-1]} components, the card of "
-            f"{opened.spec.name} says {opened.spec.action.size}; use episodes of its domain"
+            f"{opened.spec.name} says {opened.spec.action.size}; use episodes of its domain, "
+            "or say with --checkpoint which model they are for"
         )
     path = save_data_file(opened.folder, FILENAME, clips.to_bytes())
     size = path.stat().st_size // 1024

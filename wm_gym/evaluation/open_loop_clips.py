@@ -100,7 +100,8 @@ def sample_clips(
         if whole.shape[1] != spec.action.size:
             raise ValueError(
                 f"{dataset.folder} has actions of {whole.shape[1]} components, the model's card "
-                f"says {spec.action.size}: {list(spec.action.names)}; use episodes of its domain"
+                f"says {spec.action.size}: {list(spec.action.names)}; use episodes of its domain, "
+                "or say with --id or --checkpoint which model they are of"
             )
         taken[: len(whole)] = whole
         frames.append(seen)
