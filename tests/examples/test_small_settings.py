@@ -67,7 +67,7 @@ def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tm
     assert len(frames) >= 4 and frames[0].std() > 10
     assert list(tmp_path.glob("events.out.tfevents.*"))
     if name == "openvla_in_the_loop":
-        labels = {"in_distribution", "other_instructions", "distractors"}
+        labels = {"in_distribution", "distractors"}  # a task of Bridge brings its own things
         assert {path.stem for path in tmp_path.glob("*.jsonl")} == labels
 
 

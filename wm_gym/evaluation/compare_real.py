@@ -22,7 +22,7 @@ from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.compare_real_split import UnendingRows, describe_split, split_report
 from wm_gym.evaluation.compare_real_summary import STATISTICS, summarise
 from wm_gym.evaluation.judge_episodes import judge_episodes
-from wm_gym.evaluation.models import embedded_folder, open_by_id
+from wm_gym.evaluation.models import embedded_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.registry import JudgeContext, judge_name, make_judge, read_judge_name
 from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
@@ -125,7 +125,8 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     warn_of_few(len(policies), config.starts)
     stored = dream.engine.starts.stored
     starts = choose_starts(config, stored, dream.engine.starts.instructions)
-    claim_folder(config.out, _settings(config, dream), policies)
+    bad = None if config.bad_checkpoint is None else open_dream(config, config.bad_checkpoint)
+    claim_folder(config.out, _settings(config, dream, bad), policies)
     true_folder = config.true_records or config.out / "true"
     claim_folder(true_folder, _true_settings(config, starts, dream), policies)
     clock = Clock(config.out / "seconds.json")
@@ -149,8 +150,7 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     }
     if recorded is not None:
         report["split"] = split_report(config, policies, imagined, recorded, true)
-    if config.bad_checkpoint is not None:
-        bad = open_dream(config, config.bad_checkpoint)
+    if bad is not None and config.bad_checkpoint is not None:
         bad.engine.starts.stored = bad.engine.starts.stored or stored
         records = run_dream(config, bad, policies, starts, "imagined_bad", clock)
         report["bad_world_model"] = {
@@ -293,7 +293,9 @@ def _describe(dream: WorldModelVectorEnv, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str, Any]:
+def _settings(
+    config: CompareRealConfig, dream: WorldModelVectorEnv, bad: WorldModelVectorEnv | None
+) -> dict[str, Any]:
     """What imagined episodes depend on, policies apart."""
     settings = json.loads(json.dumps(asdict(config), default=str))
     unrelated = (
@@ -309,9 +311,8 @@ def _settings(config: CompareRealConfig, dream: WorldModelVectorEnv) -> dict[str
     )
     for name in unrelated:
         del settings[name]
-    if config.bad_checkpoint is not None:
-        bad = open_by_id(config.id, config.bad_checkpoint)
-        settings["bad_weights_sha256"] = bad.spec.weights_sha256
+    if bad is not None:
+        settings["bad_weights_sha256"] = bad.card.weights_sha256
     return settings | {"weights_sha256": dream.card.weights_sha256}
 
 

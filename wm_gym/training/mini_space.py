@@ -21,6 +21,7 @@ from wm_gym.latents.registry import MINI_WEIGHTS, find_space
 from wm_gym.training.run_folder import write_run
 
 RECORD = "latent_space.json"
+_MADE_BY = {"adapter": "wm-gym train svae", "pixel_decoder": "wm-gym train pixel-decoder"}
 
 
 @dataclass(frozen=True)
@@ -138,5 +139,5 @@ def part_sizes(folder: Path, record: str, part: str) -> dict[str, Any]:
             return checkpoint.spec.latent.config[part]
     raise FileNotFoundError(
         f"{folder} holds no {record}, and is no checkpoint with a part {part!r}; give the run "
-        "folder of a finished training of it, or such a checkpoint"
+        f"folder of a finished `{_MADE_BY[part]}`, or such a checkpoint"
     )
