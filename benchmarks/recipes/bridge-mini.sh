@@ -139,7 +139,7 @@ wm-gym evaluate latent-spaces --checkpoints "${models[@]}" --idms "${idms[@]}" -
   --out "$run/latent_spaces" --json "$run/latent_spaces.json" --write-card "${spaces_sizes[@]}"
 
 # graded policies, and what both worlds say of them; the simulator's episodes are shared. Stages 5 and 6
-# are those of the action head alone: without them no policy succeeds often
+# are those of the action head alone: without them no policy succeeds often. assets/bridge-bc has 3, 5 and 6
 wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
   --out "$run/policies" --stages 0.1 0.25 0.5 1.0 --head-steps "$head" "${cloning_rows[@]}" \
   --loop.steps "$cloning" --loop.save-every 100

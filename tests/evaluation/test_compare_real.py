@@ -11,7 +11,13 @@ from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv
 from wm_gym.envs.start_states import StartStates
 from wm_gym.evaluation import compare_real as module
 from wm_gym.evaluation.compare_real import CompareRealConfig, compare_real
-from wm_gym.evaluation.compare_real_policies import FewEpisodesWarning
+from wm_gym.evaluation.compare_real_policies import (
+    EMBEDDED_POLICIES,
+    EMBEDDED_TASKS,
+    FewEpisodesWarning,
+    open_policies,
+)
+from wm_gym.evaluation.models import open_by_id
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.registry import JUDGES
@@ -364,3 +370,11 @@ def test_reports_are_json_that_any_reader_accepts(tmp_path):
     assert {"python", "wm_gym", "numpy"} <= set(read["versions"])
     with pytest.raises(TypeError, match="cannot hold"):
         write_json(tmp_path / "b.json", {"x": object()})
+
+
+@pytest.mark.parametrize("env_id", EMBEDDED_POLICIES)
+def test_policies_that_ship_fit_the_models_that_ship(env_id):
+    spec = open_by_id(env_id).spec
+    named = open_policies(("embedded",), (0.0, 0.2), env_id, spec.action, spec.frame)
+    assert len(named) >= 6 and {policy.noise for policy in named} == {0.0, 0.2}
+    assert set(EMBEDDED_TASKS.get(EMBEDDED_POLICIES[env_id], spec.tasks)) <= set(spec.tasks)

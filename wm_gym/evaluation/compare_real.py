@@ -11,13 +11,19 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
-from wm_gym.evaluation.compare_real_policies import NamedPolicy, open_policies, warn_of_few
+from wm_gym.evaluation.compare_real_policies import (
+    EMBEDDED_POLICIES,
+    EMBEDDED_TASKS,
+    NamedPolicy,
+    open_policies,
+    warn_of_few,
+)
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.compare_real_split import UnendingRows, describe_split, split_report
 from wm_gym.evaluation.compare_real_summary import STATISTICS, summarise
@@ -47,8 +53,9 @@ class CompareRealConfig:
     """Folders of saved policies, or module:Class of your own; embedded: those that ship."""
     noise: tuple[float, ...] = (0.0, 0.6)
     """Action noise levels of each policy, as fractions of half the action range."""
-    tasks: tuple[str, ...] = ("reach", "push")
-    """Tasks."""
+    tasks: tuple[str, ...] = ()
+    """Tasks; by default those that the policies that ship for this id were trained for, or all of
+    the card's."""
     starts: int = 50
     """Start states per task, the same for all policies and both worlds."""
     max_steps: int = 60
@@ -80,10 +87,8 @@ class CompareRealConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers once."""
-        if not self.noise or min(self.noise) < 0 or not self.tasks:
-            raise ValueError(
-                f"noise={self.noise}, tasks={self.tasks}; expected levels of 0 or more and tasks"
-            )
+        if not self.noise or min(self.noise) < 0:
+            raise ValueError(f"noise={self.noise}; expected levels of 0 or more")
         if min(self.starts, self.max_steps, self.rows) < 1:
             raise ValueError(
                 f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}; expected at "
@@ -119,6 +124,10 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
 
     embedded_folder(config.id)  # refuses what is no world model in words that name its kind
     dream = open_dream(config, config.checkpoint)
+    if not config.tasks:
+        folder = EMBEDDED_POLICIES.get(config.id, "")
+        tasks = EMBEDDED_TASKS.get(folder) or tuple(dream.card.tasks)
+        config = replace(config, tasks=tasks)
     policies = open_policies(
         config.policies, config.noise, config.id, dream.card.action, dream.card.frame
     )

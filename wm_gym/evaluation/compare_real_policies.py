@@ -17,7 +17,15 @@ from wm_gym.policies.noisy import NoisyPolicy
 if TYPE_CHECKING:
     from wm_gym.spec import ActionSpec, FrameSpec
 
-EMBEDDED_POLICIES = {"WM-LangTable-VAE-v0": "langtable-bc"}
+EMBEDDED_POLICIES = {
+    "WM-LangTable-VAE-v0": "langtable-bc",
+    "WM-Bridge-VAE-v0": "bridge-bc",
+    "WM-Bridge-VJEPA-v0": "bridge-bc",
+    "WM-Bridge-VJEPA96-v0": "bridge-bc",
+}
+"""Folder under assets/ of the policies that ship for an id."""
+EMBEDDED_TASKS = {"langtable-bc": ("reach", "push")}
+"""What they were trained for, where that is not all of the card."""
 FEW_STARTS, FEW_POLICIES = 10, 5
 
 
