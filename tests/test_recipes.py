@@ -26,8 +26,18 @@ printf '\\n\\0' >> "$COMMANDS_FILE"
 """
 
 
-def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list[list[str]]:
-    """The words after `wm-gym` of every command that a script calls, in order."""
+def commands_of(
+    recipe: str, folder: Path, *arguments: str, trial: bool, start: str = ""
+) -> list[list[str]]:
+    """The words after `wm-gym` of every command that a script calls, in order.
+
+    Args:
+        recipe: the script.
+        folder: to work in.
+        arguments: of the script.
+        trial: its smallest size.
+        start: folder of the models that it goes on from, if any.
+    """
     folder.mkdir(exist_ok=True)
     recorder = folder / "wm-gym"
     recorder.write_text(RECORDER)
@@ -39,6 +49,7 @@ def commands_of(recipe: str, folder: Path, *arguments: str, trial: bool) -> list
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "COMMANDS_FILE": str(written),
         "TRIAL": "1" if trial else "",
+        "FROM": start,
         **dict.fromkeys(("LOOK", "EPISODES", "CLONED", "POLICY", "HELD_OUT"), ""),
     }
     command = ["bash", str(RECIPES / recipe), *arguments]
@@ -156,9 +167,12 @@ def test_the_world_model_recipe_fits_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gl")
-def test_the_recipe_of_two_latent_spaces_fits_together(tmp_path):
+@pytest.mark.parametrize(("start", "count"), [("", 58), (str(assets_folder()), 46)])
+def test_the_recipe_of_two_latent_spaces_fits_together(start, count, tmp_path):
     run = tmp_path / "run"
-    for words in commands_of("bridge-mini.sh", tmp_path, str(run), trial=True):
+    commands = commands_of("bridge-mini.sh", tmp_path, str(run), trial=True, start=start)
+    assert len(commands) == count
+    for words in commands:
         assert main(words) == 0, words
     cards = {
         space: Checkpoint.open(run / f"bridge-{space}-mini").spec for space in ("vae", "vjepa")
@@ -178,7 +192,7 @@ def test_the_recipe_of_two_latent_spaces_fits_together(tmp_path):
     assert (run / "latent_spaces" / "latent_spaces.png").exists()
     for space in ("VAE", "VJEPA"):
         report = json.loads((run / f"comparison-{space}/imagined_vs_real_bridge.json").read_text())
-        assert len(report["policies"]) == 4
+        assert len(report["policies"]) == 3
         env = gymnasium.make(
             f"WM-Bridge-{space}-v0", checkpoint=str(run / f"bridge-{space.lower()}-mini"), horizon=2
         )
