@@ -52,7 +52,7 @@ def test_arguments_become_options(config, message, expected):
         (["record", "LangTable-v0", "--device", "cpu"], "is no world model: it takes no --device"),
         (["record", "--reward", "dense"], "--reward dense does not exist"),
         (["compare-real", "--rows", "0"], "--rows 0; expected at least 1 each"),
-        (["collect", "--out", "x", "--seed", "6000"], "start at --seed 7000 or collect fewer"),
+        (["collect", "--out", "x", "--seed", "6000"], "start at --seed 8000 or collect fewer"),
         (["collect", "--out", "x", "--episodes", "0"], "--episodes 0, --steps 60, --workers 2"),
     ],
 )
