@@ -51,7 +51,7 @@ class SimulatorFactory:
         }
         if taken := sorted(set(chosen) & set(dict(self.switches))):
             raise ValueError(f"switches {taken} have settings of their own; use those")
-        switches = dict(self.switches)
+        switches: dict[str, Any] = dict(self.switches)
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **chosen, **switches)
         except TypeError as error:
