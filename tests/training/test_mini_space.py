@@ -10,7 +10,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.latents.registry import load_latent_space
-from wm_gym.training.assemble import AssembleConfig, adapter_parts, mini_parts, painter_parts
+from wm_gym.training.assemble import adapter_parts, painter_parts
 from wm_gym.training.mini_space import part_sizes, read_mini_space
 from wm_gym.training.svae import load_adapter
 
@@ -42,17 +42,6 @@ def test_a_compressed_space_gives_the_wide_one_its_adapter_and_its_decoder():
     }
     painted, _ = painter_parts(folder, sizes["latent_dim"])
     assert painted["latent_dim"] == sizes["latent_dim"]
-
-
-def test_an_encoder_that_did_not_make_the_latents_is_refused():
-    folder = ASSETS / "bridge-vae-mini"
-    config = AssembleConfig("mine", Path("out"), Path("latents"), Path("run"), encoder=folder)
-    source = read_mini_space(folder).source
-    mini_parts(config, source)
-    by_file = dict(Checkpoint.open(folder).spec.weights_sha256)
-    mini_parts(config, source | {"sha256": by_file})  # `train latents --space` a checkpoint
-    with pytest.raises(ValueError, match="has other weights than the one that latents was made"):
-        mini_parts(config, source | {"sha256": "0" * 64})
 
 
 def test_what_is_no_source_of_a_space_is_refused(tmp_path: Path):
