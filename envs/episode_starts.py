@@ -99,10 +99,13 @@ class EpisodeStarts:
             raise ValueError(
                 f"task={task!r} is unknown; expected 'any' or one of {list(self.spec.tasks)}"
             )
-        texts = self.stored.instructions
         if task == "any":
-            return list(range(len(texts)))
-        return [i for i, text in enumerate(texts) if self.instructions.parse(text).task == task]
+            return list(range(len(self.stored.names)))
+        count = len(self.stored.names)
+        return [i for i in range(count) if self._goal_of_start(i).task == task]
+
+    def _goal_of_start(self, index: int) -> Goal:
+        return self.instructions.parse(self.stored.instructions[index])
 
     def plan(self, generator: np.random.Generator, options: dict[str, Any]) -> Plan:
         """Decide how one row begins.
@@ -167,8 +170,8 @@ class EpisodeStarts:
             )
         pool = self.pool if name is None else [self.stored.index(name)]
         if instruction is not None and self.own_things:
-            wanted, texts = self.instructions.parse(instruction), self.stored.instructions
-            pool = [i for i in pool if self.instructions.parse(texts[i]) == wanted]
+            wanted = self.instructions.parse(instruction)
+            pool = [i for i in pool if self._goal_of_start(i) == wanted]
             if not pool:
                 where = f"start {name!r}" if name else f"no stored start of task {self.task!r}"
                 raise ValueError(

@@ -16,11 +16,13 @@ from=${FROM:-}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000 9000) judge=(3000 1000) idm=(2500 1200)
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000 9000)
+  judge=(3000 1000) idm=(2500 1200)
   cloning=3000 head=20000 imagined=400 imagined_held_out=200
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
-  spaces_sizes=() compared=(--starts 20 --noise 0 0.1 0.2 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
+  spaces_sizes=()
+  compared=(--starts 20 --noise 0 0.1 0.2 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=16 test=16 cloned=8 starts=2
   autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2 2) judge=(2 2) idm=(2 2) cloning=20 head=10
@@ -44,16 +46,16 @@ evenly=(--held-out --no-stop-on-success --behaviours.expert 0.25 --behaviours.no
   --behaviours.noisy-expert 0.35 --behaviours.random 0.25 --behaviours.near-miss 0.15
 "${collect[@]}" --out "$run/held-out" --episodes "$held_out" --seed 6000 "${evenly[@]}"
 "${collect[@]}" --out "$run/test" --episodes "$test" --seed 7000 "${evenly[@]}"
-[ -n "$from" ] || "${collect[@]}" --out "$run/to-imitate" --episodes "$cloned" --seed 20000 --tail-steps 1 \
-  --noise 0.1 0.4 --behaviours.expert 0.3 --behaviours.noisy-expert 0.7 --behaviours.random 0 \
+[ -n "$from" ] || "${collect[@]}" --out "$run/to-imitate" --episodes "$cloned" --seed 20000 \
+  --tail-steps 1 --noise 0.1 0.4 --behaviours.expert 0.3 --behaviours.noisy-expert 0.7 --behaviours.random 0 \
   --behaviours.near-miss 0
 
 # half an hour and an hour of one core
-[ -n "$from" ] || wm-gym train autoencoder --data "$run/episodes" --out "$run/vae" "${split[@]}" --network.height 64 \
-  --network.width 64 --network.patch 8 --network.fine 48 --kl-weight 5e-5 \
+[ -n "$from" ] || wm-gym train autoencoder --data "$run/episodes" --out "$run/vae" "${split[@]}" \
+  --network.height 64 --network.width 64 --network.patch 8 --network.fine 48 --kl-weight 5e-5 \
   --loop.steps "$autoencoder" --loop.ema 0.998 --loop.save-every 100
-[ -n "$from" ] || wm-gym train vjepa --data "$run/episodes" --out "$run/vjepa" "${split[@]}" "${vjepa_rows[@]}" \
-  --loop.steps "$vjepa"
+[ -n "$from" ] || wm-gym train vjepa --data "$run/episodes" --out "$run/vjepa" "${split[@]}" \
+  "${vjepa_rows[@]}" --loop.steps "$vjepa"
 
 for space in vae vjepa; do
   latents=$run/latents-$space
@@ -156,14 +158,14 @@ wm-gym evaluate latent-spaces --checkpoints "${models[@]}" --idms "${idms[@]}" -
 
 # graded policies, and what both worlds say of them; the simulator's episodes are shared. Stages 5 and 6
 # are those of the action head alone: without them no policy succeeds often. assets/bridge-bc has 3, 5 and 6
-policies=${from:+$from/bridge-bc}
-policies=${policies:-$run/policies}
+if [ -n "$from" ]; then policies=$from/bridge-bc; else policies=$run/policies; fi
 [ -n "$from" ] || wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
   --out "$policies" --stages 0.1 0.25 0.5 1.0 --head-steps "$head" "${cloning_rows[@]}" \
   --loop.steps "$cloning" --loop.save-every 100
 for space in VAE VJEPA; do
   wm-gym compare-real --id "WM-Bridge-$space-v0" --checkpoint "$run/bridge-${space,,}-mini" \
     --policies "$policies/stage_3" "$policies/stage_5" "$policies/stage_6" \
-    --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block eggplant_in_basket --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
+    --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block eggplant_in_basket \
+    --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
     "${compared[@]}"
 done
