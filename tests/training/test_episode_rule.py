@@ -36,7 +36,7 @@ def episodes(task="push", seed=0, flicker=True):
             probabilities[20:] = rng.uniform(0.6, 0.9, 10)
         elif flicker:
             probabilities[rng.integers(30)] = 0.95
-        found.append(ScoredEpisode(task, probabilities, success))
+        found.append(ScoredEpisode(task, probabilities, 20 if success else None))
     return found
 
 
@@ -57,7 +57,7 @@ def test_flickering_frames_ask_for_a_window_and_clean_ones_for_none():
 
 
 def test_worlds_and_tasks_count_alike_and_tasks_without_both_outcomes_not_at_all():
-    failures = [ScoredEpisode("reach", np.full(30, 0.2), False) for _ in range(5)]
+    failures = [ScoredEpisode("reach", np.full(30, 0.2), None) for _ in range(5)]
     rule = choose_rule([[*episodes(), *failures], failures])
     assert rule is not None and set(rule.thresholds) == {"push"}
     assert set(measure_rule(rule, [*episodes(), *failures])) == {"push"}
@@ -70,10 +70,28 @@ def test_worlds_and_tasks_count_alike_and_tasks_without_both_outcomes_not_at_all
 def test_rates_are_counted_by_hand():
     rule = EpisodeRule(1, {"push": 0.5})
     some = [(0.9, True), (0.4, True), (0.6, False), (0.1, False), (0.2, False), (0.3, False)]
-    report = measure_rule(rule, [ScoredEpisode("push", np.array([0.0, p]), s) for p, s in some])
+    found = [ScoredEpisode("push", np.array([0.0, p]), 1 if s else None) for p, s in some]
+    report = measure_rule(rule, found)
     assert report == {
         "push": {
             "episodes": 6, "successes": 2, "balanced_accuracy": 0.625,
-            "false_positive_rate": 0.25, "false_negative_rate": 0.5,
+            "false_positive_rate": 0.25, "false_negative_rate": 0.5, "not_seen_in_time_rate": 0.5,
         }
     }  # fmt: skip
+
+
+def test_a_rule_that_would_see_successes_too_late_is_not_chosen():
+    """Where nothing flickers, ten steps' mean is as right about whole episodes, but late."""
+    world = []
+    for number in range(40):
+        probabilities = np.full(30, 0.1)
+        if number % 2 == 0:
+            probabilities[15:] = 0.9
+        world.append(ScoredEpisode("push", probabilities, 15 if number % 2 == 0 else None))
+    late = EpisodeRule(10, {"push": 0.8})
+    report = measure_rule(late, world)["push"]
+    assert report["balanced_accuracy"] == 1 and report["not_seen_in_time_rate"] == 1
+    # ten steps with a low threshold see them in time, eight with a high one do not
+    chosen = choose_rule([world], windows=(10,))
+    assert chosen is not None and chosen.thresholds["push"] < 0.1 + 6 * 0.08
+    assert measure_rule(chosen, world)["push"]["not_seen_in_time_rate"] == 0

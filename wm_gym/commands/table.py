@@ -68,6 +68,12 @@ COMMANDS: dict[str, Command] = {
         "calibrate_semantic",
         "choose above which probability a semantic world model's answers count",
     ),
+    "calibrate-reward": Command(
+        "wm_gym.evaluation.calibrate_reward",
+        "CalibrateRewardConfig",
+        "calibrate_reward",
+        "choose when an episode that a success classifier watches is a success",
+    ),
     "label-questions": Command(
         "wm_gym.evaluation.label_questions",
         "LabelQuestionsConfig",

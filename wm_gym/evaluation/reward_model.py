@@ -23,7 +23,7 @@ from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
-from wm_gym.training.episode_rule import Part, measure_rule, score_episodes
+from wm_gym.training.episode_rule import PATIENCE, Part, measure_rule, score_episodes
 from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 
 if TYPE_CHECKING:
@@ -76,31 +76,33 @@ def evaluate_reward_model(config: RewardModelConfig) -> dict[str, Any]:
     return content
 
 
-def measure_reward_model(
-    model: LatentWorldModel, data: EpisodeDataset, config: RewardModelConfig
-) -> dict[str, Any]:
-    """Judge real frames, imagined ones of the same actions, and, as a control, the first frame.
+@dataclass(frozen=True)
+class ClipsInThreeVersions:
+    """Clips of episodes as recorded, as imagined under the same actions, and not changing at all.
 
-    Clips begin anywhere in an episode, after a success too. What the first frame alone reaches is
-    no credit of the dream.
+    Attributes:
+        versions: the latents after every step of all clips, with the truth of the recorded ones:
+            `real`, `imagined` and, as a control, `copy_first`.
+        clips: which rows are of one clip, in time, and its goal.
+    """
+
+    versions: dict[str, LabelledLatents]
+    clips: list[Part]
+
+
+def roll_out_clips(
+    model: LatentWorldModel, data: EpisodeDataset, config: RewardModelConfig
+) -> ClipsInThreeVersions:
+    """Encode and imagine clips of random episodes, which begin anywhere, after a success too.
 
     Args:
-        model: world model with a success classifier beside its card.
+        model: world model.
         data: held-out episodes.
         config: how many, how long, which seed.
 
-    Returns:
-        `horizon`, `episodes`, and figures by task: of single frames under `real`, `imagined` and
-        `copy_first`, of whole clips, by the rule that environments go by, under these names with
-        `_clips`.
-
     Raises:
-        CheckpointError: if the card has no success classifier.
         ValueError: if no episode is long enough.
     """
-    assert model.folder is not None
-    opened = Checkpoint.open(model.folder)
-    classifier = RewardModel.from_checkpoint(opened)
     rng = np.random.default_rng(config.seed)
     long_enough = np.flatnonzero(data.lengths >= config.horizon)
     chosen = rng.permutation(long_enough)[: config.episodes]
@@ -128,11 +130,9 @@ def measure_reward_model(
             states.append(np.stack([e.privileged[s + k + 1] for e, s in pairs]))
             tasks += [e.goal.task for e in episodes]
             shown += list(group)
-    labels = label_states(np.concatenate(states), opened.spec.twin, tasks)
-    report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(chosen)}
-    versions = {"real": real, "imagined": imagined, "copy_first": still}
-    for name, latents in versions.items():
-        labelled = LabelledLatents(
+    labels = label_states(np.concatenate(states), model.spec.twin, tasks)
+    versions = {
+        name: LabelledLatents(
             np.concatenate(latents),
             labels.goals,
             labels.success,
@@ -140,6 +140,37 @@ def measure_reward_model(
             labels.positions_m,
             config.near_miss_m,
         )
+        for name, latents in (("real", real), ("imagined", imagined), ("copy_first", still))
+    }
+    return ClipsInThreeVersions(versions, _clips(data, shown))
+
+
+def measure_reward_model(
+    model: LatentWorldModel, data: EpisodeDataset, config: RewardModelConfig
+) -> dict[str, Any]:
+    """Judge real frames, imagined ones of the same actions, and, as a control, the first frame.
+
+    What the first frame alone reaches is no credit of the dream.
+
+    Args:
+        model: world model with a success classifier beside its card.
+        data: held-out episodes.
+        config: how many, how long, which seed.
+
+    Returns:
+        `horizon`, `episodes`, and figures by task: of single frames under `real`, `imagined` and
+        `copy_first`, of whole clips, by the rule that environments go by, under these names with
+        `_clips`.
+
+    Raises:
+        CheckpointError: if the card has no success classifier.
+        ValueError: if no episode is long enough.
+    """
+    assert model.folder is not None
+    classifier = RewardModel.from_checkpoint(Checkpoint.open(model.folder))
+    shown = roll_out_clips(model, data, config)
+    report: dict[str, Any] = {"horizon": config.horizon, "episodes": len(shown.clips)}
+    for name, labelled in shown.versions.items():
         report[name] = measure_classifier(
             classifier.network, labelled, config.per_kind, config.seed, classifier.thresholds
         )
@@ -150,17 +181,21 @@ def measure_reward_model(
                 f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
             )
-        clips = measure_rule(
-            classifier.rule, score_episodes(classifier.network, labelled, _clips(data, shown))
-        )
-        for task, row in clips.items():
-            print(
-                f"{name:10s} {task:9s} whole clips: balanced accuracy "
-                f"{row['balanced_accuracy']:.3f}, failures taken for success "
-                f"{row['false_positive_rate']:.3f}, {row['episodes']} clips"
-            )
-        report[f"{name}_clips"] = clips
+        episodes = score_episodes(classifier.network, labelled, shown.clips)
+        clips = report[f"{name}_clips"] = measure_rule(classifier.rule, episodes)
+        for line in describe_clips(name, clips):
+            print(line)
     return report
+
+
+def describe_clips(name: str, clips: dict[str, dict[str, float]]) -> list[str]:
+    """Figures of whole clips, a line for every task."""
+    return [
+        f"{name:10s} {task:9s} whole clips: balanced accuracy {row['balanced_accuracy']:.3f}, "
+        f"failures taken for success {row['false_positive_rate']:.3f}, successes not seen within "
+        f"{PATIENCE} steps {row['not_seen_in_time_rate']:.3f}, {row['episodes']} clips"
+        for task, row in clips.items()
+    ]
 
 
 def _clips(data: EpisodeDataset, shown: Sequence[int]) -> list[Part]:

@@ -22,6 +22,10 @@ from wm_gym.training.labelled_latents import CANDIDATES, LabelledLatents
 
 WINDOWS = (1, 3, 5, 10)
 """Numbers of steps that are tried."""
+PATIENCE = 5
+"""Steps after its first success within which an episode should be seen to be one. An expert rests
+on what it has done, and a mean over many steps would see that in the end; an episode that succeeds
+shortly before its horizon has no such time left."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,17 @@ class ScoredEpisode:
     Attributes:
         task: the episode's own.
         probabilities: of success under its own goal after each of its T steps, (T,).
-        success: whether it was one after any of them.
+        success_step: the first of them after which it was one, counted from 0; None for a failure.
     """
 
     task: str
     probabilities: np.ndarray
-    success: bool
+    success_step: int | None
+
+    @property
+    def success(self) -> bool:
+        """Whether it was one after any step."""
+        return self.success_step is not None
 
 
 Part = tuple[np.ndarray, Sequence[str]]
@@ -61,7 +70,9 @@ def score_episodes(
         column = data.goals.index([*goal, ""][:3])  # a goal of one object has an empty second one
         latents, numbers, success, _ = data.batch(rows, np.full(len(rows), column))
         logits, _ = network(latents, numbers)
-        found.append(ScoredEpisode(goal[0], logits.sigmoid().numpy(), bool(success.any())))
+        steps = np.flatnonzero(success.numpy())
+        first = int(steps[0]) if len(steps) else None
+        found.append(ScoredEpisode(goal[0], logits.sigmoid().numpy(), first))
     return found
 
 
@@ -73,14 +84,25 @@ def _by_task(episodes: Iterable[ScoredEpisode]) -> dict[str, list[ScoredEpisode]
     return {t: some for t, some in tasks.items() if len({e.success for e in some}) == 2}
 
 
-def _highest(rule: EpisodeRule, episodes: Sequence[ScoredEpisode]) -> np.ndarray:
-    return np.array([rule.smoothed(episode.probabilities).max() for episode in episodes])
+def _highest(
+    rule: EpisodeRule, episodes: Sequence[ScoredEpisode], patience: int | None = None
+) -> np.ndarray:
+    """The highest mean of each episode; with `patience`, up to so many steps after its success."""
+    found = []
+    for episode in episodes:
+        until = len(episode.probabilities)
+        if patience is not None and episode.success_step is not None:
+            until = episode.success_step + patience + 1
+        found.append(rule.smoothed(episode.probabilities)[:until].max())
+    return np.array(found)
 
 
 def choose_rule(
     worlds: Sequence[Sequence[ScoredEpisode]], windows: Sequence[int] = WINDOWS
 ) -> EpisodeRule | None:
     """The rule that is right most often, on average over the worlds and tasks.
+
+    A success counts as seen if it is within `PATIENCE` steps.
 
     Args:
         worlds: episodes of each kind of frames that will be asked about, recorded and imagined.
@@ -97,7 +119,7 @@ def choose_rule(
         curves: dict[str, list[np.ndarray]] = {}
         for world in sorted_worlds:
             for task, episodes in world.items():
-                highest = _highest(rule, episodes)
+                highest = _highest(rule, episodes, PATIENCE)
                 truth = np.array([episode.success for episode in episodes])
                 curve = [balanced_accuracy(highest > c, truth) for c in CANDIDATES]
                 curves.setdefault(task, []).append(np.array(curve))
@@ -121,11 +143,13 @@ def measure_rule(
 
     Returns:
         By task that was both solved and failed: `episodes`, `successes`, `balanced_accuracy`,
-        `false_positive_rate`, `false_negative_rate`.
+        `false_positive_rate`, `false_negative_rate`, and `not_seen_in_time_rate`: successes that
+        were not seen within `PATIENCE` steps.
     """
     report = {}
     for task, some in _by_task(episodes).items():
         seen = _highest(rule, some) > rule.thresholds[task]
+        in_time = _highest(rule, some, PATIENCE) > rule.thresholds[task]
         truth = np.array([episode.success for episode in some])
         report[task] = {
             "episodes": len(some),
@@ -133,6 +157,7 @@ def measure_rule(
             "balanced_accuracy": balanced_accuracy(seen, truth),
             "false_positive_rate": float(seen[~truth].mean()),
             "false_negative_rate": float((~seen[truth]).mean()),
+            "not_seen_in_time_rate": float((~in_time[truth]).mean()),
         }
     return report
 
