@@ -349,6 +349,13 @@ def test_another_policy_of_the_same_name_does_not_take_over_the_records(worlds, 
         compare_real(replace(config, policies=(folder, *config.policies[1:])))
 
 
+def test_policies_without_noise_stand_once_beside_those_with(worlds, config):
+    alone, *others = config.policies
+    asked = replace(config, policies=tuple(others), without_noise=(alone,), noise=(0.3,))
+    named = [entry["name"] for entry in compare_real(asked)["policies"]]
+    assert named == [*(f"{Path(other).name} noise 0.3" for other in others), Path(alone).name]
+
+
 @pytest.mark.parametrize(("starts", "noise", "warns"), [(10, (0.0, 0.3), 0), (9, (0.0, 0.3), 1)])
 def test_few_starts_are_warned_of(worlds, config, starts, noise, warns, recwarn):
     compare_real(replace(config, starts=starts, noise=noise))
@@ -375,6 +382,7 @@ def test_reports_are_json_that_any_reader_accepts(tmp_path):
 @pytest.mark.parametrize("env_id", EMBEDDED_POLICIES)
 def test_policies_that_ship_fit_the_models_that_ship(env_id):
     spec = open_by_id(env_id).spec
-    named = open_policies(("embedded",), (0.0, 0.2), env_id, spec.action, spec.frame)
+    chosen = [(("embedded",), (0.0, 0.2))]
+    named = open_policies(chosen, env_id, spec.action, spec.frame)
     assert len(named) >= 6 and {policy.noise for policy in named} == {0.0, 0.2}
     assert set(EMBEDDED_TASKS.get(EMBEDDED_POLICIES[env_id], spec.tasks)) <= set(spec.tasks)

@@ -53,6 +53,8 @@ class CompareRealConfig:
     """Folders of saved policies, or module:Class of your own; embedded: those that ship."""
     noise: tuple[float, ...] = (0.0, 0.6)
     """Action noise levels of each policy, as fractions of half the action range."""
+    without_noise: tuple[str, ...] = ()
+    """More policies, tried without noise only, e.g. planners, which take long."""
     tasks: tuple[str, ...] = ()
     """Tasks; by default those that the policies that ship for this id were trained for, or all of
     the card's."""
@@ -128,9 +130,8 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         folder = EMBEDDED_POLICIES.get(config.id, "")
         tasks = EMBEDDED_TASKS.get(folder) or tuple(dream.card.tasks)
         config = replace(config, tasks=tasks)
-    policies = open_policies(
-        config.policies, config.noise, config.id, dream.card.action, dream.card.frame
-    )
+    chosen = [(config.policies, config.noise), (config.without_noise, (0.0,))]
+    policies = open_policies(chosen, config.id, dream.card.action, dream.card.frame)
     warn_of_few(len(policies), config.starts)
     stored = dream.engine.starts.stored
     starts = choose_starts(config, stored, dream.engine.starts.instructions)
@@ -314,6 +315,7 @@ def _settings(
         "device",
         "policies",
         "noise",
+        "without_noise",
         "true_records",
         "judge",
         "judge_recorded",

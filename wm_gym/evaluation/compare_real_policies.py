@@ -53,17 +53,15 @@ class NamedPolicy:
 
 
 def open_policies(
-    names: Sequence[str],
-    noise: Sequence[float],
+    chosen: Sequence[tuple[Sequence[str], Sequence[float]]],
     env_id: str,
     action_spec: ActionSpec,
     frame_spec: FrameSpec,
 ) -> list[NamedPolicy]:
-    """Load every policy once for each noise level.
+    """Load every policy once for each of its noise levels.
 
     Args:
-        names: folders, `module:Class`, or `embedded`.
-        noise: noise levels.
+        chosen: folders, `module:Class`, or `embedded`, and the noise levels of all of these.
         env_id: of the world model; says what `embedded` means.
         action_spec: the world model's action language.
         frame_spec: its frames.
@@ -72,6 +70,23 @@ def open_policies(
         PolicyError: if a policy is not there or is none.
         IncompatiblePolicyError: if one does not fit the specs.
     """
+    named = []
+    pairs = [(_sources(names, env_id), noise) for names, noise in chosen]
+    for source, level in [(one, n) for sources, noise in pairs for one in sources for n in noise]:
+        policy = open_policy(source, action_spec, frame_spec)
+        check_compatible(policy, action_spec, frame_spec)
+        name = short_name(source) + (f" noise {level:g}" if level else "")
+        if level:
+            policy = NoisyPolicy(policy, level)
+        named.append(NamedPolicy(name, source, policy_file(source), level, policy))
+    called = [policy.name for policy in named]
+    if len(set(called)) < len(called) or len(called) < 2:
+        raise PolicyError(f"policies are {called}; expected at least two, with different names")
+    return named
+
+
+def _sources(names: Sequence[str], env_id: str) -> list[str]:
+    """Folders and `module:Class`, those that `embedded` stands for included."""
     sources: list[str] = []
     for name in names:
         if name != "embedded":
@@ -86,19 +101,7 @@ def open_policies(
                 "--policies my_policies:MyPolicy"
             )
         sources += map(str, found)
-    named = []
-    for source in sources:
-        for level in noise:
-            policy = open_policy(source, action_spec, frame_spec)
-            check_compatible(policy, action_spec, frame_spec)
-            name = short_name(source) + (f" noise {level:g}" if level else "")
-            if level:
-                policy = NoisyPolicy(policy, level)
-            named.append(NamedPolicy(name, source, policy_file(source), level, policy))
-    called = [policy.name for policy in named]
-    if len(set(called)) < len(called) or len(called) < 2:
-        raise PolicyError(f"policies are {called}; expected at least two, with different names")
-    return named
+    return sources
 
 
 def warn_of_few(policies: int, starts: int) -> None:
