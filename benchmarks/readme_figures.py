@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 from document_figures import FiguresConfig, fill
 from readme_format import number, read
-from readme_learning import learning
+from readme_learning import AGENTS, BASES, improvement, learning
 from readme_semantic import future_qa, planner_time, planning
 
 from wm_gym.evaluation.latent_spaces import table_rows
@@ -130,7 +130,7 @@ def agreement_row(name: str, rows: dict[str, Any]) -> str:
 
 
 def policy_table(worlds: dict[str, dict[str, Any]]) -> list[str]:
-    """Success of every policy of BridgeSim in both worlds."""
+    """Success of every policy in both worlds."""
     rates = {
         model: {entry["name"]: entry for entry in report["policies"]}
         for model, report in worlds.items()
@@ -153,7 +153,7 @@ def langtable_truth(report: dict[str, Any]) -> list[str]:
     worlds = {"this model": report}
     if bad := report.get("bad_world_model"):
         worlds["a deliberately bad one (dynamics stopped early)"] = bad
-    return truth_table(worlds, report)
+    return truth_table(worlds, report) + policy_table({"this model": report})
 
 
 def bridge_open_loop(reports: dict[str, dict[str, Any]]) -> list[str]:
@@ -331,9 +331,6 @@ SEMANTIC = {
 }
 
 
-AGENTS = ("ppo_in_imagination", "ppo_without_surprise_penalty", "sac_in_imagination")
-
-
 def figures() -> str:
     """The whole block."""
     blocks = []
@@ -347,8 +344,13 @@ def figures() -> str:
     if semantic := ["\n".join(table(report)) for table, report in known if report is not None]:
         blocks += ["### A semantic world model of LangTable", *semantic]
     agents = {name: report for name in AGENTS if (report := read(name)) is not None}
+    improved = {name: report for name in BASES if (report := read(name)) is not None}
+    if agents or improved:
+        blocks.append("### Agents")
     if agents:
-        blocks += ["### Agents", "\n".join(learning(agents))]
+        blocks.append("\n".join(learning(agents)))
+    if improved:
+        blocks.append("\n".join(improvement(improved)))
     return "\n\n".join(blocks)
 
 

@@ -1,39 +1,94 @@
-"""The table of README.md about agents that learn in imagination."""
+"""The tables of README.md about agents that learn in imagination, and what planning adds."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from readme_format import share
+from readme_format import number, share
 
 NAMES = {
     "ppo_in_imagination": "PPO, trained in the dream alone",
-    "ppo_without_surprise_penalty": "the same without the penalty on surprise",
+    "ppo_without_surprise_penalty": "PPO, without the penalty on surprise",
     "sac_in_imagination": "SAC, trained in the dream alone",
+    "ppo_push_in_imagination": "PPO, trained in the dream alone",
+    "ppo_push_without_surprise_penalty": "PPO, without the penalty on surprise",
+}
+AGENTS = tuple(NAMES)
+BESIDE = {
+    "untrained": "before it has learned",
+    "cloned_recorded": "cloned from the recorded actions of the world model's own episodes",
+}
+COLUMNS = {"base": "base policy", "idql": "IDQL over it", "planned": "planning from it"}
+BASES = {
+    "policy_improvement": "The base is a diffusion policy of ours",
+    "policy_improvement_unseen": "Two pushes with unseen blocks, the base is the scripted expert "
+    "with noise",
 }
 
 
 def learning(reports: dict[str, dict[str, Any]]) -> list[str]:
     """What agents trained in imagination do in the simulator, and who stands beside them."""
-    first = next(iter(reports.values()))
-    target, episodes = first["settings"]["target"], first["settings"]["test_episodes"]
+    tasks: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, report in reports.items():
+        settings = report["settings"]
+        words = settings.get("instruction") or f"reach the {settings['target']}"
+        tasks.setdefault(words, {})[name] = report
     lines = [
-        f"**Learning in imagination**, reach the {target}: success in the simulator in %, "
-        f"{episodes} starts that neither agent nor world model has seen "
-        "(`examples/train_ppo_in_imagination.py`, `train_sac_in_imagination.py`; 95 % Wilson "
-        "intervals):",
+        "**Learning in imagination**: success in the simulator in %, starts that neither agent nor "
+        "world model has seen (`examples/train_ppo_in_imagination.py`, "
+        "`train_sac_in_imagination.py`; 95 % Wilson intervals):",
         "",
-        "| policy | imagined steps | true success | imagined success at the end |",
-        "|---|---|---|---|",
+        "| task | policy | imagined steps | true success | starts | imagined success at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for words, of_task in tasks.items():
+        for name, report in of_task.items():
+            dreamt = report["history"][-1]["success"]
+            row = report["true_success"]["trained"]
+            lines.append(
+                f"| {words} | {NAMES[name]} | {report['imagined_steps']} | {share(row)} | "
+                f"{report['settings']['test_episodes']} | {100 * dreamt:.0f} |"
+            )
+        first = next(iter(of_task.values()))
+        for other, row in first["true_success"].items():
+            if other != "trained":
+                called = BESIDE.get(other, f"beside it: {other}")
+                episodes = first["settings"]["test_episodes"]
+                lines.append(f"| {words} | {called} | 0 | {share(row)} | {episodes} | |")
+    return lines
+
+
+def improvement(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """Base policy, IDQL and planning from the base's proposals, beside the paper's figures."""
+    lines = [
+        "**What planning adds to a policy**, success in the simulator in % "
+        "(`benchmarks/policy_improvement.py`; paired seeds, 95 % Wilson intervals; planning is "
+        "gradient ascent with the semantic world model that ships; the paper: base · planned):",
     ]
     for name, report in reports.items():
-        dreamt = report["history"][-1]["success"]
-        lines.append(
-            f"| {NAMES[name]} | {report['imagined_steps']} | "
-            f"{share(report['true_success']['trained'])} | {100 * dreamt:.0f} |"
-        )
-    for other, row in first["true_success"].items():
-        if other != "trained":
-            called = "before it has learned" if other == "untrained" else f"beside it: {other}"
-            lines.append(f"| {called} | 0 | {share(row)} | |")
+        columns = [c for c in COLUMNS if any(row["column"] == c for row in report["rows"])]
+        lines += [
+            "",
+            f"{BASES[name]}:",
+            "",
+            f"| task | {' | '.join(COLUMNS[c] for c in columns)} | episodes | the paper |",
+            f"|---|{'---|' * len(columns)}---|---|",
+        ]
+        tasks: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in report["rows"]:
+            tasks.setdefault(row["task"], {})[row["column"]] = row
+        for task, rows in tasks.items():
+            cells = " | ".join(share(rows[c]) if c in rows else "" for c in columns)
+            paper = [rows[c]["paper"] for c in ("base", "planned") if c in rows]
+            known = " · ".join(f"{100 * one:.0f}" for one in paper if one is not None)
+            counts = sorted({row["episodes"] for row in rows.values()})
+            texts = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+            lines.append(f"| {task.replace('_', ' ')} | {cells} | {texts} | {known} |")
+        for row in report["improvements"]:
+            low, high = (number(value, 0) for value in row["interval"])
+            lines += [
+                "",
+                f"{COLUMNS[row['column']].capitalize()} over the base, mean of {row['tasks']} "
+                f"tasks: {row['points']:+.0f} points [{low}, {high}].",
+            ]
     return lines

@@ -68,7 +68,7 @@ def commands_of(
         ("langtable-diffusion-policy.sh", 2),
         ("bridge-diffusion-policy.sh", 3),
         ("langtable-idql.sh", 5),
-        ("bridge-mini.sh", 58),
+        ("bridge-mini.sh", 59),
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 14),
         ("langtable-swm-mixtures.sh", 18),
@@ -167,7 +167,7 @@ def test_the_world_model_recipe_fits_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gl")
-@pytest.mark.parametrize(("start", "count"), [("", 58), (str(assets_folder()), 46)])
+@pytest.mark.parametrize(("start", "count"), [("", 59), (str(assets_folder()), 46)])
 def test_the_recipe_of_two_latent_spaces_fits_together(start, count, tmp_path):
     run = tmp_path / "run"
     commands = commands_of("bridge-mini.sh", tmp_path, str(run), trial=True, start=start)
@@ -192,7 +192,7 @@ def test_the_recipe_of_two_latent_spaces_fits_together(start, count, tmp_path):
     assert (run / "latent_spaces" / "latent_spaces.png").exists()
     for space in ("VAE", "VJEPA"):
         report = json.loads((run / f"comparison-{space}/imagined_vs_real_bridge.json").read_text())
-        assert len(report["policies"]) == 3
+        assert len(report["policies"]) == 5
         env = gymnasium.make(
             f"WM-Bridge-{space}-v0", checkpoint=str(run / f"bridge-{space.lower()}-mini"), horizon=2
         )

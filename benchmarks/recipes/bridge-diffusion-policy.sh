@@ -11,7 +11,7 @@ data=${EPISODES:-$run/episodes}
 cloned=${CLONED:-$run/cloned/stage_1}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
-  episodes=800 cloning=3000 steps=8000 cloning_rows=() rows=()
+  episodes=800 cloning=3000 steps=14000 cloning_rows=() rows=()
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=8 cloning=4 steps=8 cloning_rows=(--batch 4) rows=(--batch 4 --network.down-dims 8 16)
 fi
@@ -28,6 +28,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 wm-gym train diffusion-policy --data "$data" --out "$run/policy" --domain bridge --network.encoder attention \
   --network.down-dims 48 96 --network.time-embedding 64 --encoder-from "$cloned" --freeze-encoder \
-  --batch 128 --stages 0.05 0.2 0.5 1.0 "${rows[@]}" --loop.steps "$steps" \
+  --batch 128 --execute 2 --stages 0.05 0.2 0.5 1.0 "${rows[@]}" --loop.steps "$steps" \
   --loop.learning-rate 1e-3 --loop.warmup-steps 100 --loop.save-every 200
 echo "policies: $run/policy/stage_*"

@@ -22,7 +22,7 @@ if [ -z "${TRIAL:-}" ]; then
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
   vjepa_rows=() idm_rows=() painter_rows=() cloning_rows=()
   spaces_sizes=()
-  compared=(--starts 20 --noise 0 0.1 0.2 0.3 --max-steps 50 --denoising-steps 1 --rows 25)
+  compared=(--starts 20 --noise 0 0.1 0.2 --max-steps 50 --denoising-steps 1 --rows 25)
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=16 test=16 cloned=8 starts=2
   autoencoder=2 vjepa=2 painter=(2 2) dynamics=(2 2 2 2 2) judge=(2 2) idm=(2 2) cloning=20 head=10
@@ -157,14 +157,21 @@ wm-gym evaluate latent-spaces --checkpoints "${models[@]}" --idms "${idms[@]}" -
   --out "$run/latent_spaces" --json "$run/latent_spaces.json" --write-card "${spaces_sizes[@]}"
 
 # graded policies, and what both worlds say of them; the simulator's episodes are shared. Stages 5 and 6
-# are those of the action head alone: without them no policy succeeds often. assets/bridge-bc has 3, 5 and 6
-if [ -n "$from" ]; then policies=$from/bridge-bc; else policies=$run/policies; fi
-[ -n "$from" ] || wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
-  --out "$policies" --stages 0.1 0.25 0.5 1.0 --head-steps "$head" "${cloning_rows[@]}" \
-  --loop.steps "$cloning" --loop.save-every 100
+# are those of the action head alone: without them no cloned policy succeeds often. assets/bridge-bc has 3,
+# 5 and 6, assets/bridge-dp diffusion policies that look with the encoder of stage 6
+if [ -n "$from" ]; then policies=$from/bridge-bc diffusion=$from/bridge-dp; else
+  policies=$run/policies diffusion=$run/diffusion
+  wm-gym train behaviour-cloning --data "$run/to-imitate" --look "$run/episodes" \
+    --out "$policies" --stages 0.1 0.25 0.5 1.0 --head-steps "$head" "${cloning_rows[@]}" \
+    --loop.steps "$cloning" --loop.save-every 100
+  EPISODES=$run/to-imitate CLONED=$policies/stage_6 \
+    "$(dirname "${BASH_SOURCE[0]}")/bridge-diffusion-policy.sh" "$diffusion"
+  for stage in 2 4; do ln -sfn "policy/stage_$stage" "$diffusion/diffusion_$stage"; done
+fi
 for space in VAE VJEPA; do
   wm-gym compare-real --id "WM-Bridge-$space-v0" --checkpoint "$run/bridge-${space,,}-mini" \
     --policies "$policies/stage_3" "$policies/stage_5" "$policies/stage_6" \
+    "$diffusion/diffusion_2" "$diffusion/diffusion_4" \
     --tasks carrot_on_plate spoon_on_towel green_block_on_yellow_block eggplant_in_basket \
     --out "$run/comparison-$space" --true-records "$run/true" --judge-recorded \
     "${compared[@]}"
