@@ -26,6 +26,7 @@ from wm_gym.policies.action_replay import ActionReplayPolicy
 from wm_gym.policies.base import PolicyError, save_policy
 from wm_gym.policies.compatibility import IncompatiblePolicyError
 from wm_gym.policies.recordings import read_recording
+from wm_gym.spec import RewardSpec
 
 TEMPLATES = {"reach": "reach the {first}", "leave": "leave the {first}"}
 STARTS = 12
@@ -82,8 +83,9 @@ class FakeDream(LineVectorEnv):
         super().__init__(rows, horizon)
         self.gain = gain
         self.card = SimpleNamespace(
-            name="line-mini", action=ACTIONS, frame=FRAMES, weights_sha256={"w": str(gain)}
-        )
+            name="line-mini", action=ACTIONS, frame=FRAMES, weights_sha256={"w": str(gain)},
+            reward=None,
+        )  # fmt: skip
         starts = SimpleNamespace(
             stored=start_states() if stored else None,
             instructions=InstructionSet(TEMPLATES, ("end",)),
@@ -292,6 +294,21 @@ def test_other_settings_are_refused_in_the_same_folder(worlds, config):
     compare_real(replace(config, resamples=50))
     with pytest.raises(ValueError, match="max_steps: 15, now 9"):
         compare_real(replace(config, max_steps=9))
+
+
+def test_another_rule_for_success_is_another_setting(worlds, config, monkeypatch):
+    """Recalibrating changes the card alone, and with it every imagined success."""
+    compare_real(config)
+    usual = module.open_dream
+
+    def recalibrated(config, checkpoint):
+        dream = usual(config, checkpoint)
+        dream.card.reward = RewardSpec({}, {"reach": 0.5}, window=3)
+        return dream
+
+    monkeypatch.setattr(module, "open_dream", recalibrated)
+    with pytest.raises(ValueError, match=r"success_rule: None, now \[3, \{'reach': 0.5\}"):
+        compare_real(config)
 
 
 def test_too_few_starts_and_missing_policies_name_the_remedy(worlds, config):

@@ -324,7 +324,10 @@ def _settings(
         del settings[name]
     if bad is not None:
         settings["bad_weights_sha256"] = bad.card.weights_sha256
-    return settings | {"weights_sha256": dream.card.weights_sha256}
+    # what ends an episode stands in the card, not in a weights file
+    reward = dream.card.reward
+    rule = None if reward is None else [reward.window, reward.threshold, reward.episode_threshold]
+    return settings | {"weights_sha256": dream.card.weights_sha256, "success_rule": rule}
 
 
 def _true_settings(
