@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wm_gym.judges.success_classifier import EpisodeRule
-from wm_gym.training.episode_rule import ScoredEpisode, choose_rule, complete, measure_rule
+from wm_gym.training.episode_rule import (
+    PATIENCE,
+    ScoredEpisode,
+    choose_rule,
+    complete,
+    measure_rule,
+)
 
 PROBABILITIES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -81,17 +87,17 @@ def test_rates_are_counted_by_hand():
 
 
 def test_a_rule_that_would_see_successes_too_late_is_not_chosen():
-    """Where nothing flickers, ten steps' mean is as right about whole episodes, but late."""
+    """Where nothing flickers, a mean of many steps is as right about whole episodes, but late."""
     world = []
     for number in range(40):
-        probabilities = np.full(30, 0.1)
+        probabilities = np.full(60, 0.1)
         if number % 2 == 0:
-            probabilities[15:] = 0.9
-        world.append(ScoredEpisode("push", probabilities, 15 if number % 2 == 0 else None))
-    late = EpisodeRule(10, {"push": 0.8})
+            probabilities[25:] = 0.9
+        world.append(ScoredEpisode("push", probabilities, 25 if number % 2 == 0 else None))
+    late = EpisodeRule(20, {"push": 0.8})
     report = measure_rule(late, world)["push"]
     assert report["balanced_accuracy"] == 1 and report["not_seen_in_time_rate"] == 1
-    # ten steps with a low threshold see them in time, eight with a high one do not
-    chosen = choose_rule([world], windows=(10,))
-    assert chosen is not None and chosen.thresholds["push"] < 0.1 + 6 * 0.08
+    # twenty steps with a low threshold see them within PATIENCE steps, with a high one they do not
+    chosen = choose_rule([world], windows=(20,))
+    assert chosen is not None and chosen.thresholds["push"] < 0.1 + (PATIENCE + 1) / 20 * 0.8
     assert measure_rule(chosen, world)["push"]["not_seen_in_time_rate"] == 0

@@ -22,7 +22,7 @@ from wm_gym.training.labelled_latents import CANDIDATES, LabelledLatents
 
 WINDOWS = (1, 3, 5, 10)
 """Numbers of steps that are tried."""
-PATIENCE = 5
+PATIENCE = 10
 """Steps after its first success within which an episode should be seen to be one. An expert rests
 on what it has done, and a mean over many steps would see that in the end; an episode that succeeds
 shortly before its horizon has no such time left."""
