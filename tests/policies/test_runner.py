@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv, Walker
@@ -70,12 +71,36 @@ class Faulty(Walker):
             return chunk
         rows = list(chunk)
         for row in broken:
-            rows[row] = np.zeros((1, 5))
+            rows[row] = FAULTS[self.fault]
         return rows
 
 
+FAULTS = {
+    "shape": np.zeros((1, 5)),
+    "float64": np.full((1, 1), 1e300),  # infinite in float32
+    "gradient": torch.ones(1, 1, requires_grad=True),
+    "bfloat16": torch.ones(1, 1, dtype=torch.bfloat16),
+    "integer": [[10**400]],
+    "complex": np.full((1, 1), 1 + 2j),
+    "text": np.array([["0.1"]]),
+    "none": None,
+}
+NUMBERS = "something else than numbers"
+
+
 @pytest.mark.parametrize(
-    ("fault", "message"), [("nan", "NaN"), ("shape", r"expected \(rows, n, 1")]
+    ("fault", "message"),
+    [
+        ("nan", "NaN"),
+        ("shape", r"expected \(rows, n, 1"),
+        ("float64", "an infinity"),
+        ("gradient", f"{NUMBERS}.*requires grad"),
+        ("bfloat16", f"{NUMBERS}.*BFloat16"),
+        ("integer", NUMBERS),
+        ("complex", f"{NUMBERS}.*complex128"),
+        ("text", NUMBERS),
+        ("none", NUMBERS),
+    ],
 )
 def test_a_fault_ends_its_own_episode_only(fault, message):
     starts = [{"start": s, "instruction": "broken" if s == "s20" else "go"} for s in STARTS]
