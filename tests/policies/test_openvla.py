@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,6 +385,12 @@ def test_finished_episodes_of_another_run_are_refused(tmp_path):
 
 
 # ---- protocol of the paper ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"trials": 0}, {"episodes": 0}, {"out_of_distribution": -1}])
+def test_a_protocol_without_episodes_is_refused(changes):
+    with pytest.raises(ValueError, match="expected at least 1 each"):
+        replace(PAPER_PROTOCOL, **changes)
 
 
 def test_the_papers_protocol():
