@@ -169,6 +169,22 @@ def test_results_of_other_episodes_are_refused(tmp_path):
         run_policy(vector(2), Walker(), STARTS, [9] * 7, 30, results=path, progress=False)
 
 
+def test_a_tail_that_is_no_text_is_cut_off_and_a_line_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    run(vector(1), Walker(), results=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]) + b"\xff\xfe\0")
+    assert [r.index for r in run(vector(1), Walker(), results=path)] == list(range(7))
+    assert len(path.read_bytes().splitlines()) == 7
+    path.write_bytes(b"".join(lines[:5]) + b"\xff\xfe\0\n")
+    with pytest.raises(ResultsError, match="line 6, is no record"):
+        run(vector(1), Walker(), results=path)
+    path.unlink()
+    (tmp_path / "results.jsonl.finished").write_bytes(lines[0][:20])
+    with pytest.raises(ResultsError, match=r"\.finished holds no records .*remove the file"):
+        run(vector(1), Walker(), results=path)
+
+
 def test_keeps_frames_and_actions():
     record = run([LineEnv()], Walker(), keep_frames=True, keep_actions=True)[0]
     assert record.frames.shape == (9, 4, 20, 3)
