@@ -120,7 +120,6 @@ class EpisodeStarts:
         unknown = [key for key in options if key not in OPTIONS]
         if unknown:
             raise ValueError(f"options {unknown} are unknown; expected {list(OPTIONS)}")
-        options = {key: given for key, given in options.items() if given is not None}
         for key in ("start", "instruction"):
             if not isinstance(text := options.get(key), str | None):
                 picture = isinstance(text, Mapping) or hasattr(text, "ndim")

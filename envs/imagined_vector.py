@@ -146,7 +146,11 @@ class WorldModelVectorEnv(VectorEnv):
             if (row_seed := seeds[row]) is not None:
                 self._generators[row] = seeding.np_random(row_seed)
         row_options = [
-            {key: per_row[key][row] if key in per_row else options[key] for key in options}
+            {
+                key: per_row[key][row] if key in per_row else options[key]
+                for key in options
+                if key not in per_row or per_row[key][row] is not None
+            }
             for row in rows
         ]
         infos: dict[str, Any] = {}
