@@ -23,7 +23,7 @@ from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.observations import dict_observation, observation_space
 from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
 from wm_gym.envs.semantic_reward import SemanticReward
-from wm_gym.envs.settings import Settings, load_model
+from wm_gym.envs.settings import Settings, check_count, load_model
 from wm_gym.instructions import Goal
 from wm_gym.world_model import LatentWorldModel
 
@@ -143,6 +143,22 @@ class Engine:
             if plan.clipped is not None:
                 info["action_clipped"] = plan.clipped
         return infos
+
+    def set_horizon(self, horizon: int | None) -> None:
+        """Let episodes, those under way included, last so many steps; None for the card's.
+
+        Raises:
+            ValueError: if it is no number of steps, or a judge looks at frames that were chosen for
+                another.
+        """
+        check_count("horizon", horizon)
+        horizon = horizon or self.spec.horizon
+        if self.clips is not None and horizon != self.horizon:
+            raise ValueError(
+                f"horizon={horizon}: the judge of reward={self.reward.name!r} looks at frames of "
+                f"episodes of {self.horizon} steps; make another environment with that horizon"
+            )
+        self.horizon = horizon
 
     def instruct(self, instructions: Sequence[str]) -> None:
         """Give every row another instruction in the middle of its episode.

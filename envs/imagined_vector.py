@@ -122,8 +122,9 @@ class WorldModelVectorEnv(VectorEnv):
 
         Args:
             seed: an int s gives row i the seed s + i; or one per row.
-            options: as for `WorldModelEnv.reset`; a list has one entry per row, anything else is
-                for all rows. `reset_mask`: bool (B,), the rows to reset; the others go on.
+            options: as for `WorldModelEnv.reset`; a list has one entry per row, None in rows
+                without, anything else is for all rows. `reset_mask`: bool (B,), the rows to
+                reset; the others go on.
 
         Returns:
             Observations and infos.
@@ -145,7 +146,11 @@ class WorldModelVectorEnv(VectorEnv):
             if (row_seed := seeds[row]) is not None:
                 self._generators[row] = seeding.np_random(row_seed)
         row_options = [
-            {key: per_row[key][row] if key in per_row else options[key] for key in options}
+            {
+                key: per_row[key][row] if key in per_row else options[key]
+                for key in options
+                if key not in per_row or per_row[key][row] is not None
+            }
             for row in rows
         ]
         infos: dict[str, Any] = {}
@@ -268,7 +273,8 @@ class WorldModelVectorEnv(VectorEnv):
             values: one value for all rows, or a list or tuple with one per row.
 
         Raises:
-            ValueError: if the list has another length, or rows differ in what they must share.
+            ValueError: if the list has another length, rows differ in what they must share, or the
+                value does not fit (a horizon that is none, or not that of a judged episode).
         """
         per_row = list(values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
         if len(per_row) != self.num_envs:
@@ -276,7 +282,10 @@ class WorldModelVectorEnv(VectorEnv):
         if name in ("instruction", "task_description"):
             self.engine.instruct(per_row)
         elif all(value is per_row[0] or value == per_row[0] for value in per_row):
-            setattr(self.engine if name == "horizon" else self, name, per_row[0])
+            if name == "horizon":
+                self.engine.set_horizon(per_row[0])
+            else:
+                setattr(self, name, per_row[0])
         else:
             raise ValueError(f"{name} is shared by all rows, give one value")
 

@@ -82,8 +82,8 @@ class Settings:
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile={self.compile!r}; expected True or False")
         check_reward_name(self.reward)
-        _check_count("denoising_steps", self.denoising_steps)
-        _check_count("horizon", self.horizon)
+        check_count("denoising_steps", self.denoising_steps)
+        check_count("horizon", self.horizon)
         penalty = self.surprise_penalty
         if type(penalty) not in (int, float) or not 0 <= penalty < math.inf:
             raise ValueError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
@@ -97,7 +97,12 @@ def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         )
 
 
-def _check_count(name: str, value: int | None) -> None:
+def check_count(name: str, value: int | None) -> None:
+    """Refuse what is neither a whole number of at least 1 nor None.
+
+    Raises:
+        ValueError: naming the setting.
+    """
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(
             f"{name}={value!r}; expected a whole number of at least 1, or None for the card's"

@@ -101,6 +101,11 @@ class Args:
     out: Path = Path("outputs/compare_real_and_imagined")
     """Folder for records, report, plot and video; a second call goes on there."""
 
+    def __post_init__(self) -> None:
+        """Check what only the end would notice."""
+        if self.shown < 1:
+            raise ValueError(f"shown={self.shown}; expected at least 1")
+
 
 def full_name(policy: str) -> str:
     """What `open_policy` is given: this file's own policies are `module:Class`."""

@@ -64,6 +64,11 @@ class Args:
     out: Path = Path("outputs/evaluate_policy")
     """Folder for records, video and picture; a second call with these settings goes on there."""
 
+    def __post_init__(self) -> None:
+        """Check what only the end would notice."""
+        if min(self.starts, self.shown) < 1:
+            raise ValueError(f"starts={self.starts}, shown={self.shown}; expected at least 1")
+
 
 def run(args: Args, env: gym.Env | WorldModelVectorEnv, policy: Policy, world: str) -> list:
     """Episodes of one world; those that are in the results file already are not run again."""

@@ -113,6 +113,11 @@ class Args:
     out: Path = Path("outputs/improve_base_policy")
     """Folder for records, video and picture; a second call with these settings goes on there."""
 
+    def __post_init__(self) -> None:
+        """Check what only the end would notice."""
+        if self.starts < 1:
+            raise ValueError(f"starts={self.starts}; expected at least 1")
+
 
 def make_planner(args: Args, model: LatentWorldModel, bases: Sequence[Policy]) -> Policy:
     """MPPI over imagined frames, or gradient ascent on a semantic world model's answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import urllib.error
 import urllib.request
@@ -50,8 +51,11 @@ class ActClient:
         if not self.url.startswith(("http://", "https://")) or self.url.endswith("/"):
             raise PolicyError(f"url={self.url!r}; expected such as 'http://127.0.0.1:8000'")
         numbers = (self.timeout_s, self.patience_s, self.first_pause_s, self.concurrency)
-        if min(numbers) <= 0:
-            raise PolicyError(f"time limits and concurrency are {numbers}; expected more than 0")
+        if not all(number > 0 for number in numbers) or self.timeout_s == math.inf:
+            raise PolicyError(
+                f"time limits and concurrency are {numbers}; expected more than 0, and an end to "
+                "timeout_s"
+            )
 
     def act(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> np.ndarray:
         """One action for one picture, uint8 (H, W, 3); of whatever shape, (A,) if all is well.
@@ -73,7 +77,7 @@ class ActClient:
                 if 400 <= error.code < 500 and error.code not in PASSING:
                     raise PolicyServerError(f"{self.url}/act refused: {fault}") from error
                 cause: Exception = error
-            except (OSError, HTTPException, ValueError) as error:
+            except (OSError, HTTPException, ValueError, RecursionError) as error:
                 fault, cause = f"{type(error).__name__}: {error}", error
             if time.monotonic() + pause > until:
                 raise PolicyServerError(
@@ -115,7 +119,7 @@ class ActClient:
             raise ValueError(f"the server answers {found[:200]!r}; its log says why")
         try:
             return np.asarray(found, np.float64)
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise ValueError(f"the server answers {found!r:.200}, expected an action") from error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from wm_gym.checkpoints import write_atomically
+from wm_gym.checkpoints import CheckpointError, write_atomically
 from wm_gym.spec import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
         PolicyError: if its kind is unknown or a field is missing or does not fit.
     """
     kind = described.get("kind")
-    if kind not in POLICY_KINDS:
+    if not isinstance(kind, str) or kind not in POLICY_KINDS:
         raise PolicyError(
             f"policy kind {kind!r} is unknown; expected one of {sorted(POLICY_KINDS)}"
         )
@@ -262,7 +262,16 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
             described["config"],
             weights,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (CheckpointError, PolicyError):
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise PolicyError(
             f"the description of a {kind!r} policy does not fit ({type(error).__name__}: {error}); "
             "it may be of another version of wm_gym: save the policy again"
@@ -323,8 +332,8 @@ def load_policy(folder: str | Path) -> Policy:
     folder = Path(folder).expanduser()
     path = folder / POLICY_FILE
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_object(path)
+    except (OSError, ValueError) as error:
         raise PolicyError(
             f"{path} cannot be read as JSON ({error}); expected a folder written by save_policy, "
             "or module:Class where a command takes a policy"
@@ -337,9 +346,26 @@ def load_policy(folder: str | Path) -> Policy:
     return build(content, _load_weights(folder, content.get("weights_sha256")))
 
 
-def _load_weights(folder: Path, expected: str | None) -> dict[str, torch.Tensor]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it holds anything else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _load_weights(folder: Path, expected: Any) -> dict[str, torch.Tensor]:
     if expected is None:
         return {}
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = folder / WEIGHTS_FILE
@@ -349,10 +375,14 @@ def _load_weights(folder: Path, expected: str | None) -> dict[str, torch.Tensor]
     found = hashlib.sha256(stored).hexdigest()
     if found != expected:
         raise PolicyError(
-            f"{path} has SHA-256 {found[:12]}…, {POLICY_FILE} says {expected[:12]}…: the file is "
+            f"{path} has SHA-256 {found[:12]}…, {POLICY_FILE} says {expected!s:.12}…: the file is "
             "truncated, altered or of another version; get the policy again"
         )
+    try:
+        tensors = load(stored)
+    except SafetensorError as error:
+        raise PolicyError(f"{path} holds no tensors ({error}); get the policy again") from error
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load(stored).items()
+        for name, tensor in tensors.items()
     }

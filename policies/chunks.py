@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from wm_gym.envs.actions import UNREADABLE
+
 
 class ChunkError(ValueError):
     """What a policy returned is no chunk of finite actions for every row."""
@@ -27,7 +29,8 @@ def read_chunk(chunks: Any, k: int, rows: int, size: int) -> np.ndarray:
         size: A, components of an action.
 
     Raises:
-        ChunkError: if it has another shape, holds a NaN or an infinity, or is such an error.
+        ChunkError: if it has another shape, holds something else than numbers, a NaN or what is
+            infinite in float32, or is such an error.
     """
     expected = f"expected (rows, n, {size}) with n of at least 1"
     try:
@@ -43,15 +46,20 @@ def read_chunk(chunks: Any, k: int, rows: int, size: int) -> np.ndarray:
     if isinstance(found, ChunkError):
         raise found
     try:
-        chunk = np.asarray(found, np.float64)
-    except (TypeError, ValueError):
-        chunk = np.empty((0, 0))
+        chunk = np.asarray(found)
+        if chunk.dtype.kind not in "biuf":
+            raise TypeError(f"its dtype is {chunk.dtype}")
+    except UNREADABLE as error:
+        raise ChunkError(
+            f"the policy returned something else than numbers, {found!r:.80}: {error}; {expected}"
+        ) from error
     if count != rows or chunk.ndim != 2 or chunk.shape[1] != size or not len(chunk):
         raise ChunkError(
             f"the policy returned {count} chunks for {rows} rows, this row's of shape "
             f"{chunk.shape}; {expected}"
         )
-    if not np.isfinite(chunk).all():
+    chunk = chunk.astype(np.float64)
+    if not (np.abs(chunk) <= np.finfo(np.float32).max).all():  # environments take float32
         raise ChunkError(f"the policy returned a NaN or an infinity: {chunk.tolist()}")
     return chunk
 

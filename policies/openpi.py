@@ -101,11 +101,14 @@ class OpenPiConfig:
         """Check the address and the numbers."""
         if not self.url.startswith(("ws://", "wss://")):
             raise PolicyError(f"url={self.url!r}; expected such as 'ws://127.0.0.1:8000'")
-        if min(self.timeout_s, self.patience_s) <= 0 or not self.image_keys:
+        times = (self.timeout_s, self.patience_s)
+        if not all(number > 0 for number in times) or not self.image_keys:
             raise PolicyError(
                 f"time limits {self.timeout_s}, {self.patience_s} and image_keys "
                 f"{self.image_keys}; expected numbers above 0 and at least one key"
             )
+        if self.execute is not None and self.execute < 1:
+            raise PolicyError(f"execute={self.execute}; expected at least 1, or None for all")
 
 
 class OpenPiPolicy(Policy):
@@ -183,7 +186,7 @@ class OpenPiPolicy(Policy):
                 assert self._connection is not None
                 self._connection.send(question)
                 return self._connection.recv(settings.timeout_s)
-            except (OSError, WebSocketException) as error:
+            except (OSError, WebSocketException, ValueError) as error:
                 self.close()
                 if time.monotonic() + pause > until:
                     raise PolicyServerError(
@@ -191,6 +194,9 @@ class OpenPiPolicy(Policy):
                         f"({type(error).__name__}: {error}); start the server and run the same "
                         "command again"
                     ) from error
+            except BaseException:  # Ctrl-C: the answer under way is not that of the next question
+                self.close()
+                raise
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
 

@@ -181,6 +181,11 @@ class Protocol:
     max_steps: int = 50
     out_of_distribution: int = 10
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if min(self.episodes, self.trials, self.max_steps) < 1 or self.out_of_distribution < 0:
+            raise ValueError(f"{self}; expected at least 1 each, and 0 out of distribution or more")
+
     def plan(
         self, starts: tuple[str, ...], *, changed: bool = False
     ) -> tuple[list[str], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,11 @@ def read_recording(folder: Path, index: int) -> np.ndarray:
     path = recording_file(folder, index)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return stored["frames"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            frames = stored["frames"]
+        if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
+            raise ValueError(f"they have dtype {frames.dtype} and shape {frames.shape}")
+        return frames
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordingError(
             f"{path} holds no frames of episode {index} ({error}); remove the folder's results and "
             "run the episodes again"

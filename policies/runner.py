@@ -299,13 +299,13 @@ def _read_results(
     """Records of the whole blocks that a file holds; what a kill left of a block is cut off."""
     if not path.exists():
         return []
-    text = path.read_text()
+    content = path.read_bytes()
     records = []
-    for number, line in enumerate(text.splitlines(keepends=True)):
+    for number, line in enumerate(content.splitlines(keepends=True)):
         try:
             record = EpisodeRecord(**json.loads(line))
         except (TypeError, ValueError):
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 raise ResultsError(f"{path}, line {number + 1}, is no record: remove it") from None
             break  # a kill in the middle of a line
         if number >= len(options) or (record.index, record.seed, record.start) != (
@@ -321,9 +321,9 @@ def _read_results(
         records.append(record)
     kept = len(records) if len(records) == len(options) else len(records) // size * size
     records = records[:kept]
-    whole = "".join(record.to_json() + "\n" for record in records)
-    if whole != text:
-        write_atomically(path, whole.encode())
+    whole = "".join(record.to_json() + "\n" for record in records).encode()
+    if whole != content:
+        write_atomically(path, whole)
     return records
 
 
@@ -361,7 +361,10 @@ def _read_finished(
     path = _finished_file(results)
     if not path.exists():
         return {}
-    found = [EpisodeRecord(**json.loads(line)) for line in path.read_text().splitlines()]
+    try:
+        found = [EpisodeRecord(**json.loads(line)) for line in path.read_bytes().splitlines()]
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path} holds no records ({error}): remove the file") from error
     for record in found:
         number = record.index
         if not 0 <= number < numbers.stop or (record.seed, record.start) != (

@@ -68,7 +68,7 @@ class ActionSpec:
                     f"{self.size}, one for each of "
                     f"{list(self.names)}; correct the card"
                 )
-        if any(lo >= hi for lo, hi in zip(self.low, self.high, strict=True)):
+        if not all(lo < hi for lo, hi in zip(self.low, self.high, strict=True)):  # nor NaN
             raise CardError(
                 f"action.low {self.low} must lie below action.high {self.high}; correct the card"
             )

@@ -6,14 +6,13 @@ the environment's state) is refused by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wm_gym.policies.base import PolicyError
+from wm_gym.policies.base import PolicyError, read_object
 from wm_gym.policies.diffusion_policy.network import (
     DiffusionNetwork,
     DiffusionNetworkConfig,
@@ -93,7 +92,7 @@ def load_lerobot(
             steps=steps,
             state=normalised,
         )
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         more = f" … and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise PolicyError(
@@ -103,13 +102,12 @@ def load_lerobot(
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Tensors]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return json.loads((folder / "config.json").read_text()), load_file(
-            folder / "model.safetensors"
-        )
-    except (OSError, ValueError) as error:
+        return read_object(folder / "config.json"), load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
         raise PolicyError(
             f"{folder} holds no LeRobot policy ({error}); expected config.json and "
             "model.safetensors, as `lerobot` saves them under pretrained_model"
@@ -118,9 +116,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], Tensors]:
 
 def _shapes(config: dict[str, Any], side: str) -> dict[str, list[int]]:
     """Shape of every feature; older checkpoints list shapes, newer ones features."""
-    if f"{side}_features" in config:
-        return {key: value["shape"] for key, value in config[f"{side}_features"].items()}
-    return config.get(f"{side}_shapes", {})
+    try:
+        if f"{side}_features" in config:
+            return {key: value["shape"] for key, value in config[f"{side}_features"].items()}
+        return dict(config.get(f"{side}_shapes", {}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PolicyError(
+            f"config.json states no shapes of {side} features ({error!r}); get the policy again"
+        ) from error
 
 
 def _refuse(

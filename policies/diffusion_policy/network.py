@@ -63,9 +63,9 @@ class DiffusionNetworkConfig:
                 f"horizon={self.horizon} is halved at every level after the first of "
                 f"down_dims={self.down_dims}: expected a multiple of {halvings}"
             )
-        if any(width % self.groups for width in self.down_dims):
+        if self.groups < 1 or any(width % self.groups for width in self.down_dims):
             raise ValueError(f"groups={self.groups} must divide all down_dims={self.down_dims}")
-        if self.kernel_size % 2 == 0:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size}: expected an odd number")
         if self.encoder not in STAGES and self.crop is not None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,13 @@ class NoiseConfig:
     """Whether the network predicts the noise or the actions."""
     clip: float = 1.0
     """Bound of normalised actions, kept at every step of sampling; 0 is none."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.steps < 1 or not 0 <= self.clip < math.inf:
+            raise ValueError(
+                f"steps={self.steps}, clip={self.clip}: expected at least 1, and 0 or more"
+            )
 
 
 def training_scheduler(config: NoiseConfig) -> DDPMScheduler:

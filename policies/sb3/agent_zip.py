@@ -12,11 +12,19 @@ import io
 import json
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.policies.base import POLICY_VERSION, Policy, PolicyError, build, describe
+from wm_gym.policies.base import (
+    POLICY_VERSION,
+    Policy,
+    PolicyError,
+    build,
+    describe,
+    read_object,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +76,15 @@ def load_agent(path: str | Path) -> Policy:
     try:
         with zipfile.ZipFile(path) as archive:
             stored = archive.read(WEIGHTS)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise PolicyError(
             f"{path} cannot be read as an agent of Stable-Baselines3 ({error}); expected a .zip "
             f"with {WEIGHTS} in it"
@@ -80,15 +96,23 @@ def load_agent(path: str | Path) -> Policy:
         )
     from wm_gym.policies.sb3.policy import acting_weights
 
-    weights = acting_weights(described["config"]["network"]["algorithm"], _tensors(stored, path))
+    try:
+        weights = acting_weights(
+            described["config"]["network"]["algorithm"], _tensors(stored, path)
+        )
+    except (KeyError, TypeError) as error:
+        raise PolicyError(
+            f"{description_file(path)} names no known algorithm ({type(error).__name__}: {error}); "
+            "save the agent again"
+        ) from error
     return build(described, weights)
 
 
 def _description(path: Path) -> dict[str, Any]:
     beside = description_file(path)
     try:
-        content = json.loads(beside.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_object(beside)
+    except (OSError, ValueError) as error:
         raise PolicyError(
             f"{path} has no readable {beside.name} beside it ({error}). The .zip says what the "
             "agent is in pickled form only, which wm_gym never reads, as it may run any code: "
@@ -107,8 +131,22 @@ def _tensors(stored: bytes, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        return torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        found = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in found.items()
+        ):
+            raise ValueError("expected a dict of tensors")
+        return found
+    except (
+        AttributeError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise PolicyError(
             f"{WEIGHTS} in {path} holds something else than tensors, or is damaged ({error}); get "
             "the agent again"

@@ -91,9 +91,14 @@ class ImaginedVecEnv(VecEnv):
         """Take note of one action per row, (B, A) in ±1; more is clipped.
 
         Raises:
-            ValueError: if one is NaN or infinite: the agent has diverged.
+            ValueError: if they have another shape, or one is NaN or infinite: the agent has
+                diverged.
         """
         actions = np.asarray(actions)
+        if actions.shape != self._actions.shape:
+            raise ValueError(
+                f"actions have shape {actions.shape}, expected {self._actions.shape}: one per row"
+            )
         if not np.isfinite(actions).all():
             bad = actions[~np.isfinite(actions).all(-1)].tolist()
             raise ValueError(

@@ -16,6 +16,20 @@ from PIL import Image
 
 Answerer = Callable[[dict[str, Any]], str]
 
+GARBAGE = {
+    "page": b"<html>Welcome to our gateway</html>",
+    "latin": '{"choices": [{"message": {"content": "Stück"}}]}'.encode("latin-1"),
+    "deep": b"[" * 100_000,
+    "null": b"null",
+    "error": b'{"error": {"message": "overloaded"}}',
+    "words": b'{"choices": "abc"}',
+    "mapping": b'{"choices": {"a": 1}}',
+    "sentence": b'{"choices": [{"message": "hello", "finish_reason": "stop"}]}',
+    "number": b'{"choices": [{"message": {"content": 1}}]}',
+    "parts": b'{"choices": [{"message": {"content": [{"type": "text", "text": "hm"}]}}]}',
+}
+"""Bodies with status 200 that are no completions."""
+
 
 class ScriptedServer:
     """Answers `/v1/chat/completions`; a script says what goes wrong with which request.
@@ -24,7 +38,8 @@ class ScriptedServer:
         answer: what it says, given the request's JSON.
         script: one entry per request in the order of arrival: "ok", "429", "500", "400", "401",
             "404", "hang", "cut" (JSON that breaks off), "drop" (a connection that breaks off),
-            "refuse", "filter", "empty", "long"; after its end every request is "ok".
+            "refuse", "filter", "empty", "long", a name of `GARBAGE`; after its end every request is
+            "ok".
         pause_s: time an answer takes.
         hang_s: how long "hang" hangs.
     """
@@ -93,17 +108,20 @@ class ScriptedServer:
             self._send(http, 200, json.dumps(completion("")))
         elif what == "long":
             self._send(http, 200, json.dumps(completion(None, finished="length")))
+        elif what in GARBAGE:
+            self._send(http, 200, GARBAGE[what])
         else:
             self._send(http, 200, json.dumps(completion(self.answer(content))))
 
-    def _send(self, http: BaseHTTPRequestHandler, status: int, text: str) -> None:
+    def _send(self, http: BaseHTTPRequestHandler, status: int, text: str | bytes) -> None:
+        body = text.encode() if isinstance(text, str) else text
         http.send_response(status)
         http.send_header("Content-Type", "application/json")
-        http.send_header("Content-Length", str(len(text.encode())))
+        http.send_header("Content-Length", str(len(body)))
         if status in (429, 500):
             http.send_header("retry-after-ms", "20")
         http.end_headers()
-        http.wfile.write(text.encode())
+        http.wfile.write(body)
 
 
 def _handler_of(server: ScriptedServer) -> type[BaseHTTPRequestHandler]:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.chat.chat_server import ScriptedServer, images_of, texts_of
+from tests.chat.chat_server import GARBAGE, ScriptedServer, images_of, texts_of
 from wm_gym.chat.requests import ChatError, ChatReply, ChatRequest
 from wm_gym.chat.server import ChatServer, ChatServerConfig
 
@@ -71,6 +71,19 @@ def test_lasting_trouble_is_the_error_of_its_request_alone(trouble, said):
     assert len(server.requests) == len(script)
 
 
+@pytest.mark.parametrize("body", GARBAGE)
+def test_what_is_no_completion_is_the_error_of_its_request_alone(body):
+    with ScriptedServer(script=["ok", body, "ok"]) as server:
+        replies = client(server, retries=0, concurrency=1).ask([HELLO] * 3)
+    assert [reply.error for reply in replies] == [None, "unreadable answer, 1 times", None]
+
+
+def test_what_a_model_says_can_be_stored_and_printed():
+    with ScriptedServer(lambda request: "\ud800 arrived. Score: 1") as server:
+        (reply,) = client(server).ask([HELLO])
+    assert reply.texts == ("? arrived. Score: 1",)
+
+
 @pytest.mark.parametrize("status", ["401", "404"])
 def test_a_server_that_refuses_everything_stops_the_run(status):
     seen: list[int] = []
@@ -108,6 +121,8 @@ def test_requests_are_under_way_together_up_to_the_limit_and_replies_keep_their_
         ({"base_url": "localhost:8000"}, "expected an address such as http://"),
         ({"concurrency": 0}, "concurrency=0"),
         ({"timeout_s": 0.0}, "timeout_s=0.0"),
+        ({"timeout_s": float("nan")}, "timeout_s=nan"),
+        ({"timeout_s": float("inf")}, "timeout_s=inf"),
         ({"retries": -1}, "retries=-1"),
     ],
 )
@@ -123,6 +138,7 @@ def test_settings_without_meaning_are_refused(changes, said):
         ({"samples": 0}, "samples=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
         ({"parts": (np.zeros((4, 4), np.uint8),)}, "an image has dtype uint8 and shape \\(4, 4\\)"),
     ],
 )

@@ -302,6 +302,24 @@ def test_dict_observations_are_batched(tiny_model):
     assert observations in envs.observation_space
 
 
+def test_an_option_that_is_none_in_a_row_is_not_given_there(tiny_model):
+    envs, alone = make(tiny_model, 2), make(tiny_model, 2)
+    picture = np.full((32, 32, 3), 7, np.uint8)
+    words = "reach the red moon"
+    frames, infos = envs.reset(
+        seed=[1, 2],
+        options={
+            "frames": [picture, None],
+            "instruction": [words, None],
+            "start": [None, "push-1"],
+        },
+    )
+    np.testing.assert_array_equal(frames[0], picture)
+    assert infos["instruction"][0] == words and infos["start"][1] == "push-1"
+    expected, _ = alone.reset(seed=[1, 2], options={"start": "push-1"})
+    np.testing.assert_array_equal(frames[1], expected[1])
+
+
 def test_attributes_of_rows_can_be_read_and_set(tiny_model):
     envs = make(tiny_model, 2)
     infos = envs.reset(seed=0)[1]
@@ -320,6 +338,10 @@ def test_attributes_of_rows_can_be_read_and_set(tiny_model):
         envs.set_attr("task_description", ["reach the red moon"])
     with pytest.raises(ValueError, match="shared"):
         envs.set_attr("horizon", [1, 2])
+    for horizon in (0, -1, 2.5, "x"):
+        with pytest.raises(ValueError, match="whole number of at least 1"):
+            envs.set_attr("horizon", horizon)
+    assert envs.get_attr("horizon") == (1, 1)
     with pytest.raises(ValueError, match="coffee"):
         envs.set_attr("task_description", "make coffee")
     with pytest.raises(AttributeError):

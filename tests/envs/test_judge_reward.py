@@ -185,6 +185,18 @@ def test_a_snapshot_carries_what_the_judge_will_see(tiny_model):
     unjudged.restore(content)  # who needs no pictures leaves them
 
 
+def test_the_horizon_of_a_judged_episode_stays(tiny_model):
+    envs = make_vec(tiny_model)
+    envs.reset(seed=0)
+    for horizon in (2, 8):
+        with pytest.raises(ValueError, match="episodes of 4 steps; make another environment"):
+            envs.set_attr("horizon", horizon)
+    envs.set_attr("horizon", 4)
+    for _ in range(4):
+        _, rewards, terminated, *_ = envs.step(np.zeros((3, 2), np.float32))
+    assert terminated.all() and (rewards > 0).all()
+
+
 def test_only_wanted_pictures_are_kept():
     clips = EpisodeClips(1, 10, 3, lambda latents: latents)
     frame = np.zeros((4, 4, 3), np.uint8)

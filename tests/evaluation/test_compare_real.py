@@ -379,6 +379,21 @@ def test_few_starts_are_warned_of(worlds, config, starts, noise, warns, recwarn)
     assert sum(w.category is FewEpisodesWarning for w in recwarn) == warns
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resamples": 0},
+        {"seed": -1},
+        {"rows": 0},
+        {"noise": (float("nan"),)},
+        {"tasks": ("reach", "reach")},
+    ],
+)
+def test_numbers_without_meaning_are_refused_before_anything_runs(changes):
+    with pytest.raises(ValueError, match="; expected"):
+        CompareRealConfig(**changes)
+
+
 def test_an_unknown_task_lists_the_tasks(worlds, config):
     with pytest.raises(ValueError, match=r"task 'sort' is unknown .* some of reach, leave"):
         compare_real(replace(config, tasks=("reach", "sort")))

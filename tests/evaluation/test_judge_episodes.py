@@ -69,6 +69,15 @@ def test_missing_or_damaged_frames_are_named(tmp_path):
     recording_file(tmp_path / "frames", 2).write_bytes(b"PK")
     with pytest.raises(RecordingError, match=r"00002\.npz holds no frames of episode 2"):
         judge_episodes(records, tmp_path / "frames", ColourJudge(), tmp_path / "v.json")
+    path = recording_file(tmp_path / "frames", 3)
+    content = bytearray(path.read_bytes())
+    content[60:100] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match=r"00003\.npz holds no frames of episode 3"):
+        read_recording(tmp_path / "frames", 3)
+    np.savez_compressed(path, frames=np.zeros((0, 4, 20, 3), np.uint8))
+    with pytest.raises(RecordingError, match=r"episode 3 \(they have .* shape \(0, 4, 20, 3\)"):
+        read_recording(tmp_path / "frames", 3)
     recording_file(tmp_path / "frames", 2).unlink()
     with pytest.raises(RecordingError, match="run the episodes again"):
         read_recording(tmp_path / "frames", 2)

@@ -180,6 +180,15 @@ def test_what_does_not_belong_together_is_refused(small, folders):
         replace(small, episodes=0)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"execute": 0}, {"execute": 17}, {"horizon": 0}, {"max_minutes": float("nan")}, {"seed": -1}],
+)
+def test_numbers_without_meaning_are_refused(changes):
+    with pytest.raises(ValueError, match=r"; expected|expected more than 0"):
+        ImprovementConfig("expert", **changes)
+
+
 def test_the_script_writes_its_figures(small, monkeypatch, tmp_path, capsys):
     only(monkeypatch, "push_red_moon_green_star")
     words = ["--base", small.base, "--checkpoint", small.checkpoint, "--episodes", "1"]

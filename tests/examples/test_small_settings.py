@@ -50,6 +50,21 @@ def test_the_commands_of_the_docstring_are_understood(name):
     assert all(isinstance(tyro.cli(module.Args, args=words), module.Args) for words in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("evaluate_policy", "starts"),
+        ("evaluate_policy", "shown"),
+        ("compare_real_and_imagined", "shown"),
+        ("improve_base_policy", "starts"),
+        ("plan_with_mppi", "starts"),
+    ],
+)
+def test_nothing_to_show_is_refused_before_anything_runs(name, field):
+    with pytest.raises(ValueError, match=f"{field}=0.*expected at least 1"):
+        load(name).Args(**{field: 0})
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tmp_path):
     module = load(name)

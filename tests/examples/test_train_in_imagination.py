@@ -16,7 +16,11 @@ import imageio.v3 as imageio
 import pytest
 import tyro
 
-from wm_gym.evaluation.learn_in_imagination import make_dream, train_in_imagination
+from wm_gym.evaluation.learn_in_imagination import (
+    ImaginedTraining,
+    make_dream,
+    train_in_imagination,
+)
 from wm_gym.instructions import InstructionError
 from wm_gym.policies.base import PolicyError
 
@@ -101,6 +105,12 @@ def test_policies_of_one_name_are_refused_before_anything_runs(tiny_checkpoint, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_episodes", "test_steps", "rows", "horizon", "save_every"])
+def test_numbers_without_meaning_are_refused_before_anything_is_learned(name):
+    with pytest.raises(ValueError, match=f"{name}=0; expected at least 1 each"):
+        ImaginedTraining(**{name: 0})
+
+
 def test_a_continued_sac_remembers(tiny_checkpoint, tmp_path):
     import numpy as np
 

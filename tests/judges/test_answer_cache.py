@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from wm_gym.judges.answer_cache import AnswerCache, content_key, default_cache_folder
+from wm_gym.judges.verdicts import JudgeError
 
 WRITER = """
 import sys
@@ -61,6 +62,21 @@ def test_a_damaged_answer_is_reported_and_asked_for_again(tmp_path, content):
         assert cache.get("ab12") is None
     cache.put("ab12", {"texts": ["y"]})
     assert cache.get("ab12") == {"texts": ["y"]}
+
+
+def test_a_folder_that_cannot_be_used_is_named_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    cache = AnswerCache(tmp_path / "file")
+    for use in (lambda: cache.get("ab" * 32), lambda: cache.put("ab" * 32, {"texts": []})):
+        with pytest.raises(JudgeError, match=r"file \(.*cache=FOLDER, or keep none"):
+            use()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wm_gym.judges.answer_cache.write_atomically", full)
+    with pytest.raises(JudgeError, match="No space left on device"):
+        AnswerCache(tmp_path).put("ab" * 32, {"texts": []})
 
 
 def test_an_answer_of_another_layout_is_none(tmp_path):

@@ -123,6 +123,58 @@ def test_wrong_answers_are_named(answer, message):
         remote.close()
 
 
+def test_an_interrupted_question_leaves_no_answer_for_the_next():
+    asked = []
+
+    def infer(question):
+        asked.append(question["prompt"])
+        return {"actions": np.full((1, 1), float(question["prompt"]))}
+
+    with serving(infer) as url:
+        remote = policy(url)
+        connect = remote._connect
+
+        def connect_and_interrupt():
+            connect()
+            receive = remote._connection.recv
+
+            def interrupted(*arguments):
+                remote._connection.recv = receive
+                raise KeyboardInterrupt
+
+            remote._connection.recv = interrupted
+
+        remote._connect = connect_and_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            remote._ask(np.zeros((4, 20, 3), np.uint8), "1")
+        remote._connect = connect
+        assert remote._ask(np.zeros((4, 20, 3), np.uint8), "2").tolist() == [[2.0]]
+        remote.close()
+    assert asked == ["1", "2"]
+
+
+def test_a_server_of_something_else_is_named():
+    def handle(connection):
+        connection.send(b"\xc1 no msgpack")
+
+    server = websockets.serve(handle, "127.0.0.1", 0, compression=None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        remote = policy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        with pytest.raises(PolicyServerError, match=r"gave no answer for 0\.2 s"):
+            run_policy([LineEnv()], remote, ["s0"], [0], 5, progress=False)
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("settings", [{"execute": 0}, {"execute": -1}, {"timeout_s": float("nan")}])
+def test_settings_are_checked(settings):
+    with pytest.raises(PolicyError, match="expected"):
+        OpenPiConfig("ws://localhost", **settings)
+
+
 def test_a_server_that_stays_away_is_named():
     with serving(lambda question: {}) as url:
         pass

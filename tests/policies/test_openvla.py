@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -236,7 +239,29 @@ def test_a_server_that_stays_away_is_named_with_the_remedy():
         client(url).act(np.zeros((2, 2, 3), np.uint8), "go")
 
 
-@pytest.mark.parametrize("settings", [{"url": "localhost:8000"}, {"timeout_s": 0}])
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[1" + b"0" * 400 + b"]", b"\xff", b"<html>"])
+def test_an_answer_that_is_no_action_is_asked_for_again(body, monkeypatch):
+    asked = []
+
+    def answer(request, timeout):
+        asked.append(request)
+        return contextlib.nullcontext(SimpleNamespace(read=lambda: body))
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    with pytest.raises(PolicyServerError, match=r"gave no action for 0\.3 s"):
+        client("http://127.0.0.1:1").act(np.zeros((2, 2, 3), np.uint8), "go")
+    assert len(asked) > 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "localhost:8000"},
+        {"timeout_s": 0},
+        {"timeout_s": float("inf")},
+        {"patience_s": float("nan")},
+    ],
+)
 def test_settings_are_checked(settings):
     with pytest.raises(PolicyError, match="expected"):
         ActClient(**{"url": "http://localhost:8000"} | settings)
@@ -360,6 +385,12 @@ def test_finished_episodes_of_another_run_are_refused(tmp_path):
 
 
 # ---- protocol of the paper ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"trials": 0}, {"episodes": 0}, {"out_of_distribution": -1}])
+def test_a_protocol_without_episodes_is_refused(changes):
+    with pytest.raises(ValueError, match="expected at least 1 each"):
+        replace(PAPER_PROTOCOL, **changes)
 
 
 def test_the_papers_protocol():

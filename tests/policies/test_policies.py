@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -100,8 +101,27 @@ def test_unreadable_policies_are_named(tmp_path):
         ({"kind": "magic"}, "'magic' is unknown; expected one of"),
         ({"version": 99}, "this wm_gym reads 1"),
         ({"action_spec": {"names": []}}, "does not fit"),
+        ({"action_spec": content["action_spec"] | {"low": [float("nan")] * 2}}, "does not fit"),
+        ({"kind": ["random"]}, r"\['random'\] is unknown; expected one of"),
     ):
         (folder / "policy.json").write_text(json.dumps(content | change))
+        with pytest.raises(PolicyError, match=message):
+            load_policy(folder)
+    for text in ("[1]", "null", '"random"', "[" * 100_000, "\0", json.dumps(content)[:50]):
+        (folder / "policy.json").write_text(text)
+        with pytest.raises(PolicyError, match="cannot be read as JSON"):
+            load_policy(folder)
+
+
+def test_weights_that_are_none_are_named_whatever_their_hash(tmp_path):
+    folder = save_policy(cloning(), tmp_path)
+    content = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.safetensors").write_bytes(b"no tensors")
+    for found, message in (
+        (hashlib.sha256(b"no tensors").hexdigest(), "holds no tensors"),
+        (5, r"policy\.json says 5…"),
+    ):
+        (folder / "policy.json").write_text(json.dumps(content | {"weights_sha256": found}))
         with pytest.raises(PolicyError, match=message):
             load_policy(folder)
 

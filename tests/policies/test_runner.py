@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, LineVectorEnv, Walker
@@ -70,12 +71,36 @@ class Faulty(Walker):
             return chunk
         rows = list(chunk)
         for row in broken:
-            rows[row] = np.zeros((1, 5))
+            rows[row] = FAULTS[self.fault]
         return rows
 
 
+FAULTS = {
+    "shape": np.zeros((1, 5)),
+    "float64": np.full((1, 1), 1e300),  # infinite in float32
+    "gradient": torch.ones(1, 1, requires_grad=True),
+    "bfloat16": torch.ones(1, 1, dtype=torch.bfloat16),
+    "integer": [[10**400]],
+    "complex": np.full((1, 1), 1 + 2j),
+    "text": np.array([["0.1"]]),
+    "none": None,
+}
+NUMBERS = "something else than numbers"
+
+
 @pytest.mark.parametrize(
-    ("fault", "message"), [("nan", "NaN"), ("shape", r"expected \(rows, n, 1")]
+    ("fault", "message"),
+    [
+        ("nan", "NaN"),
+        ("shape", r"expected \(rows, n, 1"),
+        ("float64", "an infinity"),
+        ("gradient", f"{NUMBERS}.*requires grad"),
+        ("bfloat16", f"{NUMBERS}.*BFloat16"),
+        ("integer", NUMBERS),
+        ("complex", f"{NUMBERS}.*complex128"),
+        ("text", NUMBERS),
+        ("none", NUMBERS),
+    ],
 )
 def test_a_fault_ends_its_own_episode_only(fault, message):
     starts = [{"start": s, "instruction": "broken" if s == "s20" else "go"} for s in STARTS]
@@ -142,6 +167,22 @@ def test_results_of_other_episodes_are_refused(tmp_path):
     run(vector(2), Walker(), results=path)
     with pytest.raises(ResultsError, match="is not what is asked for"):
         run_policy(vector(2), Walker(), STARTS, [9] * 7, 30, results=path, progress=False)
+
+
+def test_a_tail_that_is_no_text_is_cut_off_and_a_line_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    run(vector(1), Walker(), results=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]) + b"\xff\xfe\0")
+    assert [r.index for r in run(vector(1), Walker(), results=path)] == list(range(7))
+    assert len(path.read_bytes().splitlines()) == 7
+    path.write_bytes(b"".join(lines[:5]) + b"\xff\xfe\0\n")
+    with pytest.raises(ResultsError, match="line 6, is no record"):
+        run(vector(1), Walker(), results=path)
+    path.unlink()
+    (tmp_path / "results.jsonl.finished").write_bytes(lines[0][:20])
+    with pytest.raises(ResultsError, match=r"\.finished holds no records .*remove the file"):
+        run(vector(1), Walker(), results=path)
 
 
 def test_keeps_frames_and_actions():

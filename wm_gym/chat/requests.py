@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,7 +34,7 @@ class ChatRequest:
 
     def __post_init__(self) -> None:
         """Check parts and numbers."""
-        if min(self.samples, self.max_tokens) < 1 or self.temperature < 0:
+        if min(self.samples, self.max_tokens) < 1 or not 0 <= self.temperature < math.inf:
             raise ValueError(
                 f"samples={self.samples}, max_tokens={self.max_tokens}, "
                 f"temperature={self.temperature}; expected at least 1, 1 and 0"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import random
 import threading
@@ -52,7 +53,7 @@ class ChatServerConfig:
             raise ValueError(
                 f"base_url={self.base_url!r}; expected an address such as http://localhost:8000/v1"
             )
-        if self.concurrency < 1 or self.timeout_s <= 0 or self.retries < 0:
+        if self.concurrency < 1 or not 0 < self.timeout_s < math.inf or self.retries < 0:
             raise ValueError(
                 f"concurrency={self.concurrency}, timeout_s={self.timeout_s}, "
                 f"retries={self.retries}; expected at least 1, more than 0, and 0 or more"
@@ -145,7 +146,12 @@ class ChatServer:
                     seed=request.seed + sample,
                 )
                 return _text(completion, request)
-            except (json.JSONDecodeError, errors.APIResponseValidationError):
+            except (
+                json.JSONDecodeError,
+                UnicodeDecodeError,
+                RecursionError,
+                errors.APIResponseValidationError,
+            ):
                 continue
             except errors.APITimeoutError as error:
                 raise _NoAnswer(
@@ -187,13 +193,17 @@ def _text(completion: Any, request: ChatRequest) -> str:
         _NoAnswer: if the model refused, or was cut off before it said anything.
         json.JSONDecodeError: if the content is no completion.
     """
-    choices = getattr(completion, "choices", None)
-    if not choices or choices[0].message is None:
-        raise json.JSONDecodeError("no choices in the answer", str(completion)[:80], 0)
-    message, finished = choices[0].message, choices[0].finish_reason
-    if message.refusal or finished == "content_filter":
-        raise _NoAnswer(f"refused: {message.refusal or 'content filter'}")
-    if not (message.content or "").strip():
+    try:
+        message, finished = completion.choices[0].message, completion.choices[0].finish_reason
+        content, refusal = message.content, message.refusal
+        if not isinstance(content, str | None):
+            raise TypeError(f"content has type {type(content).__name__}")
+    except (AttributeError, LookupError, TypeError) as error:
+        fault = f"no completion: {error}"
+        raise json.JSONDecodeError(fault, str(completion)[:80], 0) from error
+    if refusal or finished == "content_filter":
+        raise _NoAnswer(f"refused: {refusal or 'content filter'}")
+    if not (content or "").strip():
         cut_off = f" within max_tokens={request.max_tokens}" if finished == "length" else ""
         raise _NoAnswer(f"the model said nothing{cut_off}")
-    return message.content
+    return (content or "").encode(errors="replace").decode()  # lone surrogates have no UTF-8

@@ -89,13 +89,16 @@ class CompareRealConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers once."""
-        if not self.noise or min(self.noise) < 0:
+        if not self.noise or not all(level >= 0 for level in self.noise):
             raise ValueError(f"noise={self.noise}; expected levels of 0 or more")
-        if min(self.starts, self.max_steps, self.rows) < 1:
+        if min(self.starts, self.max_steps, self.rows, self.resamples) < 1 or self.seed < 0:
             raise ValueError(
-                f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}; expected at "
-                "least 1 each"
+                f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}, "
+                f"resamples={self.resamples}, seed={self.seed}; expected at least 1 each, and a "
+                "seed of 0 or more"
             )
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={self.tasks}; expected each task once")
         if self.judge is not None:
             read_judge_name(self.judge)
 

@@ -71,6 +71,17 @@ class ImaginedTraining:
     test_steps: int = 40
     """Longest of them."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is learned."""
+        least = ("steps", "rows", "horizon", "denoising_steps", "save_every")
+        least += ("test_episodes", "test_steps")
+        if wrong := [f"{name}={getattr(self, name)}" for name in least if getattr(self, name) < 1]:
+            raise ValueError(f"{', '.join(wrong)}; expected at least 1 each")
+        if min(self.seed, self.test_seed) < 0:
+            raise ValueError(
+                f"seed={self.seed}, test_seed={self.test_seed}; expected 0 or more each"
+            )
+
     @property
     def words(self) -> str:
         """What the agent learns to do."""

@@ -123,6 +123,13 @@ class ImprovementConfig:
                 f"episodes={self.episodes}, max_steps={self.max_steps} and rows={self.rows} must "
                 "be at least 1"
             )
+        if not 1 <= self.execute <= self.horizon or self.seed < 0:
+            raise ValueError(
+                f"horizon={self.horizon}, execute={self.execute}, seed={self.seed}; expected 1 to "
+                "horizon actions to carry out, and a seed of 0 or more"
+            )
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes={self.max_minutes}; expected more than 0, or None")
         if self.idql is not None and self.base == EXPERT:
             raise ValueError(f"idql={self.idql!r} stands over a saved policy; name it with base=")
         if not self.groups:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.judges.verdicts import JudgeError
 
 LAYOUT = 1
 
@@ -56,7 +57,11 @@ class AnswerCache:
         return self.folder / key[:2] / f"{key}.json"
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """A stored answer, or None; one that cannot be read is said to be and asked for again."""
+        """A stored answer, or None; one that is damaged is said to be and asked for again.
+
+        Raises:
+            JudgeError: if the folder cannot be read.
+        """
         path = self.path(key)
         try:
             content = json.loads(path.read_bytes())
@@ -65,6 +70,8 @@ class AnswerCache:
             return content["answer"]
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._unusable(error) from error
         except (ValueError, KeyError, TypeError) as error:
             warnings.warn(
                 f"{path} is damaged ({error!r}); its answer is asked for again", stacklevel=2
@@ -72,6 +79,19 @@ class AnswerCache:
             return None
 
     def put(self, key: str, answer: Mapping[str, Any]) -> None:
-        """Store an answer of JSON values."""
+        """Store an answer of JSON values.
+
+        Raises:
+            JudgeError: if the folder cannot be written to.
+        """
         text = json.dumps({"layout": LAYOUT, "answer": dict(answer)}, ensure_ascii=False)
-        write_atomically(self.path(key), text.encode())
+        try:
+            write_atomically(self.path(key), text.encode())
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> JudgeError:
+        return JudgeError(
+            f"answers cannot be kept in {self.folder} ({error}); name another folder with "
+            "cache=FOLDER, or keep none with cache=none"
+        )

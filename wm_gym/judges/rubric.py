@@ -85,9 +85,14 @@ def load_prompt(name: str = PROMPT) -> Prompt:
     return Prompt(f"{path.stem}@{hashlib.sha256(text.encode()).hexdigest()[:8]}", text)
 
 
-_NUMBER = r"(?P<score>1/2|½|0?\.50*|[01](?:\.0+)?)(?:\s*/\s*1(?:\.0+)?(?!\d))?"
+_OF_ONE = r"\s*(?:/|out of)\s*1(?:\.0+)?(?![\d.,]*\d)"
+_NUMBER = rf"(?P<score>1/2|½|0?[.,]50*|[01](?:[.,]0+)?)(?:{_OF_ONE})?"
 _CHOICE = r"(?!\s*(?:,|\||/|or\b)\s*(?:0?\.5|½|[01]\b))"  # "0, 0.5 or 1" repeats the question
-_STATED = re.compile(rf"\bscore\b(?:\s+is\b)?[^\w.½]{{0,8}}{_NUMBER}(?![\d%]|\.\d){_CHOICE}", re.I)
+_OTHER = r"(?![\d%⁄]|[.,]\d|e-?\d|\s*(?:/|out of|of)\s*\d)"  # part of another number or scale
+_STATED = re.compile(
+    rf"\bscore\b(?:\s+is\b)?[^\w.½]{{0,8}}(?<![:=]-)(?<![:=]\s-){_NUMBER}{_OTHER}{_CHOICE}",
+    re.I,
+)
 _ALONE = re.compile(rf"[\W_]*?{_NUMBER}[\W_]*", re.I)
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.I | re.S)
 
@@ -108,7 +113,7 @@ def read_score(answer: str) -> float | None:
     if match is None:
         return None
     number = match["score"]
-    return 0.5 if number in ("1/2", "½") else float(number)
+    return 0.5 if number in ("1/2", "½") else float(number.replace(",", "."))
 
 
 def majority_score(scores: Sequence[float]) -> float:

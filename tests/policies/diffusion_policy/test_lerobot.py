@@ -290,3 +290,20 @@ def test_frames_of_another_size_a_missing_state_and_no_checkpoint_are_refused(fo
         load_lerobot(folder, PUSHT, FRAMES)
     with pytest.raises(PolicyError, match="holds no LeRobot policy"):
         load_lerobot(tmp_path, PUSHT, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b"[1]", "holds no LeRobot policy"),
+        ("config.json", b"\xff\xfe", "holds no LeRobot policy"),
+        ("config.json", b'{"input_features": {"observation.image": [3]}}', "no shapes of input"),
+        ("model.safetensors", b"no tensors", "holds no LeRobot policy"),
+    ],
+)
+def test_damaged_files_are_named(file, content, message, folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(PolicyError, match=message):
+        load_lerobot(tmp_path, PUSHT, FRAMES, state=[1.0, 2.0])

@@ -169,6 +169,8 @@ def test_copies_of_a_row_see_the_same_frames(name):
         ({"down_dims": (12, 24)}, "groups=8 must divide"),
         ({"observations": 17}, "observations=17 and horizon=16"),
         ({"kernel_size": 4}, "kernel_size=4: expected an odd"),
+        ({"kernel_size": -3}, "kernel_size=-3: expected an odd"),
+        ({"groups": 0}, "groups=0 must divide"),
         ({"encoder": "attention", "crop": (8, 8)}, "is for residual networks"),
     ],
 )

@@ -93,6 +93,33 @@ def test_both_frames_and_the_words_matter(policy):
         assert np.abs(policy.act(changed) - actions).max() > 0
 
 
+def test_the_first_action_is_that_of_the_newest_frame(monkeypatch):
+    """Of a chunk whose label n is n / 10, with a denoiser that knows it."""
+    config = DiffusionNetworkConfig(
+        observations=3, horizon=8, down_dims=(8, 16), groups=4, keypoints=4, time_embedding=8
+    )
+    network = DiffusionNetwork(config, Vocabulary({}, ()), 2)
+    plane = ActionSpec(
+        ("x", "y"), ("m", "m"), (-1.0,) * 2, (1.0,) * 2, (1.0,) * 2, (0.0,) * 2, 2, control_hz=10
+    )
+    policy = DiffusionPolicy(
+        plane, FrameSpec(16, 16), network, low=(-1.0,) * 2, high=(1.0,) * 2, execute=4, steps=5
+    )
+    labels = torch.arange(8)[:, None].repeat(1, 2) / 10
+    kept = training_scheduler(policy.noise).alphas_cumprod
+
+    def exact(noisy, times, condition):
+        share = kept[times.long()][:, None, None]
+        return (noisy - share.sqrt() * labels) / (1 - share).sqrt()
+
+    monkeypatch.setattr(network.unet, "forward", exact)
+    black = np.zeros((1, 16, 16, 3), np.uint8)
+    none = np.zeros(1, np.int64)
+    seen = Observation(black, ("",), none, none, np.zeros((1, 2, 16, 16, 3), np.uint8))
+    expected = np.repeat(np.array([0.2, 0.3, 0.4, 0.5])[:, None], 2, axis=1)
+    np.testing.assert_allclose(policy.act(seen)[0], expected, atol=1e-5)
+
+
 def test_actions_are_denormalised_and_stay_in_the_box():
     made = diffusion()
     made.low, made.high = np.array([-0.02, -0.06]), np.array([0.02, 0.06])

@@ -264,15 +264,41 @@ def test_nothing_is_unpickled(ppo, tmp_path):
 
     write()
     assert load_agent(path).act(seen()).shape == (3, 1, 2)
-    torch.save({"weights": Trap()}, tmp_path / "trap.pth")
-    members["policy.pth"] = (tmp_path / "trap.pth").read_bytes()
-    write()
-    described = json.loads(description_file(path).read_text())
-    described["weights_sha256"] = hashlib.sha256(members["policy.pth"]).hexdigest()
-    description_file(path).write_text(json.dumps(described))
-    with pytest.raises(PolicyError, match="holds something else than tensors"):
-        load_agent(path)
+    for content in ({"weights": Trap()}, [torch.zeros(1)], {"weights": 1}, {1: torch.zeros(1)}):
+        torch.save(content, tmp_path / "other.pth")
+        members["policy.pth"] = (tmp_path / "other.pth").read_bytes()
+        write()
+        described = json.loads(description_file(path).read_text())
+        described["weights_sha256"] = hashlib.sha256(members["policy.pth"]).hexdigest()
+        description_file(path).write_text(json.dumps(described))
+        with pytest.raises(PolicyError, match="holds something else than tensors"):
+            load_agent(path)
     assert not Trap.sprung
+
+
+def test_a_damaged_description_or_archive_is_refused(ppo, tmp_path):
+    path = save_agent(ppo, tmp_path / "agent.zip")
+    described = json.loads(description_file(path).read_text())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for content, message in (
+        ([described], "no readable agent.zip.json"),
+        (described | {"config": {}}, "names no known algorithm"),
+        (described | {"config": {"network": {"algorithm": "DQN"}}}, "names no known algorithm"),
+    ):
+        description_file(path).write_text(json.dumps(content))
+        with pytest.raises(PolicyError, match=message):
+            load_agent(path)
+    description_file(path).write_text(json.dumps(described))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        at = archive.getinfo("policy.pth").header_offset + 100
+    damaged = bytearray(path.read_bytes())
+    damaged[at : at + 200] = b"\xff" * 200
+    path.write_bytes(damaged)
+    with pytest.raises(PolicyError, match="cannot be read as an agent"):
+        load_agent(path)
 
 
 def test_what_could_not_be_loaded_again_is_refused(tiny_checkpoint, tmp_path):

@@ -95,6 +95,9 @@ def test_actions_are_units_of_half_the_range(tiny_checkpoint):
     np.testing.assert_allclose(taken[0], [[0.03, -0.015], [0.03, 0.0]], rtol=1e-6)
     with pytest.raises(ValueError, match="diverged; train it with a lower learning rate"):
         bridge.step(np.array([[np.nan, 0.0], [0.0, 0.0]]))
+    for shape in ((2, 1), (1, 2), (2, 3), (2,)):  # the first would be stretched to both components
+        with pytest.raises(ValueError, match=r"expected \(2, 2\)"):
+            bridge.step(np.zeros(shape))
 
 
 def test_options_and_seeds_hold_for_one_reset(tiny_checkpoint):
