@@ -68,6 +68,11 @@ def short_name(name: str) -> str:
     return Path(name).name if _in_a_module(name) is None else name.replace(":", ".")
 
 
+def is_saved(name: str) -> bool:
+    """Whether a name is that of a saved policy, which brings its specs, and no `module:Class`."""
+    return _in_a_module(name) is None
+
+
 def is_agent_zip(name: str) -> bool:
     """Whether a name is that of a .zip of Stable-Baselines3."""
     return Path(name).suffix == ".zip"
