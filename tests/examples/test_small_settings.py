@@ -50,6 +50,13 @@ def test_the_commands_of_the_docstring_are_understood(name):
     assert all(isinstance(tyro.cli(module.Args, args=words), module.Args) for words in found)
 
 
+def test_every_small_setting_has_a_folder_of_its_own():
+    sources = [path.read_text() for path in EXAMPLES.glob("*.py")]
+    folders = [re.findall(r"--out (outputs/\w+_small)", source) for source in sources]
+    assert [len(found) for found in folders] == [1] * len(sources)
+    assert len({found[0] for found in folders}) == len(sources), "one refuses another's folder"
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tmp_path):
     module = load(name)
