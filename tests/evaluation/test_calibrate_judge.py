@@ -272,7 +272,7 @@ def test_the_classifier_takes_videos_of_any_size_and_an_instruction_each(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["judge", "/nowhere.mp4", "--instruction", "x"], "/nowhere.mp4 is missing"),
+        (["judge", "/nowhere.mp4", "--instruction", "x"], "there is no /nowhere.mp4; check"),
         (["judge", "a", "b", "c", "--instruction", "x", "y"], "expected one for all, or one for"),
         (["judge", "a", "--instruction", "x", "--judge", "vibes"], "judge 'vibes' does not exist"),
         (["calibrate-judge", "--data", "x", "--judge", "vibes"], "judge 'vibes' does not exist"),
