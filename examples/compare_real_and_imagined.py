@@ -11,8 +11,8 @@ which dream and simulator disagree most, because that is where a world model err
 
 Small, to see that every part runs:
 
-    python examples/compare_real_and_imagined.py --out outputs/small --policies drift jitter \
-        --noise 0 --starts 2 --max-steps 4 --rows 2 --resamples 50
+    python examples/compare_real_and_imagined.py --out outputs/compare_small \
+        --policies drift jitter --noise 0 --starts 2 --max-steps 4 --rows 2 --resamples 50
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ are put beside each other in a video: the same policy, the same start, dream and
 
 Small, to see that every part runs:
 
-    python examples/evaluate_policy.py --out outputs/small --starts 3 --max-steps 6 --rows 3
+    python examples/evaluate_policy.py --out outputs/evaluate_small \
+        --starts 3 --max-steps 6 --rows 3
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ actions are measured on held-out episodes before and after.
 To see in a few minutes that every part runs, make it small; a model trained so briefly may well be
 worse than before, and the example says so:
 
-    python examples/finetune_on_own_episodes.py --out outputs/small --episodes 6 \
+    python examples/finetune_on_own_episodes.py --out outputs/finetune_small --episodes 6 \
         --held-out-episodes 3 --episode-steps 20 --train-steps 20 --horizons 1 5 10
 
 Your own data may be episodes of `wm-gym collect`, a LeRobot folder or mp4 + npz files; their

@@ -16,7 +16,7 @@ instead, by gradient ascent on its answers from each proposal (arXiv:2510.19818)
 
 Small, to see that every part runs:
 
-    python examples/improve_base_policy.py --out outputs/small --starts 2 --max-steps 4 \
+    python examples/improve_base_policy.py --out outputs/improve_small --starts 2 --max-steps 4 \
         --candidates 4 --iterations 1 --horizon 2 --execute 2 --proposals 2
 """
 

@@ -19,7 +19,7 @@ behind it with --behind FOLDER (or module:Class).
 
 Small, to see that every part runs:
 
-    python examples/openvla_in_the_loop.py --out outputs/small --episodes 2 --trials 1 \
+    python examples/openvla_in_the_loop.py --out outputs/openvla_small --episodes 2 --trials 1 \
         --out-of-distribution 1 --max-steps 3 --rows 2 --shown 1
 """
 

@@ -10,8 +10,8 @@ carried out in the SIMULATOR, where only true success counts; beside it the same
 
 Small, to see that every part runs:
 
-    python examples/plan_with_mppi.py --out outputs/small --starts 2 --max-steps 4 --candidates 4 \
-        --iterations 1 --horizon 2 --execute 2
+    python examples/plan_with_mppi.py --out outputs/plan_small \
+        --starts 2 --max-steps 4 --candidates 4 --iterations 1 --horizon 2 --execute 2
 """
 
 from __future__ import annotations

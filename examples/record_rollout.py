@@ -12,7 +12,7 @@ guessing. Pixels are decoded only for the frames that are shown.
 
 Small, to see that every part runs:
 
-    python examples/record_rollout.py --out outputs/small --steps 4 --seeds 2
+    python examples/record_rollout.py --out outputs/record_small --steps 4 --seeds 2
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +66,35 @@ def policy_file(name: str) -> Path:
 def short_name(name: str) -> str:
     """What a policy is called in tables and file names."""
     return Path(name).name if _in_a_module(name) is None else name.replace(":", ".")
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Short names; of saved policies that share one, with the folders above that differ.
+
+    Example:
+        >>> distinct_names(["runs/dp/stage_4", "runs/bc/stage_4", "runs/bc/stage_3"])
+        ['dp.stage_4', 'bc.stage_4', 'stage_3']
+    """
+    called = [short_name(name) for name in names]
+    for k, name in enumerate(names):
+        if not is_saved(name):
+            continue
+        parts = Path(name).expanduser().resolve().parts
+        rivals = [
+            Path(other).expanduser().resolve().parts
+            for other in names
+            if is_saved(other) and Path(other).name == parts[-1]
+        ]
+        for depth in range(1, len(parts)):
+            if sum(rival[-depth:] == parts[-depth:] for rival in rivals) == 1:
+                called[k] = ".".join(parts[-depth:])
+                break
+    return called
+
+
+def is_saved(name: str) -> bool:
+    """Whether a name is that of a saved policy, which brings its specs, and no `module:Class`."""
+    return _in_a_module(name) is None
 
 
 def is_agent_zip(name: str) -> bool:

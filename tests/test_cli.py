@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import imageio.v3 as imageio
+import numpy as np
 import pytest
 
 from wm_gym.checkpoints import Checkpoint, save_data_file
@@ -98,6 +100,28 @@ def test_record_looks_for_the_policy_before_it_loads_a_model(policy, monkeypatch
     assert main(["record", "--policy", policy]) == 2
     message = capsys.readouterr().err
     assert policy.partition(":")[0] in message and "module:Class" in message
+
+
+def test_a_simulator_shows_a_saved_policy_its_frames_and_gives_the_instruction(
+    tmp_path, monkeypatch
+):
+    from wm_gym.domains import LANGTABLE
+    from wm_gym.policies.base import save_policy
+    from wm_gym.policies.random_policy import RandomPolicy
+
+    seen = []
+
+    def act(self, observation):
+        seen.append((observation.frames.shape, *observation.instructions))
+        return np.zeros((1, 1, 2))
+
+    save_policy(RandomPolicy(LANGTABLE.action, LANGTABLE.frame), tmp_path / "saved")
+    monkeypatch.setattr(RandomPolicy, "act", act)
+    words = ["--policy", str(tmp_path / "saved"), "--instruction", "reach the red moon"]
+    video = ["--steps", "2", "--out", str(tmp_path / "a.mp4")]
+    assert main(["record", "LangTable-v0", *words, *video]) == 0
+    size = (LANGTABLE.frame.height, LANGTABLE.frame.width)
+    assert seen == [((1, *size, 3), "reach the red moon")] * 2
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
@@ -205,8 +229,6 @@ def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize("env_id", [name for name, folder in EMBEDDED_MODELS.items() if folder])
 def test_the_demo_of_a_model_that_ships_needs_no_simulator(env_id, tmp_path):
-    import imageio.v3 as imageio
-
     words = ["demo", "--id", env_id, "--clips", "1", "--steps", "2", "--out", str(tmp_path)]
     code = (
         f"import sys; from wm_gym.cli import main; assert main({words!r}) == 0; "

@@ -105,7 +105,7 @@ def test_a_server_that_went_away_loses_no_answer_that_came():
     assert sorted(stored) == [0, 1]
 
 
-def test_requests_are_under_way_together_up_to_the_limit_and_replies_keep_their_order():
+def test_requests_are_under_way_together_up_to_the_limit_and_replies_keep_their_order(capsys):
     requests = [ChatRequest((f"number {n}",)) for n in range(9)]
     arrived: list[int] = []
     with ScriptedServer(lambda content: texts_of(content)[0], pause_s=0.15) as server:
@@ -113,6 +113,7 @@ def test_requests_are_under_way_together_up_to_the_limit_and_replies_keep_their_
         replies = chat.ask(requests, lambda number, reply: arrived.append(number))
     assert [reply.texts[0] for reply in replies] == [f"number {n}" for n in range(9)]
     assert server.most_at_once == 3 and sorted(arrived) == list(range(9))
+    assert "9/9" in capsys.readouterr().err, "whoever waits for a server sees how long"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.video import write_mp4
+from wm_gym.evaluation import calibrate_judge as calibrate
 from wm_gym.evaluation.calibrate_judge import (
     CalibrateJudgeConfig,
     agreement,
@@ -139,8 +140,13 @@ def run(pushes, checkpoint, **changes):
 
 
 def test_a_judge_that_sees_the_truth_and_one_that_takes_near_misses_for_success(
-    pushes, tiny_checkpoint, tmp_path, capsys
+    pushes, tiny_checkpoint, tmp_path, capsys, monkeypatch
 ):
+    drawn: dict = {}
+    draw = calibrate.plot_reliability
+    monkeypatch.setattr(
+        calibrate, "plot_reliability", lambda c, *others: (drawn.update(c), draw(c, *others))
+    )
     judges = ("colour?channel=0", "colour?channel=1", "oracle", f"colour?silent_about={WORDS}")
     found = run(
         pushes, tiny_checkpoint, judge=judges, json=tmp_path / "out.json", plot=tmp_path / "out.png"
@@ -173,7 +179,10 @@ def test_a_judge_that_sees_the_truth_and_one_that_takes_near_misses_for_success(
     assert written["judges"]["colour?channel=1"]["real"]["false_positive_rate"]["rate"] == seen
     assert {"command", "versions", "machine", "seeds"} <= set(written)
     assert (tmp_path / "out.png").stat().st_size > 1000
+    assert len(drawn) == 2 * len(judges), "two judges of a kind have a curve each"
+    assert {"colour?channel=0, real", "oracle, imagined"} <= set(drawn)
     shown = capsys.readouterr().out
+    assert shown.endswith(f"report {tmp_path}/out.json\nplot   {tmp_path}/out.png\n")
     assert "colour?channel=0, real clips\n  balanced accuracy 100.0 %" in shown
     assert "12 of 12 without a verdict" in shown
 
@@ -263,7 +272,7 @@ def test_the_classifier_takes_videos_of_any_size_and_an_instruction_each(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["judge", "/nowhere.mp4", "--instruction", "x"], "/nowhere.mp4 is missing"),
+        (["judge", "/nowhere.mp4", "--instruction", "x"], "there is no /nowhere.mp4; check"),
         (["judge", "a", "b", "c", "--instruction", "x", "y"], "expected one for all, or one for"),
         (["judge", "a", "--instruction", "x", "--judge", "vibes"], "judge 'vibes' does not exist"),
         (["calibrate-judge", "--data", "x", "--judge", "vibes"], "judge 'vibes' does not exist"),

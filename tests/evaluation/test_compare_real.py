@@ -358,6 +358,18 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_runs(worlds, conf
     assert not config.out.exists()
 
 
+def test_policies_of_one_name_are_told_apart_and_gone_on_with(worlds, config, tmp_path):
+    other = ActionReplayPolicy(ACTIONS, sequences=[np.full((20, 1), 0.07)])
+    folder = str(save_policy(other, tmp_path / "second" / "pace_0"))
+    both = replace(config, policies=(config.policies[0], folder))
+    report = compare_real(both)
+    names = [entry["name"] for entry in report["policies"] if " noise" not in entry["name"]]
+    assert names == [f"{Path(config.policies[0]).parent.name}.pace_0", "second.pace_0"]
+    assert compare_real(both)["policies"] == report["policies"]
+    with pytest.raises(ValueError, match="filed under the same name"):
+        compare_real(replace(both, policies=(folder, config.policies[1])))
+
+
 def test_another_policy_of_the_same_name_does_not_take_over_the_records(worlds, config, tmp_path):
     compare_real(config)
     other = ActionReplayPolicy(ACTIONS, sequences=[np.full((20, 1), 0.07)])

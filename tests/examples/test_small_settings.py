@@ -65,6 +65,13 @@ def test_nothing_to_show_is_refused_before_anything_runs(name, field):
         load(name).Args(**{field: 0})
 
 
+def test_every_small_setting_has_a_folder_of_its_own():
+    sources = [path.read_text() for path in EXAMPLES.glob("*.py")]
+    folders = [re.findall(r"--out (outputs/\w+_small)", source) for source in sources]
+    assert [len(found) for found in folders] == [1] * len(sources)
+    assert len({found[0] for found in folders}) == len(sources), "one refuses another's folder"
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_it_runs_and_ends_in_a_video_and_a_picture(name, embedded_checkpoint, tmp_path):
     module = load(name)

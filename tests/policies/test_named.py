@@ -8,7 +8,7 @@ import pytest
 
 from tests.policies.line_world import ACTIONS, FRAMES
 from wm_gym.policies.base import Observation, PolicyError, save_policy
-from wm_gym.policies.named import open_policy, policy_file, short_name
+from wm_gym.policies.named import distinct_names, open_policy, policy_file, short_name
 from wm_gym.policies.random_policy import RandomPolicy
 
 SOURCE = """
@@ -125,3 +125,12 @@ def test_record_takes_an_own_policy_and_converts_its_units(here, capsys):
     assert "control_hz is 5 in the policy and 10 in the environment" in capsys.readouterr().err
     assert main([*words, "own_policies:Duck"]) == 2
     assert "no subclass of Policy" in capsys.readouterr().err
+
+
+def test_policies_of_one_name_are_told_apart_by_the_folders_above(here):
+    sources = ["runs/dp/stage_4", "runs/bc/stage_4/", "runs/bc/stage_3", "own_policies:Right"]
+    names = ["dp.stage_4", "bc.stage_4", "stage_3", "own_policies.Right"]
+    assert distinct_names(sources) == names
+    assert distinct_names(["a/runs/x", "b/runs/x"]) == ["a.runs.x", "b.runs.x"]
+    twice = [str(here / "runs" / "x"), "runs/x"]
+    assert distinct_names(twice) == ["x", "x"], "one folder under two names is one policy"

@@ -13,9 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from wm_gym.chat.requests import ChatError, ChatReply, ChatRequest, OnReply
-
-PROGRESS_FROM = 4  # requests from which on a bar is worth showing
+from wm_gym.chat.requests import PROGRESS_FROM, ChatError, ChatReply, ChatRequest, OnReply
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+PROGRESS_FROM = 4
+"""Requests from which on a progress bar is worth showing."""
+
 
 class ChatError(RuntimeError):
     """A chat model that cannot be reached, loaded or used at all."""

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from wm_gym.chat.requests import ChatError, ChatReply, ChatRequest, OnReply
+from wm_gym.chat.requests import PROGRESS_FROM, ChatError, ChatReply, ChatRequest, OnReply
 
 LONGEST_PAUSE_S = 8.0
 
@@ -99,15 +100,18 @@ class ChatServer:
         `on_reply` is called from one thread at a time.
         """
         told = threading.Lock()
+        hidden = len(requests) < PROGRESS_FROM
+        shown = tqdm(total=len(requests), desc="asking", unit="clip", disable=hidden)
 
         def answer(number: int, request: ChatRequest) -> ChatReply:
             reply = self._reply(request)
-            if on_reply is not None:
-                with told:
+            with told:
+                shown.update()
+                if on_reply is not None:
                     on_reply(number, reply)
             return reply
 
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
+        with shown, ThreadPoolExecutor(self.config.concurrency) as pool:
             waiting: list[Future[ChatReply]] = [
                 pool.submit(answer, number, request) for number, request in enumerate(requests)
             ]

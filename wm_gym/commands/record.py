@@ -6,13 +6,16 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium
 import numpy as np
 import tyro
 
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
+
+if TYPE_CHECKING:
+    from wm_gym.policies.base import Policy
 
 WORLD_MODEL_OPTIONS = ("checkpoint", "denoising_steps", "device", "reward")
 
@@ -34,8 +37,11 @@ class RecordConfig:
     ends."""
     task: str | None = None
     """Task; the environment's default if not given."""
+    instruction: str | None = None
+    """Instruction of every episode; drawn by the environment if not given."""
     policy: str | None = None
-    """Folder of a saved policy, or module:Class of your own; random actions if not given."""
+    """Folder of a saved policy, or module:Class of your own; random actions if not given. A
+    simulator gives a saved policy the frames that it expects."""
     steps: int = 60
     """Steps to record; episodes that end earlier are followed by another."""
     hold: int = 5
@@ -60,6 +66,7 @@ def record(config: RecordConfig) -> Path:
     from tqdm import tqdm
 
     from wm_gym.envs.video import write_mp4
+    from wm_gym.policies.named import is_saved, open_policy
 
     arguments: dict[str, Any] = {} if config.task is None else {"task": config.task}
     for name in WORLD_MODEL_OPTIONS:
@@ -68,8 +75,12 @@ def record(config: RecordConfig) -> Path:
         if config.id not in EMBEDDED_MODELS:
             raise ValueError(f"{config.id} is no world model: it takes no {name}={value!r}")
         arguments[name] = value
+    policy = None
     if config.policy is not None:
         _check_policy_is_there(config.policy)
+        policy = open_policy(config.policy, None) if is_saved(config.policy) else None
+    if policy is not None and policy.frame_spec is not None and config.id in SIMULATORS:
+        arguments["frame_size"] = (policy.frame_spec.height, policy.frame_spec.width)
     try:
         env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
     except gymnasium.error.UnregisteredEnv as error:
@@ -79,7 +90,7 @@ def record(config: RecordConfig) -> Path:
             "package is written as module:id"
         ) from error
     try:
-        frames = list(tqdm(_play(env, config), total=config.steps + 1, unit="frame"))
+        frames = list(tqdm(_play(env, config, policy), total=config.steps + 1, unit="frame"))
         fps = env.metadata.get("render_fps", 10)
     finally:
         env.close()
@@ -100,17 +111,21 @@ def _check_policy_is_there(name: str) -> None:
         )
 
 
-def _play(env: gymnasium.Env, config: RecordConfig) -> Iterator[np.ndarray]:
+def _play(env: gymnasium.Env, config: RecordConfig, saved: Policy | None) -> Iterator[np.ndarray]:
     """The first frame, then one per step."""
-    player = _RandomPlayer(env, config) if config.policy is None else _PolicyPlayer(env, config)
-    observation, info = env.reset(seed=config.seed)
+    if config.policy is None:
+        player = _RandomPlayer(env, config)
+    else:
+        player = _PolicyPlayer(env, config, saved)
+    options = None if config.instruction is None else {"instruction": config.instruction}
+    observation, info = env.reset(seed=config.seed, options=options)
     player.begin(info)
     yield np.asarray(env.render())
     for _ in range(config.steps):
         observation, _, terminated, truncated, info = env.step(player.act(observation))
         yield np.asarray(env.render())
         if terminated or truncated:
-            observation, info = env.reset()
+            observation, info = env.reset(options=options)
             player.begin(info)
 
 
@@ -133,12 +148,17 @@ class _RandomPlayer:
 class _PolicyPlayer:
     """A policy, asked for a new chunk whenever it has carried one out.
 
+    Args:
+        env: where it acts.
+        config: names it.
+        saved: the policy, if it is a saved one; another is made for the environment.
+
     Raises:
         PolicyError: if there is no such policy.
         IncompatiblePolicyError: if it does not speak the environment's action language.
     """
 
-    def __init__(self, env: gymnasium.Env, config: RecordConfig) -> None:
+    def __init__(self, env: gymnasium.Env, config: RecordConfig, saved: Policy | None) -> None:
         from wm_gym.policies.compatibility import check_compatible
         from wm_gym.policies.named import open_policy
         from wm_gym.policies.rows import environment_specs
@@ -147,7 +167,7 @@ class _PolicyPlayer:
         action, frame = environment_specs(env)
         if action is None:
             raise ValueError(f"{config.id} states no action language; policy={config.policy!r}")
-        self.policy, self.seed = open_policy(config.policy, action, frame), config.seed
+        self.policy, self.seed = saved or open_policy(config.policy, action, frame), config.seed
         self.conversion = check_compatible(self.policy, action, frame)
         self.planned: list[np.ndarray] = []
         self.seen: deque[np.ndarray] = deque(maxlen=1 + self.policy.frame_history)

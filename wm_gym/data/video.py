@@ -45,7 +45,7 @@ class VideoFile:
         av = import_av()
         self.path = path
         if not path.exists():
-            raise EpisodeError(f"{path} is missing; copy or download the dataset again")
+            raise EpisodeError(f"there is no {path}; check the name, or copy or download it again")
         try:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]

@@ -6,11 +6,12 @@ recorded clips, near misses among them, and on imagined clips of the same episod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,18 +150,28 @@ def calibrate_judge(config: CalibrateJudgeConfig) -> dict[str, Any]:
     header = measurement_header(seeds=config.seed)
     content = {**header, "world_model": spec.name, **report}
     if config.json is not None:
-        write_json(config.json, content)
+        print(f"report {write_json(config.json, content)}")
     if config.plot is not None:
         curves = {
-            f"{name.partition('?')[0]}, {world}": entry["reliability"]
-            for name, by_world in report["judges"].items()
+            f"{label}, {world}": entry["reliability"]
+            for label, by_world in zip(labels(found), report["judges"].values(), strict=True)
             for world, entry in by_world.items()
         }
         plot_reliability(curves, config.plot, "success")
+        print(f"plot   {config.plot}")
     if config.write_card:
         opened = open_by_id(config.id, config.checkpoint)
         write_metric(Checkpoint.open(opened.folder), "judges", in_short(report), header)
     return content
+
+
+def labels(names: Collection[str]) -> list[str]:
+    """What judges are called in a plot: their kind, or the whole name where two are of a kind."""
+    kinds = [name.partition("?")[0] for name in names]
+    return [
+        kind if kinds.count(kind) == 1 else fill(name, 32)
+        for name, kind in zip(names, kinds, strict=True)
+    ]
 
 
 def in_short(report: dict[str, Any]) -> dict[str, Any]:

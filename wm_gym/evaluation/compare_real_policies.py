@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wm_gym.checkpoints import assets_folder
 from wm_gym.policies.base import POLICY_FILE, Policy, PolicyError
 from wm_gym.policies.compatibility import check_compatible
-from wm_gym.policies.named import open_policy, policy_file, short_name
+from wm_gym.policies.named import distinct_names, open_policy, policy_file
 from wm_gym.policies.noisy import NoisyPolicy
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class NamedPolicy:
     """A policy with the name it has in the report.
 
     Attributes:
-        name: short name and noise level.
+        name: short name, with folders above where two share it, and noise level.
         source: its folder or `module:Class`.
         file: what its records depend on, `policy.json` or the module's source.
         noise: noise level.
@@ -71,17 +71,19 @@ def open_policies(
         IncompatiblePolicyError: if one does not fit the specs.
     """
     named = []
-    pairs = [(_sources(names, env_id), noise) for names, noise in chosen]
-    for source, level in [(one, n) for sources, noise in pairs for one in sources for n in noise]:
-        policy = open_policy(source, action_spec, frame_spec)
-        check_compatible(policy, action_spec, frame_spec)
-        name = short_name(source) + (f" noise {level:g}" if level else "")
-        if level:
-            policy = NoisyPolicy(policy, level)
-        named.append(NamedPolicy(name, source, policy_file(source), level, policy))
+    sources = [(one, noise) for names, noise in chosen for one in _sources(names, env_id)]
+    called = distinct_names([source for source, _ in sources])
+    for (source, levels), short in zip(sources, called, strict=True):
+        for level in levels:
+            policy = open_policy(source, action_spec, frame_spec)
+            check_compatible(policy, action_spec, frame_spec)
+            name = short + (f" noise {level:g}" if level else "")
+            if level:
+                policy = NoisyPolicy(policy, level)
+            named.append(NamedPolicy(name, source, policy_file(source), level, policy))
     called = [policy.name for policy in named]
     if len(set(called)) < len(called) or len(called) < 2:
-        raise PolicyError(f"policies are {called}; expected at least two, with different names")
+        raise PolicyError(f"policies are {called}; expected at least two, none of them twice")
     return named
 
 

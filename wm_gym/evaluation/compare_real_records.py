@@ -77,11 +77,11 @@ def claim_folder(
             for key, value in stored.items()
             if key != "policy_files" and settings.get(key) != value
         ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
-        different += [  # records are filed under short names
+        different += [  # records are filed under names that differ within one call only
             f"the policy {old}, filed under the same name as {new}"
             for old, known in kept.items()
             for new, found in hashes.items()
-            if old != new and short_name(old) == short_name(new) and known != found
+            if old not in hashes and short_name(old) == short_name(new) and known != found
         ]
         if different:
             raise ValueError(

@@ -139,7 +139,7 @@ def train_in_imagination(
     """
     envs = make_dream(config)
     spec = envs.get_attr("card")[0]
-    task = InstructionSet(spec.tasks, spec.objects).parse(config.words).task
+    InstructionSet(spec.tasks, spec.objects).parse(config.words)
     names = [UNTRAINED, *map(short_name, config.beside), TRAINED]
     if len(set(names)) < len(names):
         raise PolicyError(
@@ -177,7 +177,8 @@ def train_in_imagination(
         seeds,
         config.test_steps,
     )
-    print(f"\nThe agent: wm-gym record LangTable-v0 --task {task} --policy {config.out / 'agent'}")
+    agent = config.out / "agent"
+    print(f'\nThe agent: wm-gym record {spec.twin} --policy {agent} --instruction "{config.words}"')
     report = measurement_header(seeds=list(seeds)) | {
         "settings": {**asdict(config), "out": str(config.out)},
         "world_model": spec.name,

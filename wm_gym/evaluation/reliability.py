@@ -74,7 +74,7 @@ def plot_reliability(
     for label, rows in curves.items():
         sizes = [20 + 180 * row["cases"] / max(r["cases"] for r in rows) for row in rows]
         stated, true = ([row[key] for row in rows] for key in ("stated", "true"))
-        axes.scatter(stated, true, s=sizes, label=label, alpha=0.7)
+        axes.scatter(stated, true, s=sizes, label=label, alpha=0.7, clip_on=False)
     axes.set(xlabel=f"stated probability of {what}", ylabel=f"true share of {what}")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     if len(curves) > 1:
