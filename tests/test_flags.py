@@ -51,7 +51,7 @@ def test_arguments_become_options(config, message, expected):
         (["record", "--denoising-steps", "0"], "--denoising-steps 0; expected a whole number"),
         (["record", "LangTable-v0", "--device", "cpu"], "is no world model: it takes no --device"),
         (["record", "--reward", "dense"], "--reward dense does not exist"),
-        (["compare-real", "--rows", "0"], "--rows 0; expected at least 1 each"),
+        (["compare-real", "--rows", "0"], "--rows 0, --resamples 2000, --seed 0; expected"),
         (["collect", "--out", "x", "--seed", "6000"], "start at --seed 8000 or collect fewer"),
         (["collect", "--out", "x", "--episodes", "0"], "--episodes 0, --steps 60, --workers 2"),
     ],
