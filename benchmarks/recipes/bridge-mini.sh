@@ -46,10 +46,6 @@ evenly=(--held-out --no-stop-on-success --behaviours.expert 0.25 --behaviours.no
   --behaviours.noisy-expert 0.35 --behaviours.random 0.25 --behaviours.near-miss 0.15
 "${collect[@]}" --out "$run/held-out" --episodes "$held_out" --seed 6000 "${evenly[@]}"
 "${collect[@]}" --out "$run/test" --episodes "$test" --seed 7000 "${evenly[@]}"
-# failures as policies have them, which nearly succeed, to choose by when an episode is a success
-"${collect[@]}" --out "$run/calibration" --episodes "$held_out" --seed 6240 --held-out \
-  --no-stop-on-success --noise 0.2 0.5 --behaviours.expert 0.15 --behaviours.noisy-expert 0.65 \
-  --behaviours.random 0 --behaviours.near-miss 0.2
 [ -n "$from" ] || "${collect[@]}" --out "$run/to-imitate" --episodes "$cloned" --seed 20000 \
   --tail-steps 1 --noise 0.1 0.4 --behaviours.expert 0.3 --behaviours.noisy-expert 0.7 --behaviours.random 0 \
   --behaviours.near-miss 0
@@ -150,8 +146,6 @@ for space in vae vjepa; do
   "${assembled[@]}" --out "$model" --reward "$run/reward-$space"
   wm-gym make-start-states --checkpoint "$model" --count "$starts"
   wm-gym make-demo-clips --checkpoint "$model" --data "$run/held-out"
-  wm-gym calibrate-reward --id "WM-Bridge-${space^^}-v0" --checkpoint "$model" \
-    --data "$run/calibration" --denoising-steps 1 --write-card
   # other episodes than those that chose the thresholds
   wm-gym evaluate open-loop --checkpoint "$model" --data "$run/test" --write-card \
     --out "$run/open_loop-$space" --json "$run/open_loop-$space.json" "${measured[@]}"

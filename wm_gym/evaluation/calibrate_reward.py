@@ -41,6 +41,10 @@ class CalibrateRewardConfig:
     """Held-out episodes."""
     horizon: int = 50
     """Steps of each."""
+    patience: int | None = None
+    """Steps after its first success within which a success has to be seen; the whole episode by
+    default. The fewer, the sooner an episode ends, and the more failures are taken for successes
+    (docs/judges.md)."""
     seed: int = 0
     """Seed of the noise and of the sample."""
     json: Path | None = None
@@ -54,6 +58,8 @@ class CalibrateRewardConfig:
             raise ValueError(
                 f"episodes={self.episodes} and horizon={self.horizon} must be at least 1"
             )
+        if self.patience is not None and self.patience < 0:
+            raise ValueError(f"patience={self.patience} must be 0 steps or more")
 
 
 def calibrate_reward(config: CalibrateRewardConfig) -> dict[str, Any]:
@@ -78,7 +84,7 @@ def calibrate_reward(config: CalibrateRewardConfig) -> dict[str, Any]:
         name: score_episodes(classifier.network, shown.versions[name], shown.clips)
         for name in WORLDS
     }
-    chosen = choose_rule(list(scored.values()))
+    chosen = choose_rule(list(scored.values()), patience=config.patience)
     if chosen is None:
         raise ValueError(
             f"{config.data} has no task that is solved in some clips and failed in others, of "
@@ -89,6 +95,7 @@ def calibrate_reward(config: CalibrateRewardConfig) -> dict[str, Any]:
     report: dict[str, Any] = {
         "window": rule.window,
         "thresholds": rule.thresholds,
+        "patience": config.patience,
         "horizon": config.horizon,
         "episodes": len(shown.clips),
         **{name: measure_rule(rule, episodes) for name, episodes in scored.items()},

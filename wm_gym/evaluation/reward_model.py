@@ -23,7 +23,7 @@ from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
-from wm_gym.training.episode_rule import PATIENCE, Part, measure_rule, score_episodes
+from wm_gym.training.episode_rule import IN_TIME, Part, measure_rule, score_episodes
 from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def describe_clips(name: str, clips: dict[str, dict[str, float]]) -> list[str]:
     return [
         f"{name:10s} {task:9s} whole clips: balanced accuracy {row['balanced_accuracy']:.3f}, "
         f"failures taken for success {row['false_positive_rate']:.3f}, successes not seen within "
-        f"{PATIENCE} steps {row['not_seen_in_time_rate']:.3f}, {row['episodes']} clips"
+        f"{IN_TIME} steps {row['not_seen_in_time_rate']:.3f}, {row['episodes']} clips"
         for task, row in clips.items()
     ]
 

@@ -22,9 +22,9 @@ from wm_gym.training.labelled_latents import CANDIDATES, LabelledLatents
 
 WINDOWS = (1, 3, 5, 10)
 """Numbers of steps that are tried."""
-PATIENCE = 10
-"""Steps after its first success within which an episode should be seen to be one. An expert rests
-on what it has done, and a mean over many steps would see that in the end; an episode that succeeds
+IN_TIME = 10
+"""Steps after its first success within which an episode is seen in time to be one. An expert rests
+on what it has done, and a mean over many steps sees that in the end; an episode that succeeds
 shortly before its horizon has no such time left."""
 
 
@@ -98,15 +98,17 @@ def _highest(
 
 
 def choose_rule(
-    worlds: Sequence[Sequence[ScoredEpisode]], windows: Sequence[int] = WINDOWS
+    worlds: Sequence[Sequence[ScoredEpisode]],
+    windows: Sequence[int] = WINDOWS,
+    patience: int | None = None,
 ) -> EpisodeRule | None:
     """The rule that is right most often, on average over the worlds and tasks.
-
-    A success counts as seen if it is within `PATIENCE` steps.
 
     Args:
         worlds: episodes of each kind of frames that will be asked about, recorded and imagined.
         windows: numbers of steps to try; the first of equals is taken.
+        patience: steps after its first success within which a success has to be seen; None takes
+            as many as the episode has.
 
     Returns:
         The rule; None if no world has a task that was both solved and failed. The threshold of a
@@ -119,7 +121,7 @@ def choose_rule(
         curves: dict[str, list[np.ndarray]] = {}
         for world in sorted_worlds:
             for task, episodes in world.items():
-                highest = _highest(rule, episodes, PATIENCE)
+                highest = _highest(rule, episodes, patience)
                 truth = np.array([episode.success for episode in episodes])
                 curve = [balanced_accuracy(highest > c, truth) for c in CANDIDATES]
                 curves.setdefault(task, []).append(np.array(curve))
@@ -144,12 +146,12 @@ def measure_rule(
     Returns:
         By task that was both solved and failed: `episodes`, `successes`, `balanced_accuracy`,
         `false_positive_rate`, `false_negative_rate`, and `not_seen_in_time_rate`: successes that
-        were not seen within `PATIENCE` steps.
+        were not seen within `IN_TIME` steps.
     """
     report = {}
     for task, some in _by_task(episodes).items():
         seen = _highest(rule, some) > rule.thresholds[task]
-        in_time = _highest(rule, some, PATIENCE) > rule.thresholds[task]
+        in_time = _highest(rule, some, IN_TIME) > rule.thresholds[task]
         truth = np.array([episode.success for episode in some])
         report[task] = {
             "episodes": len(some),
