@@ -50,7 +50,9 @@ def draw_comparison(report: dict[str, Any], path: Path) -> Path:
         axis.set_xlim(-0.03, 1.03)
         axis.set_ylim(-0.03, 1.03)
         axis.set_aspect("equal")
-        axis.legend(loc="lower right", fontsize=8, title="task")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )  # below, where it hides no policy
     axes[0].set_ylabel("imagined success rate (world model)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight")
