@@ -19,6 +19,7 @@ BESIDE = {
     "cloned_recorded": "cloned from the recorded actions of the world model's own episodes",
 }
 COLUMNS = {"base": "base policy", "idql": "IDQL over it", "planned": "planning from it"}
+GAINS = {"idql": "IDQL", "planned": "Planning"}
 BASES = {
     "policy_improvement": "The base is a diffusion policy of ours",
     "policy_improvement_unseen": "Two pushes with unseen blocks, the base is the scripted expert "
@@ -88,7 +89,7 @@ def improvement(reports: dict[str, dict[str, Any]]) -> list[str]:
             low, high = (number(value, 0) for value in row["interval"])
             lines += [
                 "",
-                f"{COLUMNS[row['column']].capitalize()} over the base, mean of {row['tasks']} "
+                f"{GAINS[row['column']]} over the base, mean of {row['tasks']} "
                 f"tasks: {row['points']:+.0f} points [{low}, {high}].",
             ]
     return lines
