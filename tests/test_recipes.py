@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import stat
 import subprocess
+import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import gymnasium
 import pytest
+import tyro
 
 from wm_gym.checkpoints import Checkpoint, assets_folder
 from wm_gym.cli import _command_name, _parse, main
@@ -50,6 +53,8 @@ def commands_of(
         "COMMANDS_FILE": str(written),
         "TRIAL": "1" if trial else "",
         "FROM": start,
+        "BAD": "",
+        "PYTHON": str(recorder),  # scripts are recorded like commands
         **dict.fromkeys(("LOOK", "EPISODES", "CLONED", "POLICY", "HELD_OUT"), ""),
     }
     command = ["bash", str(RECIPES / recipe), *arguments]
@@ -57,6 +62,19 @@ def commands_of(
     subprocess.run(command, env=environment, capture_output=True, check=False)
     recorded = written.read_text().split("\n\0")[:-1]
     return [words.split("\0")[:-1] for words in recorded]
+
+
+def parse_script(words: list[str]) -> None:
+    """Read the options of an example or a benchmark, as the script itself would."""
+    path = Path(words[0])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    configs = {"train_ppo_in_imagination": "Args", "save_planner": "SavePlannerConfig"}
+    config_class = getattr(module, configs.get(path.stem, "ImprovementConfig"))
+    assert isinstance(tyro.cli(config_class, args=words[1:]), config_class)
 
 
 @pytest.mark.parametrize("trial", [False, True])
@@ -72,12 +90,16 @@ def commands_of(
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 14),
         ("langtable-swm-mixtures.sh", 18),
+        ("langtable-agents.sh", 8),
     ],
 )
 def test_every_command_of_a_recipe_is_understood(recipe, count, trial, tmp_path):
     commands = commands_of(recipe, tmp_path, str(tmp_path / "run"), trial=trial)
     assert len(commands) == count
     for words in commands:
+        if words[0].endswith(".py"):
+            parse_script(words)
+            continue
         name = _command_name(words)
         assert name is not None, f"{words} is no command"
         config_class = getattr(import_module(COMMANDS[name].module), COMMANDS[name].config)
