@@ -208,6 +208,25 @@ def test_the_report_counts_and_pairs():
     assert gain["interval"] == [0.0, 100.0]
 
 
+def test_a_card_keeps_figures_of_other_groups():
+    known = {
+        "planning": {
+            "rows": [{"group": "reach", "task": "reach"}, {"group": "push", "task": "old"}],
+            "improvements": [{"group": "push", "points": 35}],
+            "command": "of the time before",
+        }
+    }
+    figures = {
+        "rows": [{"group": "push", "task": "new"}],
+        "improvements": [{"group": "push", "points": 18}],
+    }
+    assert planning_success.beside_other_groups(known, figures) == {
+        "rows": [{"group": "reach", "task": "reach"}, {"group": "push", "task": "new"}],
+        "improvements": [{"group": "push", "points": 18}],
+    }
+    assert planning_success.beside_other_groups({}, figures) == figures
+
+
 def test_who_plans_with_what(swm_folder, small):
     model = load_semantic_model(swm_folder)
     config = dataclasses.replace(small, proposals=3, phrasing=5)

@@ -8,7 +8,7 @@ and goes on where it was when it is started again with the same settings.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class PlanningConfig:
     json: Path | None = None
     """File for the figures."""
     write_card: bool = False
-    """Also write the figures into the checkpoint's card.json."""
+    """Also write the figures into the checkpoint's card.json, beside those of other groups."""
 
     def __post_init__(self) -> None:
         """Check the numbers and names."""
@@ -142,8 +142,21 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
     figures = {"rows": rows, "improvements": improvements}
     if config.write_card:
         assert model.folder is not None
-        write_metric(Checkpoint.open_semantic(model.folder), "planning", figures, header)
+        opened = Checkpoint.open_semantic(model.folder)
+        write_metric(opened, "planning", beside_other_groups(opened.spec.metrics, figures), header)
     return {**header, "model": model.spec.name, "settings": settings, **figures}
+
+
+def beside_other_groups(
+    metrics: Mapping[str, Any], figures: dict[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Figures with those that a card has of other groups of tasks."""
+    measured = {row["group"] for row in figures["rows"]}
+    known = metrics.get("planning", {})
+    return {
+        part: [row for row in known.get(part, []) if row["group"] not in measured] + rows
+        for part, rows in figures.items()
+    }
 
 
 def run_rounds(config: PlanningConfig, model: SemanticWorldModel) -> Outcomes:
