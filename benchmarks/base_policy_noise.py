@@ -53,7 +53,7 @@ class BaseNoiseConfig:
 
 def main(config: BaseNoiseConfig) -> dict[str, Any]:
     """Measure, print and write."""
-    tasks = chosen_tasks(("push",))
+    tasks = chosen_tasks(LANGTABLE.twin, ("push",))
     # no picture is looked at, so none is made
     simulators = SimulatorRows.make(
         lambda: LangTableEnv(obs="state", horizon=config.max_steps), 1, LANGTABLE.action

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.benchmark_scripts import RESULTS, benchmark_script
-from tests.semantic.conftest import tiny_semantic_model
+from tests.semantic.conftest import TINY, randomise, tiny_semantic_model, tiny_spec
+from wm_gym.domains import CUBE
 from wm_gym.envs.sims.langtable import LangTableEnv
 from wm_gym.envs.sims.langtable_expert import Expert
 from wm_gym.envs.sims.langtable_layout import PUSH_START_M
@@ -32,8 +33,11 @@ from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.policies.base import Observation
 from wm_gym.policies.planner import PlannerPolicy
 from wm_gym.policies.runner import EpisodeRecord
+from wm_gym.semantic.model import SemanticNetwork
+from wm_gym.semantic.tokens import cube_tokenizer
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 
+LANGTABLE_TASKS = PLANNING_TASKS["LangTable-v0"]
 PUSH = "push the green cube to the blue moon"
 
 
@@ -198,11 +202,11 @@ def test_the_report_counts_and_pairs():
         (name, "gradient"): records(1, 1, 0, 1, 1, 1),
         ("reach", "mppi"): records(1, 1),
     }
-    rows = {(row["task"], row["method"]): row for row in success_rows(outcomes)}
+    rows = {(row["task"], row["method"]): row for row in success_rows(outcomes, LANGTABLE_TASKS)}
     assert rows[name, "gradient"]["success_rate"] == pytest.approx(5 / 6)
     assert rows["reach", "mppi"]["interval"][0] == pytest.approx(0.342, abs=1e-3)  # Wilson, 2 of 2
     assert rows["reach", "mppi"]["paper"] == 1.0
-    (gain,) = improvements_over_base(outcomes)
+    (gain,) = improvements_over_base(outcomes, LANGTABLE_TASKS)
     assert (gain["group"], gain["episodes"]) == ("push", 4)
     assert gain["points"] == pytest.approx(50.0)
     assert gain["interval"] == [0.0, 100.0]
@@ -229,8 +233,8 @@ def test_a_card_keeps_figures_of_other_groups():
 
 def test_who_plans_with_what(swm_folder, small):
     model = load_semantic_model(swm_folder)
-    config = dataclasses.replace(small, proposals=3, phrasing=5)
-    tasks = {task.name: task for task in PLANNING_TASKS}
+    config = dataclasses.replace(small, proposals=3, phrasing=5, max_steps=3)
+    tasks = {task.name: task for task in LANGTABLE_TASKS}
     rows = make_rows(config, model, True)
 
     def made(name, method):
@@ -254,10 +258,38 @@ def test_who_plans_with_what(swm_folder, small):
 
 
 def test_names_and_groups_of_tasks():
-    assert len(chosen_tasks(())) == 11
-    assert [task.name for task in chosen_tasks(("multi_step", "reach"))][:2] == ["reach", "MS1"]
-    with pytest.raises(ValueError, match=r"\['pull'\] are unknown; expected groups \(reach"):
-        chosen_tasks(("pull",))
+    table = "LangTable-v0"
+    assert len(chosen_tasks(table, ())) == 11
+    chosen = chosen_tasks(table, ("multi_step", "reach"))
+    assert [task.name for task in chosen][:2] == ["reach", "MS1"]
+    assert [task.name for task in chosen_tasks("Cube-v0", ())] == ["reach", "stack"]
+    with pytest.raises(ValueError, match=r"\['pull'\] are unknown in LangTable.*groups \(reach"):
+        chosen_tasks(table, ("pull",))
+    with pytest.raises(ValueError, match="'BridgeSim-v0' has no tasks to plan; expected a model"):
+        chosen_tasks("BridgeSim-v0", ())
+
+
+def test_cubes_are_reached_for_in_their_own_simulator(tmp_path):
+    pytest.importorskip("ogbench")
+    tokenizer = cube_tokenizer()
+    sizes = dataclasses.replace(TINY, vocabulary=tokenizer.size, action_width=5)
+    spec = tiny_spec(
+        tokenizer, twin="Cube-v0", action=dataclasses.replace(CUBE.action, width=5),
+        network=dataclasses.asdict(sizes), objects=CUBE.objects, tasks=CUBE.tasks,
+    )  # fmt: skip
+    network = randomise(SemanticNetwork(sizes, "block_causal"))
+    save_semantic_model(tmp_path / "cube", spec, network, tokenizer)
+    config = PlanningConfig(
+        str(tmp_path / "cube"), out=tmp_path / "out", tasks=("reach",), episodes=2, max_steps=3,
+        rows=1, horizon=4, execute=2, mppi=MPPIConfig(2, 1),
+    )  # fmt: skip
+    (row,) = measure_planning(config, lambda line: None)["rows"]
+    assert (row["method"], row["episodes"], row["errors"], row["paper"]) == ("mppi", 2, 0, 0.97)
+    records = [json.loads(line) for line in (config.out / "reach-mppi.jsonl").open()]
+    assert {record["steps"] for record in records} <= {1, 2, 3}
+    assert all("cube" in record["instruction"] for record in records)
+    with pytest.raises(ValueError, match="Cube-v0 has no base policy to improve; expected mppi"):
+        measure_planning(dataclasses.replace(config, methods=("base",)))
 
 
 def test_the_script_writes_its_figures(small, tmp_path, capsys):

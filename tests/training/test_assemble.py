@@ -14,10 +14,10 @@ import torch
 
 from tests.data.recorded_data import write_mp4_npz
 from tests.training.test_frozen_features import adapter_recipe
-from wm_gym.checkpoints import Checkpoint
+from wm_gym.checkpoints import Checkpoint, assets_folder
 from wm_gym.latents.vjepa21 import VJEPA21Space
 from wm_gym.latents.vjepa_mini import VJEPAMini, VJEPAMiniConfig
-from wm_gym.training.assemble import AssembleConfig, assemble
+from wm_gym.training.assemble import AssembleConfig, assemble, reward_spec
 from wm_gym.training.encode_latents import EncodeLatentsConfig, encode_latents
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics
 from wm_gym.training.loop import LoopConfig
@@ -130,6 +130,22 @@ def test_a_variant_trained_here_is_a_checkpoint_that_steps_and_shows(runs: Path)
     assert latents.shape == (1, 7, 16, 16, 4)
     assert latents.isfinite().all()
     assert rollout.frames().shape == (1, 256, 256, 3)
+
+
+def test_the_classifier_of_a_checkpoint_over_the_same_latents_is_kept(tmp_path: Path):
+    shipped = assets_folder() / "langtable-vae-mini"
+    card = Checkpoint.open(shipped).spec
+    same = {"mean": list(card.latent.mean), "std": list(card.latent.std)}
+    assert reward_spec(shipped, same) == card.reward
+    with pytest.raises(ValueError, match="saw latents of another space or normalisation"):
+        reward_spec(shipped, {**same, "mean": [0.0] * len(card.latent.mean)})
+    bare = shutil.copytree(shipped, tmp_path / "bare")
+    content = json.loads((bare / "card.json").read_text())
+    (bare / "card.json").write_text(json.dumps({**content, "reward": None}))
+    with pytest.raises(ValueError, match="langtable-vae-mini has no success classifier"):
+        reward_spec(bare, same)
+    with pytest.raises(FileNotFoundError, match=r"no reward.json\) and is no checkpoint"):
+        reward_spec(tmp_path, same)
 
 
 def test_parts_that_do_not_belong_together_are_refused(runs: Path):

@@ -8,7 +8,7 @@ and goes on where it was when it is started again with the same settings.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,13 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.devices import check_device
+from wm_gym.domains import CUBE, LANGTABLE, domain_of
+from wm_gym.envs.sims.cube import CubeEnv
 from wm_gym.envs.sims.langtable import LangTableEnv
 from wm_gym.envs.sims.langtable_multi_step import LangTableMultiStep
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.expert_proposals import ExpertProposals
-from wm_gym.evaluation.planning_tasks import (
-    PLANNING_TASKS,
-    Method,
-    PlanningTask,
-    chosen_tasks,
-)
+from wm_gym.evaluation.planning_tasks import Method, PlanningTask, chosen_tasks
 from wm_gym.evaluation.report import measurement_header, write_metric
 from wm_gym.metrics.statistics import paired_difference, wilson_interval
 from wm_gym.planning.gradient import GradientConfig
@@ -46,22 +43,24 @@ Outcomes = dict[tuple[str, Method], list[EpisodeRecord]]
 
 @dataclass(frozen=True)
 class PlanningConfig:
-    """Measure planning success in LangTable's simulator."""
+    """Measure planning success in the simulator of a model, LangTable's or Cube's."""
 
     checkpoint: str
     """Semantic checkpoint: a folder, or hf://org/repo@revision."""
     out: Path = Path("outputs/planning_success")
     """Folder for the episodes' records; the same settings go on in it."""
     tasks: tuple[str, ...] = ()
-    """Groups (reach, separate, push, multi_step) or single tasks; all by default."""
+    """Groups (reach, separate, push, multi_step; in Cube reach and stack) or single tasks; all by
+    default."""
     methods: tuple[Method, ...] = ()
     """Who is tried; by default those of the paper's experiment with each task."""
     episodes: int = 50
     """Episodes of each task and method; their seeds follow each other."""
     seed: int = 6000
     """Seed of the first; models are trained on others."""
-    max_steps: int = 120
-    """Longest episode; a multi-step task has as many for each of its steps."""
+    max_steps: int | None = None
+    """Longest episode; a multi-step task has as many for each of its steps. By default the
+    simulator's own: 120 in LangTable, 200 in Cube."""
     max_minutes: float | None = None
     """Stop beginning further episodes after this time and report those that are there."""
     rows: int = 2
@@ -94,12 +93,12 @@ class PlanningConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers and names."""
-        if min(self.episodes, self.max_steps, self.rows, self.proposals) < 1:
+        steps = 1 if self.max_steps is None else self.max_steps
+        if min(self.episodes, steps, self.rows, self.proposals) < 1:
             raise ValueError(
                 f"episodes={self.episodes}, max_steps={self.max_steps}, rows={self.rows} and "
                 f"proposals={self.proposals} must be at least 1"
             )
-        chosen_tasks(self.tasks)
         check_device(self.device)
 
     def settings(self) -> dict[str, Any]:
@@ -122,9 +121,20 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
 
     Raises:
         CheckpointError: if the model cannot be loaded.
-        ValueError: if `out` holds a run with other settings.
+        ValueError: if a task or method is none of the simulator's, or `out` holds a run with
+            other settings.
     """
     model = load_semantic_model(config.checkpoint, device=config.device)
+    tasks = chosen_tasks(model.spec.twin, config.tasks)
+    pairs = [(task, method) for task in tasks for method in config.methods or task.methods]
+    domain = domain_of(model.spec.twin)
+    assert domain is not None  # or there would be no tasks
+    if domain is not LANGTABLE and {"base", "gradient"} & {method for _, method in pairs}:
+        raise ValueError(
+            f"methods {list(config.methods)}: {domain.twin} has no base policy to improve; "
+            "expected mppi or uniform"
+        )
+    config = replace(config, max_steps=config.max_steps or domain.horizon)
     settings = config.settings() | {
         "weights_sha256": model.spec.weights_sha256,
         "answer_threshold": model.spec.answer_threshold,
@@ -132,9 +142,9 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
     claim_folder(config.out, settings, ())
     clock = Clock(config.out / "seconds.json")
     with clock:
-        outcomes = run_rounds(config, model)
-    rows = success_rows(outcomes)
-    improvements = improvements_over_base(outcomes)
+        outcomes = run_rounds(config, model, pairs)
+    rows = success_rows(outcomes, tasks)
+    improvements = improvements_over_base(outcomes, tasks)
     for line in table(rows, improvements):
         say(line)
     seeds = [config.seed, config.seed + config.episodes - 1]
@@ -159,15 +169,13 @@ def beside_other_groups(
     }
 
 
-def run_rounds(config: PlanningConfig, model: SemanticWorldModel) -> Outcomes:
+def run_rounds(
+    config: PlanningConfig, model: SemanticWorldModel, pairs: Sequence[tuple[PlanningTask, Method]]
+) -> Outcomes:
     """Round after round of a few seeds over every task and method, until the time is up."""
+    assert config.max_steps is not None
     began = time.monotonic()
     limit_s = float("inf") if config.max_minutes is None else 60 * config.max_minutes
-    pairs: list[tuple[PlanningTask, Method]] = [
-        (task, method)
-        for task in chosen_tasks(config.tasks)
-        for method in (config.methods or task.methods)
-    ]
     outcomes: Outcomes = {(task.name, method): [] for task, method in pairs}
     size = BLOCK_ROUNDS * config.rows  # the runner keeps whole blocks of this many episodes
     simulators: dict[bool, SimulatorRows] = {}
@@ -207,11 +215,15 @@ def make_rows(config: PlanningConfig, model: SemanticWorldModel, several: bool) 
     """The simulators that episodes run in, for tasks of one or of several steps."""
     frame = model.spec.frame
     size = (frame.height, frame.width)
+    assert config.max_steps is not None
+    horizon = config.max_steps
 
     def simulator() -> gymnasium.Env:
+        if model.spec.twin == CUBE.twin:
+            return CubeEnv(frame_size=size, horizon=horizon)
         if several:
-            return LangTableMultiStep(frame_size=size, horizon=2 * config.max_steps)
-        return LangTableEnv(frame_size=size, horizon=config.max_steps)
+            return LangTableMultiStep(frame_size=size, horizon=2 * horizon)
+        return LangTableEnv(frame_size=size, horizon=horizon)
 
     return SimulatorRows.make(simulator, config.rows, model.spec.action, frame)
 
@@ -265,9 +277,9 @@ def make_policy(
     )
 
 
-def success_rows(outcomes: Outcomes) -> list[dict[str, Any]]:
+def success_rows(outcomes: Outcomes, tasks: Sequence[PlanningTask]) -> list[dict[str, Any]]:
     """Success of each task and method that has episodes, with its Wilson interval."""
-    known = {task.name: task for task in PLANNING_TASKS}
+    known = {task.name: task for task in tasks}
     rows = []
     for (name, method), records in outcomes.items():
         if not records:
@@ -291,10 +303,12 @@ def success_rows(outcomes: Outcomes) -> list[dict[str, Any]]:
     return rows
 
 
-def improvements_over_base(outcomes: Outcomes) -> list[dict[str, Any]]:
+def improvements_over_base(
+    outcomes: Outcomes, tasks: Sequence[PlanningTask]
+) -> list[dict[str, Any]]:
     """What planning adds to the base, by group and method: points, from the seeds both have."""
     found: dict[tuple[str, Method], list[tuple[np.ndarray, np.ndarray]]] = {}
-    groups = {task.name: task.group for task in PLANNING_TASKS}
+    groups = {task.name: task.group for task in tasks}
     for (name, method), records in outcomes.items():
         base = outcomes.get((name, "base"), [])
         both = min(len(records), len(base))

@@ -1,7 +1,7 @@
-"""What planners with a semantic world model are tried on in LangTable, beside the paper's figures.
+"""What planners with a semantic world model are tried on, beside the paper's figures.
 
-arXiv:2510.19818: sampling from uniform actions (4.2), gradient ascent from a base policy on five
-push tasks (Table 6), and the multi-step tasks (Table 3).
+arXiv:2510.19818: sampling from uniform actions (4.2) in LangTable and Cube; in LangTable gradient
+ascent from a base policy on five push tasks (Table 6), and the multi-step tasks (Table 3).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wm_gym.domains import CUBE, LANGTABLE
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP
 
 Method = Literal["base", "mppi", "gradient", "uniform"]
@@ -23,7 +24,7 @@ class PlanningTask:
 
     Attributes:
         name: in files and reports.
-        group: `reach`, `separate`, `push` or `multi_step`.
+        group: `reach`, `separate`, `push` or `multi_step`; in Cube `reach` or `stack`.
         methods: who is tried by default.
         instruction: what to do; "" where the seed draws the blocks.
         paper: the paper's success rates, by method.
@@ -55,7 +56,7 @@ _PUSHES = (
 )
 _MULTI_STEP = {"MS1": 0.50, "MS2": 0.66, "MS3": 0.54, "MS4": 0.54}
 
-PLANNING_TASKS: tuple[PlanningTask, ...] = (
+_LANGTABLE: tuple[PlanningTask, ...] = (
     PlanningTask("reach", "reach", ("mppi",), paper={"mppi": 1.0}),
     PlanningTask("separate", "separate", ("mppi",), paper={"mppi": 1.0}),
     *(
@@ -73,22 +74,34 @@ PLANNING_TASKS: tuple[PlanningTask, ...] = (
         for name, rate in _MULTI_STEP.items()
     ),
 )
-"""All tasks, in the order in which they are tried."""
+_CUBE: tuple[PlanningTask, ...] = (
+    PlanningTask("reach", "reach", ("mppi",), paper={"mppi": 0.97}),
+    PlanningTask("stack", "stack", ("mppi",)),
+)
+
+PLANNING_TASKS: dict[str, tuple[PlanningTask, ...]] = {
+    LANGTABLE.twin: _LANGTABLE,
+    CUBE.twin: _CUBE,
+}
+"""All tasks by simulator, in the order in which they are tried."""
 
 
-def chosen_tasks(names: Sequence[str]) -> tuple[PlanningTask, ...]:
-    """The tasks of these names or groups, in their own order; all if there are none.
+def chosen_tasks(simulator: str | None, names: Sequence[str]) -> tuple[PlanningTask, ...]:
+    """A simulator's tasks of these names or groups, in their own order; all if there are none.
 
     Raises:
-        ValueError: if one is neither a task nor a group.
+        ValueError: if the simulator has no such tasks, or one is neither a task nor a group.
     """
-    known = {task.name for task in PLANNING_TASKS}
-    groups = list(dict.fromkeys(task.group for task in PLANNING_TASKS))
-    if unknown := sorted(set(names) - known - set(groups)):
+    if simulator not in PLANNING_TASKS:
         raise ValueError(
-            f"tasks {unknown} are unknown; expected groups ({', '.join(groups)}) or names "
-            f"({', '.join(task.name for task in PLANNING_TASKS)})"
+            f"simulator {simulator!r} has no tasks to plan; expected a model whose card names one "
+            f"of {', '.join(PLANNING_TASKS)} as its twin"
         )
-    return tuple(
-        task for task in PLANNING_TASKS if not names or {task.name, task.group} & set(names)
-    )
+    tasks = PLANNING_TASKS[simulator]
+    groups = list(dict.fromkeys(task.group for task in tasks))
+    if unknown := sorted(set(names) - {task.name for task in tasks} - set(groups)):
+        raise ValueError(
+            f"tasks {unknown} are unknown in {simulator}; expected groups ({', '.join(groups)}) or "
+            f"names ({', '.join(task.name for task in tasks)})"
+        )
+    return tuple(task for task in tasks if not names or {task.name, task.group} & set(names))

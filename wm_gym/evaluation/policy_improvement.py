@@ -66,7 +66,7 @@ TASKS = (
             task.name, "push", task.instruction, "standard",
             {"base": task.paper["base"], "planned": task.paper["gradient"]},
         )
-        for task in chosen_tasks(("push",))
+        for task in chosen_tasks(LANGTABLE.twin, ("push",))
     ),
     *(
         ImprovementTask(

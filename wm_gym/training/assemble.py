@@ -6,6 +6,7 @@ The card's `metrics` are filled afterwards by `wm-gym evaluate …`; nothing is 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class AssembleConfig:
     distilled: Path | None = None
     """Run folder of `wm-gym train distil`."""
     reward: Path | None = None
-    """Run folder of `wm-gym train reward`."""
+    """Run folder of `wm-gym train reward`, or a checkpoint over the same latents whose success
+    classifier and thresholds are kept."""
     domain: str = "auto"
     """Simulated domain, e.g. langtable: its actions, tasks and twin; `data` takes the actions of
     the latents and knows no tasks; `auto` is that of the simulator the episodes behind the latents
@@ -274,15 +276,8 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     }
     reward = distilled = None
     if config.reward is not None:
-        record = json.loads((config.reward / "reward.json").read_text())
+        reward = reward_spec(config.reward, scale)
         weights["reward.safetensors"] = load_file(config.reward / "reward.safetensors")
-        thresholds = {task: row["threshold"] for task, row in record["held_out"].items()}
-        reward = RewardSpec(
-            network=record["network"],
-            threshold=thresholds,
-            window=record.get("window", 1),
-            episode_threshold=record.get("episode_threshold", {}),
-        )
     shift = config.sampling_shift or trained["shift"]
     if config.distilled is not None:
         record = json.loads((config.distilled / "distilled.json").read_text())
@@ -329,6 +324,45 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     )
     save_checkpoint(config.out, spec, weights, dtype=torch.bfloat16)
     return Checkpoint.open(config.out).spec
+
+
+def reward_spec(folder: Path, normalisation: Mapping[str, Any]) -> RewardSpec:
+    """What a card says of a success classifier: of its training, or as another checkpoint has it.
+
+    Args:
+        folder: run folder of the training, or a checkpoint.
+        normalisation: mean and standard deviation of the latents that it will see.
+
+    Raises:
+        FileNotFoundError: if the folder holds neither.
+        ValueError: if the checkpoint has no classifier, or one of other latents.
+    """
+    record = folder / "reward.json"
+    if record.exists():
+        trained = json.loads(record.read_text())
+        return RewardSpec(
+            network=trained["network"],
+            threshold={task: row["threshold"] for task, row in trained["held_out"].items()},
+            window=trained.get("window", 1),
+            episode_threshold=trained.get("episode_threshold", {}),
+        )
+    if not (folder / "card.json").exists():
+        raise FileNotFoundError(
+            f"--reward {folder} holds no finished training (no {record.name}) and is no "
+            "checkpoint; give the run folder of `wm-gym train reward`, run to its end"
+        )
+    card = Checkpoint.open(folder).spec
+    if card.reward is None:
+        raise ValueError(
+            f"--reward {folder}: {card.name} has no success classifier; give the run folder of "
+            "`wm-gym train reward`"
+        )
+    if [*card.latent.mean, *card.latent.std] != [*normalisation["mean"], *normalisation["std"]]:
+        raise ValueError(
+            f"--reward {folder}: the classifier of {card.name} saw latents of another space or "
+            "normalisation; train one on these with `wm-gym train reward`"
+        )
+    return card.reward
 
 
 def _commands(config: AssembleConfig, space: str) -> list[str]:
