@@ -90,6 +90,7 @@ def parse_script(words: list[str]) -> None:
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 14),
         ("langtable-swm-mixtures.sh", 18),
+        ("cube-swm.sh", 13),
         ("langtable-agents.sh", 8),
     ],
 )
@@ -241,4 +242,20 @@ def test_the_semantic_recipe_fits_together(tmp_path):
     observation, info = env.reset(seed=0, options={"start": "push-6500"})
     assert observation["frame"].shape == (96, 96, 3)
     assert info["instruction"].startswith("push the ")
+    env.step(env.action_space.sample())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gl")
+def test_the_semantic_recipe_of_cubes_fits_together(tmp_path):
+    pytest.importorskip("ogbench")
+    run = tmp_path / "run"
+    for words in commands_of("cube-swm.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    card = Checkpoint.open_semantic(run / "cube-swm").spec
+    assert card.twin == "Cube-v0" and card.action.width == 5
+    assert set(card.metrics) == {"answer_threshold", "future_qa"}
+    env = gymnasium.make("WM-Cube-SWM-v0", checkpoint=str(run / "cube-swm"), horizon=2)
+    _, info = env.reset(seed=0, options={"start": "stack-6500"})
+    assert info["instruction"].startswith("stack the ")
     env.step(env.action_space.sample())

@@ -16,7 +16,7 @@ from=${FROM:-}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=1400 held_out=240 test=96 cloned=800 starts=50
-  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000 9000)
+  autoencoder=2400 vjepa=2000 painter=(1400 1800) dynamics=(1200 2400 6000 9000 6000)
   judge=(3000 1000) idm=(2500 1200)
   cloning=3000 head=20000 imagined=400 imagined_held_out=200
   measured=(--horizons 1 5 10 20) judged=(--horizon 50) compiled=(--compile) split=() judge_rows=(--batch 64)
