@@ -1,4 +1,4 @@
-"""Facts about the semantic world model that ships, on the starts that ship with it."""
+"""Facts about the semantic world models that ship, on the starts that ship with them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,35 @@ from wm_gym.semantic.tasks import langtable_task
 from wm_gym.semantic.value import TaskValue
 from wm_gym.semantic.world_model import load_semantic_model
 
-ID = "WM-LangTable-SWM-v0"
+TWINS = {"WM-LangTable-SWM-v0": "LangTable-v0", "WM-Cube-SWM-v0": "Cube-v0"}
+LANGTABLE = assets_folder() / "langtable-swm"
+
+
+@pytest.fixture(scope="module", params=[i for i, name in SEMANTIC_MODELS.items() if name])
+def env_id(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    name = SEMANTIC_MODELS[ID]
-    if name is None:
-        pytest.skip(f"no checkpoint of {ID} ships yet")
+def folder(env_id) -> Path:
+    name = SEMANTIC_MODELS[env_id]
+    assert name is not None
     return assets_folder() / name
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    return load_semantic_model(folder)
+def model():
+    return load_semantic_model(LANGTABLE)
 
 
 @pytest.fixture(scope="module")
-def starts(folder):
-    return StartStates.from_bytes(Checkpoint.open_semantic(folder).read(FILENAME), folder)
+def starts():
+    return StartStates.from_bytes(Checkpoint.open_semantic(LANGTABLE).read(FILENAME), LANGTABLE)
 
 
-def test_the_card_says_what_it_is_and_what_was_measured(folder):
+def test_the_card_says_what_it_is_and_what_was_measured(env_id, folder):
     spec = Checkpoint.open_semantic(folder).spec
-    assert spec.embedded and spec.twin == "LangTable-v0"
+    assert spec.embedded and spec.twin == TWINS[env_id]
     assert "not one of the published models" in spec.description
     assert spec.prefix_attention == "block_causal"
     assert {"future_qa", "answer_threshold"} <= set(spec.metrics)
@@ -83,19 +88,21 @@ def test_it_tells_where_the_peg_is(model, starts):
     assert share(frames) > share(frames.roll(1, 0)) + 0.05
 
 
-def test_gym_make_needs_no_checkpoint_and_says_which_model_runs(folder):
-    _announced.discard(ID)
-    with pytest.warns(EmbeddedModelWarning, match="langtable-swm"):
-        env = gymnasium.make(ID)
+def test_gym_make_needs_no_checkpoint_and_says_which_model_runs(env_id, folder):
+    _announced.discard(env_id)
+    with pytest.warns(EmbeddedModelWarning, match=folder.name):
+        env = gymnasium.make(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("error", EmbeddedModelWarning)
-        again = gymnasium.make(ID)
+        again = gymnasium.make(env_id)
     observation, info = env.reset(seed=3)
     np.testing.assert_array_equal(again.reset(seed=3)[0]["frame"], observation["frame"])
     assert observation["frame"].std() > 10
     total, value = 0.0, info["value"]
+    assert isinstance(env.action_space, gymnasium.spaces.Box)
+    action = env.action_space.high / 3
     for _ in range(20):
-        observation, reward, terminated, _, info = env.step(np.array([0.01, 0.0], np.float32))
+        observation, reward, terminated, _, info = env.step(action)
         total += float(reward)
         if terminated:
             break
