@@ -19,7 +19,7 @@ def future_qa(report: dict[str, Any]) -> list[str]:
     found = report["future_qa"]
     places = [found[name] for name in ("in_distribution", "out_of_distribution")]
     lines = [
-        "**Answers about the future**, held-out episodes, % right (`wm-gym evaluate "
+        "**Answers about the future**, held-out expert episodes, % right (`wm-gym evaluate "
         "semantic`; 95 % intervals over questions):",
         "",
         f"| | as trained | {unseen} |",

@@ -29,8 +29,9 @@ class MakeStartStatesConfig:
     """Start states per task."""
     seed: int = 6500
     """Seed of the first; held-out data begin at 6000."""
-    blocks: str = "standard"
-    """Blocks on LangTable's table."""
+    blocks: str = ""
+    """Blocks on LangTable's table, or Cube's cubes, as the simulator takes them (`ood`, `2`, names
+    separated by commas); its own by default."""
 
     def __post_init__(self) -> None:
         """Check the number once."""
@@ -57,7 +58,7 @@ def run(config: MakeStartStatesConfig) -> Path:
         )
     domain = domain_of(spec.twin)
     keyword = domain.objects_keyword if domain is not None else ""
-    table: dict[str, Any] = {keyword: config.blocks} if keyword else {}
+    table: dict[str, Any] = {keyword: config.blocks} if keyword and config.blocks else {}
     starts = make_start_states(
         range(config.seed, config.seed + config.count),
         config.tasks or tuple(spec.tasks),

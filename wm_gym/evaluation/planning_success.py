@@ -126,7 +126,9 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
     """
     model = load_semantic_model(config.checkpoint, device=config.device)
     tasks = chosen_tasks(model.spec.twin, config.tasks)
-    pairs = [(task, method) for task in tasks for method in config.methods or task.methods]
+    pairs: list[tuple[PlanningTask, Method]] = [
+        (task, method) for task in tasks for method in config.methods or task.methods
+    ]
     domain = domain_of(model.spec.twin)
     assert domain is not None  # or there would be no tasks
     if domain is not LANGTABLE and {"base", "gradient"} & {method for _, method in pairs}:
