@@ -25,11 +25,11 @@ EMBEDDED_MODELS: dict[str, str | None] = {
 }
 """Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
 
-SEMANTIC_MODELS: dict[str, str | None] = {
+SEMANTIC_MODELS: dict[str, str] = {
     "WM-LangTable-SWM-v0": "langtable-swm",
-    "WM-Cube-SWM-v0": None,
+    "WM-Cube-SWM-v0": "cube-swm",
 }
-"""Semantic world models: id -> folder under assets/, or None if none ships."""
+"""Semantic world models: id -> folder under assets/."""
 
 SIMULATORS: dict[str, str] = {
     "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",

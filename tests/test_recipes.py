@@ -90,7 +90,7 @@ def parse_script(words: list[str]) -> None:
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 14),
         ("langtable-swm-mixtures.sh", 18),
-        ("cube-swm.sh", 13),
+        ("cube-swm.sh", 14),
         ("langtable-agents.sh", 8),
     ],
 )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # cube-swm: a small semantic world model of Cube-v0 (OGBench's arm and four cubes), from nothing, as
 # langtable-swm.sh makes one of LangTable: episodes, questions about single pictures and about the
-# future, both stages of training, the checkpoint, its threshold, and the figures in its card. Every
+# future, three stages of training, the checkpoint, its threshold, and the figures in its card. Every
 # step resumes where it stopped. Needs pip install 'wm_gym[ogbench]'.
 # usage: benchmarks/recipes/cube-swm.sh [RUN_FOLDER]        (a good hour of one core)
 #        EPISODES=… HELD_OUT=… UNSEEN=…                     takes episodes that are there already
@@ -14,11 +14,11 @@ unseen=${UNSEEN:-$run/unseen}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   count=600 held_out_count=80 unseen_count=40 starts=30 length=()
-  steps=(500 4000) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
+  steps=(500 4000 2500) check=500 first=(--rows 12 --questions 3) second=(--rows 6 --questions 12)
   measured=() calibrated=()
 else  # whether the commands fit together; what comes out of it is of no use
   count=8 held_out_count=24 unseen_count=4 starts=1 length=(--steps 60)
-  steps=(2 2) check=0 first=(--rows 2 --questions 3) second=(--rows 2 --questions 3)
+  steps=(2 2 2) check=0 first=(--rows 2 --questions 3) second=(--rows 2 --questions 3)
   measured=(--frames 8 --questions 4 --batch 4) calibrated=(--per-task 20)
 fi
 # glibc gives freed memory back to the system at once, which costs a training loop a fifth of its time
@@ -53,9 +53,14 @@ wm-gym train semantic --qa "$run/saqa" --init "$run/stage_1/checkpoint" --out "$
   --seeing-weight 0.5 --grounding-weight 1 "${second[@]}" --loop.steps "${steps[1]}" \
   --loop.learning-rate 1.5e-3 --loop.warmup-steps 50 --loop.save-every 100 \
   --check "$run/qa-held-out" --check-every "$check"
+# and on for a while: two points more of the answers are right
+wm-gym train semantic --qa "$run/saqa" --init "$run/stage_2/checkpoint" --out "$run/stage_3" --name cube-swm \
+  --seeing-weight 0.5 --grounding-weight 1 "${second[@]}" --loop.steps "${steps[2]}" --seed 1 \
+  --loop.learning-rate 1e-3 --loop.warmup-steps 50 --loop.save-every 100 \
+  --check "$run/qa-held-out" --check-every "$check"
 
 model=$run/cube-swm
-wm-gym train assemble-semantic --checkpoint "$run/stage_2/checkpoint" --name cube-swm --out "$model"
+wm-gym train assemble-semantic --checkpoint "$run/stage_3/checkpoint" --name cube-swm --out "$model"
 wm-gym make-start-states --id WM-Cube-SWM-v0 --checkpoint "$model" --count "$starts"
 wm-gym calibrate-semantic --checkpoint "$model" --data "$held_out" --write-card \
   --json "$run/answer_threshold.json" "${calibrated[@]}"

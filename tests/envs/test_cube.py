@@ -3,12 +3,10 @@
 import subprocess
 import sys
 
-import gymnasium
 import numpy as np
 import pytest
 
 from tests.conftest import NEEDS_OGBENCH
-from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.sims import cube, cube_expert
 from wm_gym.envs.sims.cube import CubeEnv
@@ -198,11 +196,6 @@ except ImportError as error:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Cube-v0 runs on the package ogbench" in run.stdout
     assert "pip install 'wm_gym[ogbench]'" in run.stdout
-
-
-def test_the_semantic_id_says_how_to_train_a_model():
-    with pytest.raises(CheckpointError, match=r"(?s)WM-Cube-SWM-v0.*wm-gym train"):
-        gymnasium.make("WM-Cube-SWM-v0")
 
 
 def test_colours_are_where_the_state_says():

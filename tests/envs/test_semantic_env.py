@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 import wm_gym  # noqa: F401  registers the ids
 from tests.semantic.conftest import tiny_semantic_model
-from wm_gym.checkpoints import CheckpointError, save_data_file
+from wm_gym.checkpoints import CheckpointError, resolve_checkpoint, save_data_file
 from wm_gym.cli import main
 from wm_gym.envs.semantic import SemanticEnv, SemanticVectorEnv
 from wm_gym.envs.start_states import FILENAME, StartStates
@@ -147,8 +147,8 @@ def test_a_snapshot_goes_on_bit_for_bit(model):
 
 
 def test_what_does_not_fit_is_refused(model):
-    with pytest.raises(CheckpointError, match="has no embedded checkpoint") as missing:
-        gymnasium.make("WM-Cube-SWM-v0")
+    with pytest.raises(CheckpointError, match="WM-My-SWM-v0 has no embedded check") as missing:
+        resolve_checkpoint("embedded", None, "WM-My-SWM-v0", "semantic")
     ways = ("wm-gym import-semantic", "wm-gym train semantic")
     assert all(way in str(missing.value) for way in ways)
     assert "latent-dynamics" not in str(missing.value)

@@ -56,13 +56,6 @@ def missing_model_lines(env_id: str) -> list[str]:
     """An id whose checkpoint does not ship, as a page of text: what it is, how to get one."""
     facts = missing_model(env_id)
     lines = [f"{env_id}: no checkpoint ships; what it is and how to get one:"]
-    if env_id in SEMANTIC_MODELS:
-        return [
-            *lines,
-            "kind           a semantic world model: answers questions about the future, no frames",
-            f"domain         that of {facts['domain']} (`wm-gym info {facts['domain']}`)",
-            "train one      `wm-gym train semantic`, see docs/semantic-models.md",
-        ]
     height, width = facts["grid"]
     adapter = ", compressed by an S-VAE adapter" if facts["compressed"] else ""
     return [
