@@ -190,6 +190,11 @@ def test_when_the_time_is_up_it_reports_what_is_there(small):
     measure_planning(four, lambda line: None)
     rows = measure_planning(dataclasses.replace(small, max_minutes=0.0), lambda line: None)["rows"]
     assert [(row["method"], row["episodes"]) for row in rows] == [("base", 4)]
+    six = dataclasses.replace(small, methods=("base",), episodes=6)  # two of the next block of four
+    measure_planning(six, lambda line: None)
+    more = dataclasses.replace(small, episodes=20, max_minutes=0.0)
+    rows = measure_planning(more, lambda line: None)["rows"]
+    assert [(row["method"], row["episodes"]) for row in rows] == [("base", 6)]
 
 
 def test_the_report_counts_and_pairs():

@@ -189,7 +189,7 @@ def run_rounds(
                 stored = _stored(results)
                 count = max(min(upto, config.episodes), stored)
                 if time.monotonic() - began >= limit_s:
-                    count = stored // size * size if stored < config.episodes else stored
+                    count = stored
                 if not count:
                     continue
                 several = task.steps > 1
