@@ -60,25 +60,6 @@ def planning(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def ablations(reports: dict[str, dict[str, Any]]) -> list[str]:
-    """What gradient ascent adds to the base when one thing about its questions is changed."""
-    lines = [
-        "**Ablations**: points that gradient ascent adds to the base, mean over the pushes "
-        "(`benchmarks/planning_success.py`; each against the same seeds of its own base):",
-        "",
-        "| questions | points | paired episodes |",
-        "|---|---|---|",
-    ]
-    for name, report in reports.items():
-        rows = [
-            r for r in report["improvements"] if (r["group"], r["method"]) == ("push", "gradient")
-        ]
-        for row in rows:
-            low, high = (number(value, 0) for value in row["interval"])
-            lines.append(f"| {name} | {row['points']:+.0f} [{low}, {high}] | {row['episodes']} |")
-    return lines
-
-
 def planner_time(report: dict[str, Any]) -> list[str]:
     """What a plan costs, and what sharing saves."""
     seconds = {(r["planner"], r["keys_and_values"]): r["seconds_per_chunk"] for r in report["rows"]}
