@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from wm_gym.domains import LANGTABLE
 from wm_gym.instructions import InstructionSet
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
+from wm_gym.semantic.directed_tasks import DIRECTED_TASKS
 from wm_gym.semantic.question_sets import QUESTION_SETS
 from wm_gym.semantic.rephrase import rephrased
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, semantic_task
@@ -42,10 +44,13 @@ class PlannerPolicy(Policy):
             cut, shorter ones go on with their last action.
         phrasing: which wording every question of the task is asked in, 0 to 9 (8 and 9 were never
             trained on); None leaves the task's own.
+        directed: ask for a move in a direction, too, in tasks of LangTable that have two blocks
+            (`DIRECTED_TASKS`).
 
     Raises:
         IncompatiblePolicyError: if one of them speaks another action language.
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or `directed` is asked of another simulator's
+            model.
     """
 
     kind: ClassVar[str] = "planner"
@@ -61,6 +66,7 @@ class PlannerPolicy(Policy):
         order: Literal["given", "by_value"] = "given",
         bases: Sequence[Policy] = (),
         phrasing: int | None = None,
+        directed: bool = False,
     ) -> None:
         frames = next((base.frame_spec for base in bases if base.frame_spec is not None), None)
         super().__init__(model.spec.action, frames)
@@ -69,10 +75,16 @@ class PlannerPolicy(Policy):
                 f"execute={execute} must be 1 to horizon={horizon}, and that at most the "
                 f"{model.spec.horizon} actions that {model.spec.name} was trained with"
             )
+        if directed and model.spec.twin != LANGTABLE.twin:
+            raise ValueError(
+                f"directed=True: {model.spec.name} is of {model.spec.twin}, and only tasks of "
+                f"{LANGTABLE.twin} are stated with directions; leave it out"
+            )
         value = value or ValueConfig()
         self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
         self.execute = execute
         self.phrasing = phrasing
+        self.directed = directed
         self.proposals = Proposals(bases, self.action_spec, self.frame_spec)
         self.frame_history = self.proposals.frame_history
         self._tasks: dict[int, SemanticTask] = {}
@@ -98,7 +110,10 @@ class PlannerPolicy(Policy):
             task = LANGTABLE_MULTI_STEP[instruction]
         else:
             goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
-            task = semantic_task(spec.twin, goal.task, goal.objects)
+            if self.directed and goal.task in DIRECTED_TASKS:
+                task = DIRECTED_TASKS[goal.task].named(*goal.objects)
+            else:
+                task = semantic_task(spec.twin, goal.task, goal.objects)
         if self.phrasing is None:
             return task
         assert spec.twin is not None  # or there would be no task
@@ -141,6 +156,7 @@ class PlannerPolicy(Policy):
             "execute": self.execute,
             "order": self.planner.order,
             "phrasing": self.phrasing,
+            "directed": self.directed,
             "bases": self.proposals.config(),
         }
 
@@ -167,5 +183,7 @@ class PlannerPolicy(Policy):
             execute=config["execute"],
             order=config["order"],
             bases=saved_bases(config["bases"], weights),
-            phrasing=config.get("phrasing"),  # policies saved before there was one
+            # policies saved before there were these
+            phrasing=config.get("phrasing"),
+            directed=config.get("directed", False),
         )

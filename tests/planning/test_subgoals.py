@@ -7,7 +7,8 @@ from tests.semantic.conftest import tiny_semantic_model
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.planning.plan import ActionBox
-from wm_gym.planning.subgoals import SubgoalPlanner, advanced
+from wm_gym.planning.subgoals import SubgoalPlanner, advanced, likeliest_ways
+from wm_gym.semantic.directed_tasks import DIRECTED_TASKS
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, langtable_task
 from wm_gym.semantic.value import TaskValue, present_probabilities
 
@@ -94,3 +95,24 @@ def test_by_value_needs_proposals(model, frames):
     planner = SubgoalPlanner(model, MPPI, order="by_value")
     with pytest.raises(ValueError, match="chooses among proposals"):
         planner.next(frames, [MS1, MS1], planner.begin([MS1, MS1]), [0, 1])
+
+
+def test_the_picture_chooses_among_alternatives(model, frames):
+    ways = DIRECTED_TASKS["separate"].named("red moon", "blue cube")
+    tasks = [MS1, ways]
+    view = model.look(frames)
+    likely = [
+        present_probabilities(view, [step.when] * 2)[1].min().item() for step in ways.subgoals
+    ]
+    best = max(range(4), key=likely.__getitem__)
+    assert likely[best] > sorted(likely)[-2]  # or the choice would mean nothing
+    assert likeliest_ways(view, tasks)[1] == best
+    planner = SubgoalPlanner(model, MPPI, threshold=0.999)
+    found = planner.next(frames, tasks, planner.begin(tasks), [0, 1])
+    assert found.subgoals.tolist() == [0, best]  # of the sequence, the first one that is open
+    # the plan serves that way: it is the plan for it alone
+    alone = planner.next(frames[1:], [type(ways)("alone", (ways.subgoals[best],))], [[False]], [1])
+    torch.testing.assert_close(found.plan.actions[1], alone.plan.actions[0])
+    ordered = SubgoalPlanner(model, MPPI, order="by_value")
+    with pytest.raises(ValueError, match=r"the picture chooses those of .*separate the red moon"):
+        ordered.next(frames, tasks, planner.begin(tasks), [0, 1], torch.zeros(2, 1, 16, 2))

@@ -78,14 +78,25 @@ def test_a_saved_planner_acts_the_same(model, tmp_path):
     base = RandomPolicy(model.spec.action)
     policy = PlannerPolicy(
         model, GradientConfig(iterations=2), ValueConfig(sub_chunk=4), horizon=8, execute=2,
-        bases=[base],
+        bases=[base], directed=True,
     )  # fmt: skip
     save_policy(policy, tmp_path / "policy")
     again = load_policy(tmp_path / "policy")
     assert isinstance(again, PlannerPolicy)
     assert dataclasses.asdict(again.planner.planner) == dataclasses.asdict(policy.planner.planner)
+    assert again.directed
     observation = see([0, 1, 2])
     np.testing.assert_array_equal(begun(again).act(observation), begun(policy).act(observation))
+
+
+def test_directions_are_asked_for_on_request(model):
+    plain, directed = (begun(PlannerPolicy(model, MPPI, directed=d)) for d in (False, True))
+    count = {p: [len(p._tasks[row].subgoals) for row in range(3)] for p in (plain, directed)}
+    assert count == {plain: [1, 1, 2], directed: [1, 4, 2]}  # reach, push, two steps
+    other = tiny_semantic_model()
+    other.spec = dataclasses.replace(other.spec, twin="Cube-v0")
+    with pytest.raises(ValueError, match=r"directed=True: .* is of Cube-v0"):
+        PlannerPolicy(other, MPPI, directed=True)
 
 
 def test_what_it_cannot_do_is_refused(model):

@@ -78,6 +78,9 @@ class PlanningConfig:
     """Action sequences that the base proposes for every plan, or uniform ones."""
     phrasing: int = 0
     """Wording of every question, 0 to 9: 0 is the paper's, 8 and 9 were never trained on."""
+    directed: bool = False
+    """Ask for a move in a direction, too, away from the other block or towards it, in tasks of two
+    blocks; the paper's questions do not."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """How answers become a value; --value.no-weighted is the ablation of the weights."""
     mppi: MPPIConfig = field(default_factory=MPPIConfig)
@@ -276,6 +279,7 @@ def make_policy(
         order="by_value" if len(bases) > config.proposals else "given",
         bases=bases,
         phrasing=config.phrasing,
+        directed=config.directed,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from wm_gym.planning.plan import ActionBox, Plan
 from wm_gym.planning.planner import PlannerConfig, plan
 from wm_gym.semantic.tasks import SemanticTask
-from wm_gym.semantic.value import TaskValue, ValueConfig, answers_hold
+from wm_gym.semantic.value import TaskValue, ValueConfig, answers_hold, present_probabilities
 from wm_gym.semantic.world_model import SemanticWorldModel, View
 
 
@@ -41,6 +41,8 @@ class SubgoalPlanner:
     comes next: `given` takes the first open subgoal, `by_value` the one whose value is highest over
     the proposals, together with the proposal (the paper's multi-step setting, with the samples of
     several behaviour policies as proposals). When all are done the last one is planned for again.
+    Subgoals with `when` are alternatives: at every plan the one whose `when` is likeliest to hold
+    now is taken, in any order.
 
     Attributes:
         model: the semantic world model.
@@ -80,12 +82,18 @@ class SubgoalPlanner:
             proposals: where planning may start, (B, P, n, A).
 
         Raises:
-            ValueError: if `by_value` has no proposals to compare.
+            ValueError: if `by_value` has no proposals to compare, or a task whose subgoals are
+                alternatives.
         """
         if self.order == "by_value" and proposals is None:
             raise ValueError(
                 "order='by_value' chooses among proposals and there are none; give the behaviour "
                 "policies' samples, or use order='given'"
+            )
+        if self.order == "by_value" and (ways := [t.name for t in tasks if t.alternatives]):
+            raise ValueError(
+                f"order='by_value' chooses the subgoal by its value, and the picture chooses those "
+                f"of {ways}; use order='given'"
             )
         view = self.model.look(frames)
         now = [
@@ -100,6 +108,9 @@ class SubgoalPlanner:
             start = proposals[torch.arange(len(tasks)), which][:, None]
         else:
             chosen = torch.tensor([_first_open(row) for row in now])
+            if any(task.alternatives for task in tasks):
+                ways = likeliest_ways(view, tasks)
+                chosen = torch.where(torch.tensor([t.alternatives for t in tasks]), ways, chosen)
         steps = [task.subgoals[s] for task, s in zip(tasks, chosen.tolist(), strict=True)]
         value = TaskValue(view, steps, self.value)
         found = plan(value, box, self.horizon, seeds, self.planner, start)
@@ -154,6 +165,26 @@ def advanced(
         if order == "given" and not now[k]:
             break
     return now
+
+
+def likeliest_ways(view: View, tasks: Sequence[SemanticTask]) -> Tensor:
+    """Which of each task's alternatives to take: the one whose `when` is likeliest to hold now.
+
+    Args:
+        view: B frames that were read.
+        tasks: one for each. What comes out for one whose subgoals follow each other means nothing.
+
+    Returns:
+        Numbers of subgoals, (B,).
+    """
+    likely = torch.full((len(tasks), max(len(task.subgoals) for task in tasks)), -torch.inf)
+    for k in range(likely.shape[1]):
+        steps = [task.subgoals[min(k, len(task.subgoals) - 1)] for task in tasks]
+        asked = present_probabilities(view, [step.when or step.done for step in steps])
+        for row, answers in enumerate(asked):
+            if k < len(tasks[row].subgoals):
+                likely[row, k] = answers.min()
+    return likely.argmax(1)
 
 
 def _first_open(done: Sequence[bool]) -> int:

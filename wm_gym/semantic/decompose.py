@@ -114,13 +114,14 @@ def read_task(text: str, objects: Sequence[str], questions: QuestionSet) -> Sema
         ) from error
     task = task_from_dict(content)
     for subgoal in task.subgoals:
-        for desired in subgoal.done:
+        for desired in (*subgoal.done, *subgoal.when):
             if questions.type_of(questions.parse(desired.question)).compares:
                 raise TaskError(
-                    f"'done' of subgoal {subgoal.name!r} asks {desired.question!r}, which compares "
-                    "with before; ask about the present alone, e.g. whether two things touch"
+                    f"'done' or 'when' of subgoal {subgoal.name!r} asks {desired.question!r}, "
+                    "which compares with before; ask about the present alone, e.g. whether two "
+                    "things touch"
                 )
-        for desired in (*subgoal.answers, *subgoal.done):
+        for desired in (*subgoal.answers, *subgoal.done, *subgoal.when):
             question = questions.parse(desired.question)
             absent = sorted(set(question.blocks) - set(objects))
             if absent:

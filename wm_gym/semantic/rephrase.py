@@ -34,6 +34,7 @@ def rephrased(task: SemanticTask, questions: QuestionSet, phrasing: int) -> Sema
         )
 
     subgoals = (
-        replace(s, answers=reworded(s.answers), done=reworded(s.done)) for s in task.subgoals
+        replace(s, answers=reworded(s.answers), done=reworded(s.done), when=reworded(s.when))
+        for s in task.subgoals
     )
     return replace(task, subgoals=tuple(subgoals))

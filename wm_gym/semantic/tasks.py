@@ -50,11 +50,14 @@ class Subgoal:
         name: what it is.
         answers: what planning is to reach, in the future.
         done: what must hold now for the step to be over.
+        when: what should hold now for the step to be the way to take, if it is one of several;
+            none for steps that follow each other.
     """
 
     name: str
     answers: tuple[DesiredAnswer, ...]
     done: tuple[DesiredAnswer, ...]
+    when: tuple[DesiredAnswer, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that there is something to plan for and to end with."""
@@ -67,11 +70,11 @@ class Subgoal:
 
 @dataclass(frozen=True)
 class SemanticTask:
-    """A task: subgoals that follow each other.
+    """A task: subgoals that follow each other, or, with `when`, alternative ways to one end.
 
     Attributes:
         name: what it is.
-        subgoals: at least one.
+        subgoals: at least one; all of them have `when`, or none.
     """
 
     name: str
@@ -81,6 +84,17 @@ class SemanticTask:
         """Check that there is a subgoal."""
         if not self.subgoals:
             raise TaskError(f"task {self.name!r} has no subgoals; it needs at least one")
+        without = [step.name for step in self.subgoals if not step.when]
+        if 0 < len(without) < len(self.subgoals):
+            raise TaskError(
+                f"task {self.name!r}: the subgoals {without} have no 'when' and others do; give it "
+                "to all, as alternatives, or to none, as steps that follow each other"
+            )
+
+    @property
+    def alternatives(self) -> bool:
+        """Whether the subgoals are ways to one end, of which the picture says which to take."""
+        return bool(self.subgoals[0].when)
 
     def named(self, first: str = "", second: str = "") -> SemanticTask:
         """The task with names in its slots {first} and {second}."""
@@ -91,7 +105,12 @@ class SemanticTask:
             )
 
         steps = (
-            Subgoal(s.name.format(first=first, second=second), fill(s.answers), fill(s.done))
+            Subgoal(
+                s.name.format(first=first, second=second),
+                fill(s.answers),
+                fill(s.done),
+                fill(s.when),
+            )
             for s in self.subgoals
         )
         return SemanticTask(self.name.format(first=first, second=second), tuple(steps))
