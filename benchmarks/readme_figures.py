@@ -13,7 +13,7 @@ import tyro
 from document_figures import FiguresConfig, fill
 from readme_format import number, read
 from readme_learning import AGENTS, BASES, improvement, learning
-from readme_semantic import future_qa, planner_time, planning
+from readme_semantic import ablations, data_mixtures, future_qa, planner_time, planning
 
 from wm_gym.evaluation.latent_spaces import table_rows
 
@@ -329,15 +329,26 @@ SEMANTIC = {
         "future_qa_langtable_swm": future_qa,
         "planning_success_langtable": planning,
         "planner_time": planner_time,
+        "data_mixtures_langtable": data_mixtures,
     },
     "Cube": {"future_qa_cube_swm": future_qa, "planning_success_cube": planning},
 }
+ABLATIONS = {
+    "as in the paper": "planning_success_langtable",
+    "all of the same weight": "planning_success_langtable_equal_weights",
+    "in a wording never trained on": "planning_success_langtable_untrained_wording",
+    "about a move in a direction, too": "planning_success_langtable_directed",
+}
+"""What a row says of the questions, and the result that it is from."""
 
 
 def semantic_figures(domain: str) -> list[str]:
     """The tables of one semantic world model, as far as it was measured."""
     known = [(table, read(name)) for name, table in SEMANTIC[domain].items()]
     blocks = ["\n".join(table(report)) for table, report in known if report is not None]
+    changed = {what: report for what, name in ABLATIONS.items() if (report := read(name))}
+    if domain == "LangTable" and len(changed) > 1:
+        blocks.append("\n".join(ablations(changed)))
     return [f"### A semantic world model of {domain}", *blocks] if blocks else []
 
 

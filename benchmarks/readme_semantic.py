@@ -60,6 +60,48 @@ def planning(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def ablations(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """What planning reaches when one thing about its questions is changed."""
+    lines = [
+        "**Other questions**: success of `separate` by MPPI in %, and points that gradient ascent "
+        "adds to the base, mean over the pushes (`benchmarks/planning_success.py`; the same "
+        "seeds):",
+        "",
+        "| questions | separate | episodes | points on pushes | paired episodes |",
+        "|---|---|---|---|---|",
+    ]
+    for name, report in reports.items():
+        cells = ["", "", "", ""]
+        for row in report["rows"]:
+            if (row["group"], row["method"]) == ("separate", "mppi"):
+                cells[:2] = [share(row), str(row["episodes"])]
+        for row in report["improvements"]:
+            if (row["group"], row["method"]) == ("push", "gradient"):
+                low, high = (number(value, 0) for value in row["interval"])
+                cells[2:] = [f"{row['points']:+.0f} [{low}, {high}]", str(row["episodes"])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def data_mixtures(report: dict[str, Any]) -> list[str]:
+    """The paper's Table 2 at our size."""
+    lines = [
+        f"**Suboptimal data** (`benchmarks/data_mixtures.py`; {report['training_steps']} steps "
+        "each from one common start, answers about held-out expert episodes, % right, mean ± "
+        f"standard deviation over {len(report['seeds'])} training seeds; in brackets the paper's):",
+        "",
+        "| trained on | known blocks | unseen blocks |",
+        "|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [
+            f"{place['mean']:.1f} ± {place['deviation']:.1f} ({place['paper']:.1f})"
+            for place in (row["in_distribution"], row["out_of_distribution"])
+        ]
+        lines.append(f"| {row['mixture']} | {' | '.join(cells)} |")
+    return lines
+
+
 def planner_time(report: dict[str, Any]) -> list[str]:
     """What a plan costs, and what sharing saves."""
     seconds = {(r["planner"], r["keys_and_values"]): r["seconds_per_chunk"] for r in report["rows"]}

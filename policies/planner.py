@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
-from wm_gym.semantic.directed_tasks import DIRECTED_TASKS
+from wm_gym.semantic.directed_tasks import DIRECTED_MULTI_STEP, directed_task
 from wm_gym.semantic.question_sets import QUESTION_SETS
 from wm_gym.semantic.rephrase import rephrased
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, semantic_task
@@ -44,8 +45,11 @@ class PlannerPolicy(Policy):
             cut, shorter ones go on with their last action.
         phrasing: which wording every question of the task is asked in, 0 to 9 (8 and 9 were never
             trained on); None leaves the task's own.
+        done_threshold: probability above which an answer about the present counts as given; None
+            is the card's.
+        stays_done: whether a subgoal that held once is done for good.
         directed: ask for a move in a direction, too, in tasks of LangTable that have two blocks
-            (`DIRECTED_TASKS`).
+            (`directed_task`).
 
     Raises:
         IncompatiblePolicyError: if one of them speaks another action language.
@@ -66,6 +70,8 @@ class PlannerPolicy(Policy):
         order: Literal["given", "by_value"] = "given",
         bases: Sequence[Policy] = (),
         phrasing: int | None = None,
+        done_threshold: float | None = None,
+        stays_done: bool = True,
         directed: bool = False,
     ) -> None:
         frames = next((base.frame_spec for base in bases if base.frame_spec is not None), None)
@@ -81,7 +87,9 @@ class PlannerPolicy(Policy):
                 f"{LANGTABLE.twin} are stated with directions; leave it out"
             )
         value = value or ValueConfig()
-        self.planner = SubgoalPlanner(model, planner, value, horizon, order=order)
+        self.planner = SubgoalPlanner(
+            model, planner, value, horizon, done_threshold, order, stays_done
+        )
         self.execute = execute
         self.phrasing = phrasing
         self.directed = directed
@@ -106,14 +114,13 @@ class PlannerPolicy(Policy):
 
     def _task(self, instruction: str) -> SemanticTask:
         spec = self.planner.model.spec
-        if instruction in LANGTABLE_MULTI_STEP:
-            task = LANGTABLE_MULTI_STEP[instruction]
+        several = DIRECTED_MULTI_STEP if self.directed else LANGTABLE_MULTI_STEP
+        if instruction in several:
+            task = several[instruction]
         else:
             goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
-            if self.directed and goal.task in DIRECTED_TASKS:
-                task = DIRECTED_TASKS[goal.task].named(*goal.objects)
-            else:
-                task = semantic_task(spec.twin, goal.task, goal.objects)
+            stated = directed_task if self.directed else partial(semantic_task, spec.twin)
+            task = stated(goal.task, goal.objects)
         if self.phrasing is None:
             return task
         assert spec.twin is not None  # or there would be no task
@@ -156,6 +163,8 @@ class PlannerPolicy(Policy):
             "execute": self.execute,
             "order": self.planner.order,
             "phrasing": self.phrasing,
+            "done_threshold": self.planner.threshold,
+            "stays_done": self.planner.stays_done,
             "directed": self.directed,
             "bases": self.proposals.config(),
         }
@@ -185,5 +194,7 @@ class PlannerPolicy(Policy):
             bases=saved_bases(config["bases"], weights),
             # policies saved before there were these
             phrasing=config.get("phrasing"),
+            done_threshold=config.get("done_threshold"),
+            stays_done=config.get("stays_done", True),
             directed=config.get("directed", False),
         )

@@ -7,10 +7,10 @@ from tests.semantic.conftest import tiny_semantic_model
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.planning.plan import ActionBox
-from wm_gym.planning.subgoals import SubgoalPlanner, advanced, likeliest_ways
-from wm_gym.semantic.directed_tasks import DIRECTED_TASKS
-from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, langtable_task
-from wm_gym.semantic.value import TaskValue, present_probabilities
+from wm_gym.planning.subgoals import SubgoalPlanner, advanced
+from wm_gym.semantic.directed_tasks import DIRECTED_MULTI_STEP, directed_task
+from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP, SemanticTask, langtable_task
+from wm_gym.semantic.value import TaskValue, on_their_ways, present_probabilities
 
 MS1 = LANGTABLE_MULTI_STEP["MS1"]
 REACH = langtable_task("reach", ("red moon",))
@@ -91,28 +91,53 @@ def test_by_value_takes_the_best_pair_of_subgoal_and_proposal(model, frames):
     assert only.subgoals.tolist() == [1, 0]
 
 
+def test_what_held_once_is_open_again_on_request(model, frames):
+    proposals = ActionBox.of(model.spec.action).uniform([1, 2], (3, 16))
+    for order in ("given", "by_value"):
+        kept, again = (
+            SubgoalPlanner(model, MPPI, threshold=0.999, order=order, stays_done=stays)
+            for stays in (True, False)
+        )
+        before = [[True, False]] * 2
+        assert kept.next(frames, [MS1, MS1], before, [0, 1], proposals).done == before
+        found = again.next(frames, [MS1, MS1], before, [0, 1], proposals)
+        assert found.done == [[False, False]] * 2
+    # by value, all are open once all are done
+    values = [TaskValue(model.look(frames), MS1.subgoals[k])(proposals) for k in (0, 1)]
+    wanted = torch.stack([v.amax(1) for v in values]).argmax(0)
+    over = SubgoalPlanner(model, MPPI, threshold=0.0, order="by_value")
+    found = over.next(frames, [MS1, MS1], [[True, True]] * 2, [0, 1], proposals)
+    assert found.subgoals.tolist() == wanted.tolist()
+    with pytest.raises(ValueError, match=r"threshold=1\.5 must be a probability"):
+        SubgoalPlanner(model, MPPI, threshold=1.5)
+
+
 def test_by_value_needs_proposals(model, frames):
     planner = SubgoalPlanner(model, MPPI, order="by_value")
     with pytest.raises(ValueError, match="chooses among proposals"):
         planner.next(frames, [MS1, MS1], planner.begin([MS1, MS1]), [0, 1])
 
 
-def test_the_picture_chooses_among_alternatives(model, frames):
-    ways = DIRECTED_TASKS["separate"].named("red moon", "blue cube")
-    tasks = [MS1, ways]
+def test_plans_serve_the_way_that_the_picture_says_to_take(model, frames):
+    (step,) = directed_task("separate", ("red moon", "blue cube")).subgoals
     view = model.look(frames)
-    likely = [
-        present_probabilities(view, [step.when] * 2)[1].min().item() for step in ways.subgoals
-    ]
-    best = max(range(4), key=likely.__getitem__)
-    assert likely[best] > sorted(likely)[-2]  # or the choice would mean nothing
-    assert likeliest_ways(view, tasks)[1] == best
+    likely = torch.stack(
+        [torch.stack(present_probabilities(view, [way.when] * 2))[:, 0] for way in step.ways], 1
+    )
+    taken = on_their_ways(view, [step, MS1.subgoals[0]])
+    assert taken[1] is MS1.subgoals[0]
+    best = step.ways[likely[0].argmax()]
+    assert taken[0].answers == step.answers + best.answers and not taken[0].ways
+    tasks = [SemanticTask("ways", (step,)), SemanticTask("one way", (taken[0],))]
     planner = SubgoalPlanner(model, MPPI, threshold=0.999)
-    found = planner.next(frames, tasks, planner.begin(tasks), [0, 1])
-    assert found.subgoals.tolist() == [0, best]  # of the sequence, the first one that is open
-    # the plan serves that way: it is the plan for it alone
-    alone = planner.next(frames[1:], [type(ways)("alone", (ways.subgoals[best],))], [[False]], [1])
-    torch.testing.assert_close(found.plan.actions[1], alone.plan.actions[0])
-    ordered = SubgoalPlanner(model, MPPI, order="by_value")
-    with pytest.raises(ValueError, match=r"the picture chooses those of .*separate the red moon"):
-        ordered.next(frames, tasks, planner.begin(tasks), [0, 1], torch.zeros(2, 1, 16, 2))
+    same = torch.stack([frames[0]] * 2)
+    found = planner.next(same, tasks, planner.begin(tasks), [3, 3])
+    torch.testing.assert_close(*found.plan.actions)
+    torch.testing.assert_close(*found.plan.values)
+    # by value, too, with steps that have ways and steps that have none
+    ordered = SubgoalPlanner(model, MPPI, threshold=0.999, order="by_value")
+    proposals = ActionBox.of(model.spec.action).uniform([1, 2], (3, 16))
+    mixed = [DIRECTED_MULTI_STEP["MS1"], MS1]
+    both = ordered.next(frames, mixed, planner.begin(mixed), [0, 1], proposals)
+    values = [TaskValue(view, [t.subgoals[k] for t in mixed])(proposals) for k in (0, 1)]
+    assert both.subgoals.tolist() == torch.stack([v.amax(1) for v in values]).argmax(0).tolist()

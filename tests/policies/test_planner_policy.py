@@ -78,21 +78,26 @@ def test_a_saved_planner_acts_the_same(model, tmp_path):
     base = RandomPolicy(model.spec.action)
     policy = PlannerPolicy(
         model, GradientConfig(iterations=2), ValueConfig(sub_chunk=4), horizon=8, execute=2,
-        bases=[base], directed=True,
+        bases=[base], directed=True, done_threshold=0.9, stays_done=False,
     )  # fmt: skip
     save_policy(policy, tmp_path / "policy")
     again = load_policy(tmp_path / "policy")
     assert isinstance(again, PlannerPolicy)
     assert dataclasses.asdict(again.planner.planner) == dataclasses.asdict(policy.planner.planner)
     assert again.directed
+    assert (again.planner.threshold, again.planner.stays_done) == (0.9, False)
     observation = see([0, 1, 2])
     np.testing.assert_array_equal(begun(again).act(observation), begun(policy).act(observation))
 
 
 def test_directions_are_asked_for_on_request(model):
     plain, directed = (begun(PlannerPolicy(model, MPPI, directed=d)) for d in (False, True))
-    count = {p: [len(p._tasks[row].subgoals) for row in range(3)] for p in (plain, directed)}
-    assert count == {plain: [1, 1, 2], directed: [1, 4, 2]}  # reach, push, two steps
+    ways = {
+        p: [[len(step.ways) for step in p._tasks[row].subgoals] for row in range(3)]
+        for p in (plain, directed)
+    }
+    # reach, push, two pushes
+    assert ways == {plain: [[0], [0], [0, 0]], directed: [[0], [4], [4, 4]]}
     other = tiny_semantic_model()
     other.spec = dataclasses.replace(other.spec, twin="Cube-v0")
     with pytest.raises(ValueError, match=r"directed=True: .* is of Cube-v0"):

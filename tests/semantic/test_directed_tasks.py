@@ -1,20 +1,29 @@
 """Tasks that ask for a move: which way, in trained words, as exact answers would choose."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from wm_gym.envs.sims.langtable_questions import slack
-from wm_gym.semantic.directed_tasks import DIRECTED_TASKS
+from wm_gym.semantic.directed_tasks import DIRECTED_MULTI_STEP, DIRECTED_TASKS, directed_task
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.semantic.rephrase import rephrased
-from wm_gym.semantic.tasks import LANGTABLE_TASKS, SemanticTask, TaskError, task_from_dict
+from wm_gym.semantic.tasks import (
+    LANGTABLE_MULTI_STEP,
+    LANGTABLE_TASKS,
+    TaskError,
+    Way,
+    langtable_task,
+    task_from_dict,
+)
 
 BLOCKS = ("red moon", "blue cube")
 # where the second block stands, seen from the first: its direction in the picture
 SIDES = {"right": (0.06, 0.01), "left": (-0.06, 0.01), "up": (-0.01, 0.06), "down": (0.01, -0.06)}
 OPPOSITE = {"right": "left", "left": "right", "up": "down", "down": "up"}
+
+
+def exact(question, before, after):
+    return slack(LANGTABLE_QUESTIONS.parse(question), before, after, BLOCKS)
 
 
 def scene(side):
@@ -26,17 +35,11 @@ def scene(side):
 @pytest.mark.parametrize("name", ["separate", "push"])
 def test_exact_answers_take_the_way_that_serves_the_task(name, side):
     state = scene(side)
-    task = DIRECTED_TASKS[name].named(*BLOCKS)
-    fits = [
-        all(
-            slack(LANGTABLE_QUESTIONS.parse(a.question), state, state, BLOCKS) > 0 for a in way.when
-        )
-        for way in task.subgoals
-    ]
+    (task,) = directed_task(name, BLOCKS).subgoals
+    fits = [all(exact(a.question, state, state) > 0 for a in way.when) for way in task.ways]
     assert sum(fits) == 1
-    way = task.subgoals[fits.index(True)]
     wanted = side if name == "push" else OPPOSITE[side]
-    move, behind = way.answers[-2:]
+    move, behind = task.ways[fits.index(True)].answers
     assert move.question == f"Did the red moon move {wanted}?"
     # a move that way does change the distance as the task needs it
     step = 0.03 * np.array(
@@ -45,37 +48,44 @@ def test_exact_answers_take_the_way_that_serves_the_task(name, side):
     after = state.copy()
     after[:2] = after[2:4] - step  # the peg behind it
     after[2:4] += step
-    for question in (move.question, behind.question):
-        assert slack(LANGTABLE_QUESTIONS.parse(question), state, after, BLOCKS) > 1
+    assert min(exact(move.question, state, after), exact(behind.question, state, after)) > 1
     before_m, after_m = (np.linalg.norm(s[2:4] - s[5:7]) for s in (state, after))
     assert (after_m < before_m) == (name == "push")
 
 
 @pytest.mark.parametrize("name", ["separate", "push"])
 def test_the_rest_is_table_five_and_every_wording_is_trained(name):
-    task, (plain,) = DIRECTED_TASKS[name], LANGTABLE_TASKS[name].subgoals
-    assert task.alternatives and not LANGTABLE_TASKS[name].alternatives
-    assert task.name == LANGTABLE_TASKS[name].name
-    for way in task.subgoals:
-        assert way.done == plain.done
-        assert [a.question for a in way.answers[:-2]] == [a.question for a in plain.answers]
-        shares = [a.weight / b.weight for a, b in zip(way.answers, plain.answers, strict=False)]
-        assert shares == pytest.approx([0.4] * len(shares))
-        assert sum(a.weight for a in way.answers) == pytest.approx(1)
-    for way in task.named(*BLOCKS).subgoals:
-        for answer in (*way.answers, *way.done, *way.when):
-            _, phrasing = LANGTABLE_QUESTIONS.parse_phrasing(answer.question)
-            assert phrasing == 0
-    other = rephrased(task.named(*BLOCKS), LANGTABLE_QUESTIONS, 9)
-    kinds = LANGTABLE_QUESTIONS.parse_phrasing(other.subgoals[0].when[0].question)
-    assert kinds[1] == 9
+    (step,), (plain,) = DIRECTED_TASKS[name].subgoals, LANGTABLE_TASKS[name].subgoals
+    assert (step.name, step.done) == (plain.name, plain.done)
+    assert [a.question for a in step.answers] == [a.question for a in plain.answers]
+    shares = [a.weight / b.weight for a, b in zip(step.answers, plain.answers, strict=True)]
+    assert shares == pytest.approx([0.4] * len(shares))
+    for way in step.ways:
+        assert sum(a.weight for a in (*step.answers, *way.answers)) == pytest.approx(1)
+    task = directed_task(name, BLOCKS)
+    for wording, number in ((task, 0), (rephrased(task, LANGTABLE_QUESTIONS, 9), 9)):
+        (step,) = wording.subgoals
+        ways = [a for way in step.ways for a in (*way.when, *way.answers)]
+        for answer in (*step.answers, *step.done, *ways):
+            assert LANGTABLE_QUESTIONS.parse_phrasing(answer.question)[1] == number
 
 
-def test_a_task_is_a_sequence_or_a_choice():
-    task = DIRECTED_TASKS["push"].named(*BLOCKS)
+def test_other_tasks_stay_as_they_are():
+    assert directed_task("reach", ("red moon",)) == langtable_task("reach", ("red moon",))
+    with pytest.raises(TaskError, match="with objects"):
+        directed_task("push", ("red moon",))
+    for name, task in DIRECTED_MULTI_STEP.items():
+        plain = LANGTABLE_MULTI_STEP[name]
+        assert [s.name for s in task.subgoals] == [s.name for s in plain.subgoals]
+        assert [len(s.ways) for s in task.subgoals] == [4, 4]
+
+
+def test_ways_as_json_and_badly_stated():
+    task = directed_task("push", BLOCKS)
     assert task_from_dict(task.to_dict()) == task
-    mixed = (task.subgoals[0], replace(task.subgoals[1], when=()))
-    with pytest.raises(
-        TaskError, match=r"'push the red moon to the blue cube: down'.* have no 'when'"
-    ):
-        SemanticTask("mixed", mixed)
+    with pytest.raises(TaskError, match="at least one answer in 'when' and 'answers'"):
+        Way((), task.subgoals[0].answers)
+    faulty = task.to_dict()
+    faulty["subgoals"][0]["ways"][0]["then"] = []
+    with pytest.raises(TaskError, match=r"subgoals\.0\.ways\.0\.then"):
+        task_from_dict(faulty)

@@ -78,6 +78,12 @@ class PlanningConfig:
     """Action sequences that the base proposes for every plan, or uniform ones."""
     phrasing: int = 0
     """Wording of every question, 0 to 9: 0 is the paper's, 8 and 9 were never trained on."""
+    done_threshold: float | None = None
+    """Probability above which an answer about the present ends a step of a multi-step task; the
+    card's by default, 0.9 in the published code."""
+    stays_done: bool = True
+    """Whether a step that held once is done for good; no-stays-done takes it up again when it does
+    not hold any more."""
     directed: bool = False
     """Ask for a move in a direction, too, away from the other block or towards it, in tasks of two
     blocks; the paper's questions do not."""
@@ -279,6 +285,8 @@ def make_policy(
         order="by_value" if len(bases) > config.proposals else "given",
         bases=bases,
         phrasing=config.phrasing,
+        done_threshold=config.done_threshold,
+        stays_done=config.stays_done,
         directed=config.directed,
     )
 

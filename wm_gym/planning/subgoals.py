@@ -12,7 +12,7 @@ from torch import Tensor
 from wm_gym.planning.plan import ActionBox, Plan
 from wm_gym.planning.planner import PlannerConfig, plan
 from wm_gym.semantic.tasks import SemanticTask
-from wm_gym.semantic.value import TaskValue, ValueConfig, answers_hold, present_probabilities
+from wm_gym.semantic.value import TaskValue, ValueConfig, answers_hold
 from wm_gym.semantic.world_model import SemanticWorldModel, View
 
 
@@ -37,12 +37,12 @@ class SubgoalPlan:
 class SubgoalPlanner:
     """Plans for tasks with subgoals; what is done so far is handed in and out.
 
-    A subgoal is done when the model says so of the present frame, and stays done. `order` says what
-    comes next: `given` takes the first open subgoal, `by_value` the one whose value is highest over
-    the proposals, together with the proposal (the paper's multi-step setting, with the samples of
-    several behaviour policies as proposals). When all are done the last one is planned for again.
-    Subgoals with `when` are alternatives: at every plan the one whose `when` is likeliest to hold
-    now is taken, in any order.
+    A subgoal is done when the model says so of the present frame, and stays done unless
+    `stays_done` is False: then it is open again whenever it does not hold any more. `order` says
+    what comes next: `given` takes the first open subgoal, `by_value` the one whose value is highest
+    over the proposals, together with the proposal (the paper's multi-step setting, with the samples
+    of several behaviour policies as proposals). When all are done, `given` plans for the last one
+    again, `by_value` for any.
 
     Attributes:
         model: the semantic world model.
@@ -51,6 +51,7 @@ class SubgoalPlanner:
         horizon: actions of a plan.
         threshold: probability above which an answer counts as given; the card's by default.
         order: what comes next.
+        stays_done: whether a subgoal that held once counts as done for good.
     """
 
     model: SemanticWorldModel
@@ -59,6 +60,15 @@ class SubgoalPlanner:
     horizon: int = 16
     threshold: float | None = None
     order: Literal["given", "by_value"] = "given"
+    stays_done: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if self.threshold is not None and not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"threshold={self.threshold} must be a probability from 0 to below 1, which an "
+                "answer has to exceed; None is the card's"
+            )
 
     def begin(self, tasks: Sequence[SemanticTask]) -> list[list[bool]]:
         """Nothing is done yet."""
@@ -82,23 +92,18 @@ class SubgoalPlanner:
             proposals: where planning may start, (B, P, n, A).
 
         Raises:
-            ValueError: if `by_value` has no proposals to compare, or a task whose subgoals are
-                alternatives.
+            ValueError: if `by_value` has no proposals to compare.
         """
         if self.order == "by_value" and proposals is None:
             raise ValueError(
                 "order='by_value' chooses among proposals and there are none; give the behaviour "
                 "policies' samples, or use order='given'"
             )
-        if self.order == "by_value" and (ways := [t.name for t in tasks if t.alternatives]):
-            raise ValueError(
-                f"order='by_value' chooses the subgoal by its value, and the picture chooses those "
-                f"of {ways}; use order='given'"
-            )
         view = self.model.look(frames)
+        known = done if self.stays_done else self.begin(tasks)
         now = [
             advanced(before, holds, self.order)
-            for before, holds in zip(done, self._holding(view, tasks), strict=True)
+            for before, holds in zip(known, self._holding(view, tasks), strict=True)
         ]
         box = ActionBox.of(self.model.spec.action)
         start, which = proposals, torch.full((len(tasks),), -1)
@@ -108,9 +113,6 @@ class SubgoalPlanner:
             start = proposals[torch.arange(len(tasks)), which][:, None]
         else:
             chosen = torch.tensor([_first_open(row) for row in now])
-            if any(task.alternatives for task in tasks):
-                ways = likeliest_ways(view, tasks)
-                chosen = torch.where(torch.tensor([t.alternatives for t in tasks]), ways, chosen)
         steps = [task.subgoals[s] for task, s in zip(tasks, chosen.tolist(), strict=True)]
         value = TaskValue(view, steps, self.value)
         found = plan(value, box, self.horizon, seeds, self.planner, start)
@@ -142,8 +144,7 @@ class SubgoalPlanner:
             with torch.no_grad():
                 found = TaskValue(view, steps, self.value)(proposals).cpu()
             for row, over in enumerate(done):
-                last = k == len(over) - 1 and all(over)
-                if k < len(over) and (not over[k] or last):
+                if k < len(over) and (not over[k] or all(over)):
                     table[row, k] = found[row]
         best = table.flatten(1).argmax(1)
         return best // proposals.shape[1], best % proposals.shape[1]
@@ -165,26 +166,6 @@ def advanced(
         if order == "given" and not now[k]:
             break
     return now
-
-
-def likeliest_ways(view: View, tasks: Sequence[SemanticTask]) -> Tensor:
-    """Which of each task's alternatives to take: the one whose `when` is likeliest to hold now.
-
-    Args:
-        view: B frames that were read.
-        tasks: one for each. What comes out for one whose subgoals follow each other means nothing.
-
-    Returns:
-        Numbers of subgoals, (B,).
-    """
-    likely = torch.full((len(tasks), max(len(task.subgoals) for task in tasks)), -torch.inf)
-    for k in range(likely.shape[1]):
-        steps = [task.subgoals[min(k, len(task.subgoals) - 1)] for task in tasks]
-        asked = present_probabilities(view, [step.when or step.done for step in steps])
-        for row, answers in enumerate(asked):
-            if k < len(tasks[row].subgoals):
-                likely[row, k] = answers.min()
-    return likely.argmax(1)
 
 
 def _first_open(done: Sequence[bool]) -> int:

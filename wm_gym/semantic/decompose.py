@@ -114,14 +114,17 @@ def read_task(text: str, objects: Sequence[str], questions: QuestionSet) -> Sema
         ) from error
     task = task_from_dict(content)
     for subgoal in task.subgoals:
-        for desired in (*subgoal.done, *subgoal.when):
+        if subgoal.ways:
+            raise TaskError(
+                f"subgoal {subgoal.name!r} has 'ways'; state what it needs in 'answers' and 'done'"
+            )
+        for desired in subgoal.done:
             if questions.type_of(questions.parse(desired.question)).compares:
                 raise TaskError(
-                    f"'done' or 'when' of subgoal {subgoal.name!r} asks {desired.question!r}, "
-                    "which compares with before; ask about the present alone, e.g. whether two "
-                    "things touch"
+                    f"'done' of subgoal {subgoal.name!r} asks {desired.question!r}, which compares "
+                    "with before; ask about the present alone, e.g. whether two things touch"
                 )
-        for desired in (*subgoal.answers, *subgoal.done, *subgoal.when):
+        for desired in (*subgoal.answers, *subgoal.done):
             question = questions.parse(desired.question)
             absent = sorted(set(question.blocks) - set(objects))
             if absent:

@@ -11,39 +11,64 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wm_gym.semantic.tasks import LANGTABLE_TASKS, DesiredAnswer, SemanticTask, Subgoal
+from wm_gym.semantic.tasks import (
+    LANGTABLE_TASKS,
+    MULTI_STEP_PAIRS,
+    DesiredAnswer,
+    SemanticTask,
+    Way,
+    langtable_task,
+    sequence,
+)
 
 _BEYOND = {"up": "above", "down": "below", "left": "to the left of", "right": "to the right of"}
 _OPPOSITE = {"up": "down", "down": "up", "left": "right", "right": "left"}
 _MOVE_WEIGHT, _SIDE_WEIGHT = 0.4, 0.2
 
 
-def _directed(name: str, away: bool) -> SemanticTask:
+def _directed(task: SemanticTask, away: bool) -> SemanticTask:
     """The task with a way for every direction.
 
     Args:
-        name: of the task in Table 5.
+        task: as Table 5 states it, of one step.
         away: whether the first block is to move away from the other.
     """
-    task = LANGTABLE_TASKS[name]
     (step,) = task.subgoals
     near, far = ("{second}", "{first}") if away else ("{first}", "{second}")
     rest = 1 - _MOVE_WEIGHT - _SIDE_WEIGHT
-    standing = [replace(a, weight=rest * a.weight) for a in step.answers]
+    standing = tuple(replace(a, weight=rest * a.weight) for a in step.answers)
     ways = []
     for direction, beyond in _BEYOND.items():
         behind = _BEYOND[_OPPOSITE[direction]]
-        moving = [
-            DesiredAnswer(f"Did the {{first}} move {direction}?", "yes", _MOVE_WEIGHT),
-            DesiredAnswer(f"Is the peg {behind} the {{first}}?", "yes", _SIDE_WEIGHT),
-        ]
         now = DesiredAnswer(f"Is the {far} {beyond} the {near}?", "yes")
-        ways.append(Subgoal(f"{step.name}: {direction}", (*standing, *moving), step.done, (now,)))
-    return SemanticTask(task.name, tuple(ways))
+        move = DesiredAnswer(f"Did the {{first}} move {direction}?", "yes", _MOVE_WEIGHT)
+        side = DesiredAnswer(f"Is the peg {behind} the {{first}}?", "yes", _SIDE_WEIGHT)
+        ways.append(Way((now,), (move, side)))
+    return replace(task, subgoals=(replace(step, answers=standing, ways=tuple(ways)),))
 
 
 DIRECTED_TASKS: dict[str, SemanticTask] = {
-    "separate": _directed("separate", away=True),
-    "push": _directed("push", away=False),
+    "separate": _directed(LANGTABLE_TASKS["separate"], away=True),
+    "push": _directed(LANGTABLE_TASKS["push"], away=False),
 }
 """By the names that instructions have; {first} is the block that moves."""
+
+DIRECTED_MULTI_STEP: dict[str, SemanticTask] = {
+    name: sequence(name, *(DIRECTED_TASKS["push"].named(*blocks) for blocks in pairs))
+    for name, pairs in MULTI_STEP_PAIRS.items()
+}
+"""The multi-step tasks with such pushes."""
+
+
+def directed_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
+    """A task of LangTable, with directions if it is one of two blocks.
+
+    Args:
+        name: `reach`, `separate` or `push`.
+        objects: the blocks it is about: one, or two.
+
+    Raises:
+        TaskError: if there is no such task or it is about another number of blocks.
+    """
+    plain = langtable_task(name, objects)
+    return DIRECTED_TASKS[name].named(*objects) if name in DIRECTED_TASKS else plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wm_gym.semantic.questions import QuestionSet
-from wm_gym.semantic.tasks import DesiredAnswer, SemanticTask
+from wm_gym.semantic.tasks import SemanticTask
 
 
 def rephrased(task: SemanticTask, questions: QuestionSet, phrasing: int) -> SemanticTask:
@@ -27,14 +27,7 @@ def rephrased(task: SemanticTask, questions: QuestionSet, phrasing: int) -> Sema
         'Is the peg in contact with the red moon?'
     """
 
-    def reworded(answers: tuple[DesiredAnswer, ...]) -> tuple[DesiredAnswer, ...]:
-        return tuple(
-            replace(a, question=questions.text(questions.parse(a.question), phrasing))
-            for a in answers
-        )
+    def other(question: str) -> str:
+        return questions.text(questions.parse(question), phrasing)
 
-    subgoals = (
-        replace(s, answers=reworded(s.answers), done=reworded(s.done), when=reworded(s.when))
-        for s in task.subgoals
-    )
-    return replace(task, subgoals=tuple(subgoals))
+    return replace(task, subgoals=tuple(step.reworded(other) for step in task.subgoals))

@@ -6,7 +6,7 @@ asked about the present, with no actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -43,6 +43,24 @@ class DesiredAnswer:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One of several ways to a subgoal.
+
+    Attributes:
+        when: what holds now if it is the way to take.
+        answers: what planning is to reach on it, besides the subgoal's own answers.
+    """
+
+    when: tuple[DesiredAnswer, ...]
+    answers: tuple[DesiredAnswer, ...]
+
+    def __post_init__(self) -> None:
+        """Check that it can be chosen and adds something."""
+        if not self.when or not self.answers:
+            raise TaskError("a way to a subgoal needs at least one answer in 'when' and 'answers'")
+
+
+@dataclass(frozen=True)
 class Subgoal:
     """A step of a task.
 
@@ -50,14 +68,13 @@ class Subgoal:
         name: what it is.
         answers: what planning is to reach, in the future.
         done: what must hold now for the step to be over.
-        when: what should hold now for the step to be the way to take, if it is one of several;
-            none for steps that follow each other.
+        ways: if there are any, the one whose `when` is likeliest in the present picture is taken.
     """
 
     name: str
     answers: tuple[DesiredAnswer, ...]
     done: tuple[DesiredAnswer, ...]
-    when: tuple[DesiredAnswer, ...] = ()
+    ways: tuple[Way, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that there is something to plan for and to end with."""
@@ -67,14 +84,23 @@ class Subgoal:
                 "done"
             )
 
+    def reworded(self, change: Callable[[str], str]) -> Subgoal:
+        """The same with every question changed."""
+
+        def changed(answers: tuple[DesiredAnswer, ...]) -> tuple[DesiredAnswer, ...]:
+            return tuple(replace(a, question=change(a.question)) for a in answers)
+
+        ways = tuple(Way(changed(way.when), changed(way.answers)) for way in self.ways)
+        return Subgoal(self.name, changed(self.answers), changed(self.done), ways)
+
 
 @dataclass(frozen=True)
 class SemanticTask:
-    """A task: subgoals that follow each other, or, with `when`, alternative ways to one end.
+    """A task: subgoals that follow each other.
 
     Attributes:
         name: what it is.
-        subgoals: at least one; all of them have `when`, or none.
+        subgoals: at least one.
     """
 
     name: str
@@ -84,36 +110,15 @@ class SemanticTask:
         """Check that there is a subgoal."""
         if not self.subgoals:
             raise TaskError(f"task {self.name!r} has no subgoals; it needs at least one")
-        without = [step.name for step in self.subgoals if not step.when]
-        if 0 < len(without) < len(self.subgoals):
-            raise TaskError(
-                f"task {self.name!r}: the subgoals {without} have no 'when' and others do; give it "
-                "to all, as alternatives, or to none, as steps that follow each other"
-            )
-
-    @property
-    def alternatives(self) -> bool:
-        """Whether the subgoals are ways to one end, of which the picture says which to take."""
-        return bool(self.subgoals[0].when)
 
     def named(self, first: str = "", second: str = "") -> SemanticTask:
         """The task with names in its slots {first} and {second}."""
 
-        def fill(answers: tuple[DesiredAnswer, ...]) -> tuple[DesiredAnswer, ...]:
-            return tuple(
-                replace(a, question=a.question.format(first=first, second=second)) for a in answers
-            )
+        def fill(text: str) -> str:
+            return text.format(first=first, second=second)
 
-        steps = (
-            Subgoal(
-                s.name.format(first=first, second=second),
-                fill(s.answers),
-                fill(s.done),
-                fill(s.when),
-            )
-            for s in self.subgoals
-        )
-        return SemanticTask(self.name.format(first=first, second=second), tuple(steps))
+        steps = (replace(s.reworded(fill), name=fill(s.name)) for s in self.subgoals)
+        return SemanticTask(fill(self.name), tuple(steps))
 
     def to_dict(self) -> dict[str, Any]:
         """The task as JSON-ready dictionaries."""
@@ -128,7 +133,7 @@ def task_from_dict(content: Mapping[str, Any]) -> SemanticTask:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    for cls in (DesiredAnswer, Subgoal, SemanticTask):
+    for cls in (DesiredAnswer, Way, Subgoal, SemanticTask):
         setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
         return TypeAdapter(SemanticTask).validate_python(content)
@@ -183,7 +188,7 @@ LANGTABLE_TASKS: dict[str, SemanticTask] = {
 }
 """LangTable's tasks by the names that instructions have; {first} and {second} are blocks."""
 
-_MULTI_STEP = {
+MULTI_STEP_PAIRS = {
     "MS1": (("red pentagon", "blue moon"), ("yellow pentagon", "red moon")),
     "MS2": (("yellow star", "blue cube"), ("yellow pentagon", "red moon")),
     "MS3": (("yellow star", "blue cube"), ("red pentagon", "blue moon")),
@@ -198,7 +203,7 @@ def sequence(name: str, *tasks: SemanticTask) -> SemanticTask:
 
 LANGTABLE_MULTI_STEP: dict[str, SemanticTask] = {
     name: sequence(name, *(LANGTABLE_TASKS["push"].named(*blocks) for blocks in pairs))
-    for name, pairs in _MULTI_STEP.items()
+    for name, pairs in MULTI_STEP_PAIRS.items()
 }
 """The paper's multi-step tasks (Table 3): two pushes each."""
 

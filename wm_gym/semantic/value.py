@@ -7,7 +7,7 @@ V(S, a) = Σ_i W_i · p(A*_i | S, a_1:j, Q_i), summed over the prefixes j = c, 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -86,7 +86,7 @@ class TaskValue:
 
     Args:
         view: B frames that were read.
-        subgoals: one for all frames, or one for each.
+        subgoals: one for all frames, or one for each; of their ways the likeliest is taken.
         config: settings.
     """
 
@@ -95,9 +95,10 @@ class TaskValue:
     ) -> None:
         self.view = view
         self.config = config or ValueConfig()
-        self.subgoals = [subgoals] * len(view) if isinstance(subgoals, Subgoal) else list(subgoals)
-        if len(self.subgoals) != len(view):
-            raise ValueError(f"{len(self.subgoals)} subgoals for {len(view)} frames; give one each")
+        steps = [subgoals] * len(view) if isinstance(subgoals, Subgoal) else list(subgoals)
+        if len(steps) != len(view):
+            raise ValueError(f"{len(steps)} subgoals for {len(view)} frames; give one each")
+        self.subgoals = on_their_ways(view, steps)
         self._tokens: dict[int, Asked] = {}
 
     def __call__(self, actions: Tensor) -> Tensor:
@@ -155,3 +156,23 @@ def present_probabilities(view: View, wanted: Sequence[Sequence[DesiredAnswer]])
         found = view.probabilities(none, asked)
     columns = [[0 if answer.answer == "yes" else 1 for answer in row] for row in wanted]
     return [found[r, range(len(c)), c] for r, c in enumerate(columns)]
+
+
+def on_their_ways(view: View, subgoals: Sequence[Subgoal]) -> list[Subgoal]:
+    """Subgoals without ways, with the answers of the way that each frame's present says to take.
+
+    Args:
+        view: B frames that were read.
+        subgoals: one for each.
+    """
+    if not any(step.ways for step in subgoals):
+        return list(subgoals)
+    wanted = [[a for way in step.ways for a in way.when] or step.done for step in subgoals]
+    taken = []
+    for step, found in zip(subgoals, present_probabilities(view, wanted), strict=True):
+        if step.ways:
+            parts = found.split([len(way.when) for way in step.ways])
+            way = step.ways[int(torch.stack([part.min() for part in parts]).argmax())]
+            step = replace(step, answers=step.answers + way.answers, ways=())
+        taken.append(step)
+    return taken
