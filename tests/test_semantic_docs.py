@@ -20,7 +20,7 @@ def test_every_command_is_understood():
 
 def test_every_import_is_there():
     found = re.findall(r"^from (wm_gym\S+) import (\w+)$", TEXT, re.MULTILINE)
-    assert len(found) == 6
+    assert len(found) == 7
     for module, name in found:
         assert hasattr(import_module(module), name)
 

@@ -60,3 +60,29 @@ def test_what_must_not_ship_is_refused(tmp_path, capsys):
     assert main([*arguments, "--out", str(source)]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert Checkpoint.open_semantic(source).spec.embedded is False
+
+
+def test_a_model_that_went_on_from_one_that_ships_tells_of_all_stages(tmp_path):
+    source = saved(tmp_path / "trained", recipe=TRAINED)
+    arguments = ["train", "assemble-semantic", "--name", "mini-swm"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*arguments, "--checkpoint", str(source), "--out", str(first)]) == 0
+    assert main([*arguments, "--checkpoint", str(first), "--out", str(tmp_path / "again")]) == 0
+    shipped = Checkpoint.open_semantic(first).spec.recipe
+    longer = {"command": "wm-gym train semantic", "steps": 30, "hours": 1.0, "init": shipped}
+    went_on = saved(tmp_path / "longer", recipe=longer)
+    assert main([*arguments, "--checkpoint", str(went_on), "--out", str(second)]) == 0
+    for folder, steps in ((tmp_path / "again", [10, 20]), (second, [10, 20, 30])):
+        recipe = Checkpoint.open_semantic(folder).spec.recipe
+        assert recipe["steps"] == steps and len(recipe["hours"]) == len(steps)
+        assert recipe["commands"].count("wm-gym train semantic") == len(steps)
+
+
+def test_start_states_of_another_simulator_do_not_stay(tmp_path, capsys):
+    source = saved(tmp_path / "table", recipe=TRAINED)
+    other = saved(tmp_path / "cube", recipe=TRAINED, twin="Cube-v0")
+    before = (other / "card.json").read_bytes()
+    arguments = ["train", "assemble-semantic", "--checkpoint", str(source), "--name", "mini-swm"]
+    assert main([*arguments, "--out", str(other)]) == 2
+    assert "holds a model of Cube-v0, whose start states would stay" in capsys.readouterr().err
+    assert (other / "card.json").read_bytes() == before

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -78,6 +78,9 @@ class PlanningConfig:
     """Action sequences that the base proposes for every plan, or uniform ones."""
     phrasing: int = 0
     """Wording of every question, 0 to 9: 0 is the paper's, 8 and 9 were never trained on."""
+    order: Literal["by_value", "given"] = "by_value"
+    """Which step of a multi-step task comes next: the one of the highest value (the paper), or the
+    first that is not done."""
     done_threshold: float | None = None
     """Probability above which an answer about the present ends a step of a multi-step task; the
     card's by default, 0.9 in the published code."""
@@ -282,7 +285,7 @@ def make_policy(
         config.value,
         horizon=config.horizon,
         execute=config.execute,
-        order="by_value" if len(bases) > config.proposals else "given",
+        order=config.order if len(bases) > config.proposals else "given",
         bases=bases,
         phrasing=config.phrasing,
         done_threshold=config.done_threshold,

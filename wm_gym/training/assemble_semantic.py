@@ -13,7 +13,11 @@ from typing import Any
 
 import torch
 
+from wm_gym.checkpoints import Checkpoint
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
+
+STAGE = "wm-gym train semantic"
+"""What every stage is trained by."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
 
     Raises:
         CheckpointError: if the model cannot be loaded.
-        ValueError: if it is a control that was trained blind, or lies where it is to be written.
+        ValueError: if it is a control that was trained blind, or lies where it is to be written, or
+            a model of another simulator does.
     """
     model = load_semantic_model(config.checkpoint)
     if model.folder is not None and model.folder.resolve() == config.out.resolve():
@@ -50,6 +55,7 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
             f"out={config.out} is the checkpoint itself, which would lose bits; choose another "
             "folder"
         )
+    refuse_other_simulator(config.out, model.spec.twin)
     stages = list(reversed(trained_stages(model.spec.recipe)))
     blind = stages[-1].get("settings", {}).get("blind", "none") if stages else "none"
     if blind != "none":
@@ -61,7 +67,7 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
         "commands": [
             "wm-gym collect",
             "wm-gym collect-qa",
-            *(stage["command"] for stage in stages),
+            *[STAGE] * len(stages),
             "wm-gym train assemble-semantic",
         ],
         "recipes": "benchmarks/recipes",
@@ -87,10 +93,29 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
     return config.out
 
 
+def refuse_other_simulator(folder: Path, twin: str | None) -> None:
+    """Raise ValueError if a folder holds another simulator's model: its start states would stay."""
+    if not (folder / "card.json").exists():
+        return
+    other = Checkpoint.open_semantic(folder).spec.twin
+    if other != twin:
+        raise ValueError(
+            f"out={folder} holds a model of {other}, whose start states would stay beside one of "
+            f"{twin}; choose another folder"
+        )
+
+
 def trained_stages(recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recipes of all stages that a card tells of, the last one first."""
+    """The recipes of all stages that a card tells of, the last one first.
+
+    A card that was assembled lists its stages; training that began from such a model goes on there.
+    """
     stages, stage = [], recipe
     while stage:
+        if "commands" in stage:
+            lengths = zip(stage["steps"], stage["hours"], strict=True)
+            earlier = [{"steps": n, "hours": h} for n, h in lengths]
+            return stages + earlier[::-1]
         stages.append(stage)
         stage = stage.get("init") or {}
     return stages
