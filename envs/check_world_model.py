@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.acceleration import arithmetic_of
 from wm_gym.dynamics.dit import DiT
+from wm_gym.semantic.world_model import SemanticWorldModel
 
 TOLERANCE = 1e-4
 SETTLING_ROLLS = 6
@@ -92,6 +93,7 @@ def check_world_model(
         The report; print it.
 
     Raises:
+        TypeError: if it is a semantic world model.
         WorldModelCheckError: listing every failed check with its figures.
 
     Example:
@@ -99,6 +101,11 @@ def check_world_model(
         >>> model = wm_gym.load_world_model("embedded", embedded="langtable-vae-mini")
         >>> print(wm_gym.check_world_model(model))
     """
+    if isinstance(model, SemanticWorldModel):
+        raise TypeError(
+            f"{model.spec.name} is a semantic world model, and what is checked here are latent "
+            "ones; measure it with `wm-gym evaluate semantic`"
+        )
     probe = _make_probe(model, frames)
     checks = tuple(_run(name, check, probe) for name, check in CHECKS.items())
     report = CheckReport(model.spec.name, checks, _note(model))

@@ -239,9 +239,11 @@ class EpisodeStarts:
                 )
             return goal
         if self.judged_by is not None:
+            needed = "scores an instruction: give options['instruction']"
+            if isinstance(self.spec, SemanticSpec):
+                raise ValueError(f"a semantic environment {needed}")
             raise ValueError(
-                f"reward {self.judged_by!r} scores an instruction: give options['instruction'], "
-                "or make the environment with reward='none'"
+                f"reward {self.judged_by!r} {needed}, or make the environment with reward='none'"
             )
         return None
 

@@ -31,6 +31,12 @@ SEMANTIC_MODELS: dict[str, str] = {
 }
 """Semantic world models: id -> folder under assets/."""
 
+SEMANTIC_TWINS: dict[str, str] = {
+    "WM-LangTable-SWM-v0": "LangTable-v0",
+    "WM-Cube-SWM-v0": "Cube-v0",
+}
+"""Id -> the simulator that such a model is of."""
+
 SIMULATORS: dict[str, str] = {
     "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",
     "BridgeSim-v0": "wm_gym.envs.sims.bridge:BridgeSimEnv",

@@ -6,8 +6,10 @@ of them the model says how likely the task's desired answers are by now.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from wm_gym.devices import check_device
 from wm_gym.envs.actions import read_actions
 from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
-from wm_gym.envs.registration import SEMANTIC_MODELS
+from wm_gym.envs.registration import SEMANTIC_MODELS, SEMANTIC_TWINS
 from wm_gym.envs.settings import announce
 from wm_gym.instructions import Goal
 from wm_gym.semantic.tasks import Subgoal, semantic_task
@@ -114,6 +116,18 @@ class SemanticEngine:
             dtype=_DTYPES[settings.dtype],
         )
         self.spec = self.model.spec
+        twin = SEMANTIC_TWINS[settings.env_id]
+        if model is None and self.spec.twin not in (twin, None):
+            raise ValueError(
+                f"{settings.env_id} is of {twin}, and {self.spec.name} is a model of "
+                f"{self.spec.twin}; make the environment of that simulator"
+            )
+        blind = self.spec.recipe.get("settings", {}).get("blind", "none")
+        if blind != "none":
+            raise ValueError(
+                f"{self.spec.name} was trained without {blind}, as a control to compare with; use "
+                "a model that was not"
+            )
         if model is None and settings.checkpoint == "embedded":
             announce(settings.env_id, self.spec)
         self.horizon = settings.horizon or self.spec.horizon
@@ -320,15 +334,38 @@ class SemanticEngine:
                 f"the snapshot is of another model, number of rows or horizon: {found[1]} rows and "
                 f"horizon {found[2]}; here are {self.rows} rows and horizon {self.horizon}"
             )
-        episodes = []
-        for frame, taken, plain in zip(frames, actions, header["episodes"], strict=True):
-            goal = self.starts.goal(plain["instruction"])
-            episodes.append(
-                SemanticEpisode(frame, taken, goal=goal, subgoal=self._subgoal(goal), **plain)
-            )
+        try:
+            episodes = [
+                self._restored(frame, taken, plain)
+                for frame, taken, plain in zip(frames, actions, header["episodes"], strict=True)
+            ]
+            states = [copy.deepcopy(generator.bit_generator.state) for generator in generators]
+            try:
+                for generator, saved in zip(generators, header["generators"], strict=True):
+                    generator.bit_generator.state = saved
+            except Exception:
+                for generator, state in zip(generators, states, strict=True):
+                    generator.bit_generator.state = state
+                raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the snapshot is damaged ({error}); take another") from error
         self.episodes, self.begun, self._view = episodes, True, None
-        for generator, saved in zip(generators, header["generators"], strict=True):
-            generator.bit_generator.state = saved
+
+    def _restored(
+        self, frame: np.ndarray, actions: np.ndarray, plain: dict[str, Any]
+    ) -> SemanticEpisode:
+        """An episode of a snapshot, checked."""
+        now = self.episodes[0]
+        if (frame.shape, frame.dtype) != (now.frame.shape, now.frame.dtype):
+            raise ValueError(f"frames of shape {frame.shape} and dtype {frame.dtype}")
+        if (actions.shape, actions.dtype) != (now.actions.shape, now.actions.dtype):
+            raise ValueError(f"actions of shape {actions.shape} and dtype {actions.dtype}")
+        if not np.isfinite(actions).all() or not math.isfinite(plain["value"]):
+            raise ValueError("actions or a value that are not finite")
+        if type(plain["steps"]) is not int or not 0 <= plain["steps"] <= self.horizon:
+            raise ValueError(f"steps={plain['steps']!r} of an episode of {self.horizon}")
+        goal = self.starts.goal(plain["instruction"])
+        return SemanticEpisode(frame, actions, goal=goal, subgoal=self._subgoal(goal), **plain)
 
     def _identity(self) -> dict[str, Any]:
         return {"name": self.spec.name, "weights_sha256": dict(self.spec.weights_sha256)}

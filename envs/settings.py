@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
+from wm_gym.choices import check_choice
 from wm_gym.devices import check_device
 from wm_gym.dynamics.acceleration import ARITHMETIC, accelerate
 from wm_gym.dynamics.cache_modes import CacheMode
@@ -75,10 +76,10 @@ class Settings:
             )
         if self.scale is not None and not isinstance(self.scale, str):
             raise ValueError(f"scale={self.scale!r}; expected text such as 'S', or None")
-        _check_choice("env_id", self.env_id, EMBEDDED_MODELS)
-        _check_choice("obs", self.obs, OBSERVATIONS)
-        _check_choice("cache", self.cache, CACHE_MODES)
-        _check_choice("dtype", self.dtype, ARITHMETIC)
+        check_choice("env_id", self.env_id, EMBEDDED_MODELS)
+        check_choice("obs", self.obs, OBSERVATIONS)
+        check_choice("cache", self.cache, CACHE_MODES)
+        check_choice("dtype", self.dtype, ARITHMETIC)
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile={self.compile!r}; expected True or False")
         check_reward_name(self.reward)
@@ -88,13 +89,6 @@ class Settings:
         if type(penalty) not in (int, float) or not 0 <= penalty < math.inf:
             raise ValueError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
         check_device(self.device)
-
-
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}"
-        )
 
 
 def check_count(name: str, value: int | None) -> None:

@@ -115,7 +115,16 @@ def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) ->
     """
     engine = getattr(env.unwrapped, "engine", None)
     if not isinstance(engine, Engine):
-        raise TypeError(f"{env} is not an imagined environment; make_twin needs a world model")
+        card = getattr(engine, "spec", None)
+        hint = (
+            f"; a semantic environment has no frames after the first, so its simulator is not its "
+            f"twin: gymnasium.make({card.twin!r}) makes it"
+            if card is not None
+            else ""
+        )
+        raise TypeError(
+            f"{env} is not an imagined environment; make_twin needs a latent world model{hint}"
+        )
     spec = engine.spec
     if spec.twin is None:
         raise ValueError(f"the card of {spec.name!r} names no simulator, so it has no twin")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
 from wm_gym.instructions import InstructionSet
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
@@ -106,8 +107,8 @@ class PlannerPolicy(Policy):
             InstructionError: if an instruction is none of the card's tasks.
             QuestionError: if its questions have no such phrasing.
         """
-        for row, seed, instruction in zip(rows, seeds, instructions, strict=True):
-            task = self._task(instruction)
+        tasks = [self._task(instruction) for instruction in instructions]  # before anything changes
+        for row, seed, task in zip(rows, seeds, tasks, strict=True):
             self._tasks[int(row)], self._seeds[int(row)] = task, int(seed)
             self._done[int(row)] = self.planner.begin([task])[0]
         self.proposals.reset(rows, seeds, instructions)
@@ -115,7 +116,7 @@ class PlannerPolicy(Policy):
     def _task(self, instruction: str) -> SemanticTask:
         spec = self.planner.model.spec
         several = DIRECTED_MULTI_STEP if self.directed else LANGTABLE_MULTI_STEP
-        if instruction in several:
+        if spec.twin == LANGTABLE.twin and instruction in several:
             task = several[instruction]
         else:
             goal = InstructionSet(spec.tasks, spec.objects).parse(instruction)
@@ -156,7 +157,8 @@ class PlannerPolicy(Policy):
             )
         kind = next(n for n, cls in PLANNERS.items() if type(self.planner.planner) is cls)
         return {
-            "checkpoint": str(model.folder),
+            "checkpoint": str(model.folder.resolve()),
+            "weights_sha256": dict(model.spec.weights_sha256),
             "planner": {"kind": kind, **asdict(self.planner.planner)},
             "value": asdict(self.planner.value),
             "horizon": self.planner.horizon,
@@ -181,11 +183,22 @@ class PlannerPolicy(Policy):
         config: dict[str, Any],
         weights: dict[str, torch.Tensor],
     ) -> PlannerPolicy:
-        """Loads the world model, then builds the policy."""
+        """Loads the world model, then builds the policy.
+
+        Raises:
+            CheckpointError: if it is not there, or not the one that the policy was saved with.
+        """
         del action_spec, frame_spec  # the world model's card says both
         settings = dict(config["planner"])
+        model = load_semantic_model(config["checkpoint"])
+        saved = config.get("weights_sha256", model.spec.weights_sha256)  # older ones do not say
+        if saved != model.spec.weights_sha256:
+            raise CheckpointError(
+                f"{config['checkpoint']} holds other weights than when this policy was saved; put "
+                "the model back, or save the policy again"
+            )
         return cls(
-            load_semantic_model(config["checkpoint"]),
+            model,
             PLANNERS[settings.pop("kind")](**settings),
             ValueConfig(**config["value"]),
             horizon=config["horizon"],

@@ -7,6 +7,7 @@ quality.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -68,6 +69,11 @@ class ActionSpec:
                     f"{self.size}, one for each of "
                     f"{list(self.names)}; correct the card"
                 )
+        if not all(map(math.isfinite, (*self.gain, *self.bias))):
+            raise CardError(
+                f"action.gain {self.gain} and action.bias {self.bias} must be finite numbers; "
+                "correct the card"
+            )
         if not all(lo < hi for lo, hi in zip(self.low, self.high, strict=True)):  # nor NaN
             raise CardError(
                 f"action.low {self.low} must lie below action.high {self.high}; correct the card"

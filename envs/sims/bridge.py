@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium.utils import EzPickle
 
+from wm_gym.choices import check_choice
 from wm_gym.envs.sims.bridge_layout import sample_start
 from wm_gym.envs.sims.bridge_objects import (
     BACKGROUNDS,
@@ -29,7 +30,7 @@ from wm_gym.envs.sims.bridge_tasks import (
     parse_instruction,
     task_distance,
 )
-from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
+from wm_gym.envs.sims.simulator import SimulatorEnv
 
 CAMERAS = ("shoulder", "side", "wrist")
 MOVE_LIMIT_M = 0.05

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium.utils import EzPickle
 
+from wm_gym.choices import check_choice
 from wm_gym.envs.sims.cube_layout import sample_cubes
 from wm_gym.envs.sims.cube_state import CubeState, state_size
 from wm_gym.envs.sims.cube_tasks import (
@@ -24,7 +25,7 @@ from wm_gym.envs.sims.cube_tasks import (
     task_distance,
 )
 from wm_gym.envs.sims.renderer import parse_frame_size
-from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
+from wm_gym.envs.sims.simulator import SimulatorEnv
 
 MOVE_LIMIT_M = 0.05
 TURN_LIMIT_RAD = 0.3

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium.utils import EzPickle
 
+from wm_gym.choices import check_choice
 from wm_gym.envs.sims.langtable_layout import sample_start
 from wm_gym.envs.sims.langtable_physics import LangTablePhysics
 from wm_gym.envs.sims.langtable_shapes import ALL_OBJECTS, OBJECTS, parse_blocks
@@ -27,7 +28,7 @@ from wm_gym.envs.sims.langtable_tasks import (
     task_distance,
 )
 from wm_gym.envs.sims.renderer import parse_frame_size
-from wm_gym.envs.sims.simulator import SimulatorEnv, check_choice
+from wm_gym.envs.sims.simulator import SimulatorEnv
 
 ACTION_LIMIT_M = 0.03
 MIXED = "mixed"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import gymnasium as gym
 import numpy as np
 
+from wm_gym.choices import check_choice
 from wm_gym.envs.sims.renderer import SceneRenderer, parse_frame_size
 
 
@@ -29,14 +30,6 @@ class SimulatorGoal(Protocol):
     def instruction(self) -> str:
         """The goal in words."""
         ...
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raises a ValueError that names the choices if a value is none of them."""
-    if value not in choices:
-        raise ValueError(
-            f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, choices))}."
-        )
 
 
 class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):

@@ -20,6 +20,7 @@ GARBAGE = {
     "page": b"<html>Welcome to our gateway</html>",
     "latin": '{"choices": [{"message": {"content": "Stück"}}]}'.encode("latin-1"),
     "deep": b"[" * 100_000,
+    "digits": b'{"created": ' + b"9" * 5000 + b"}",
     "null": b"null",
     "error": b'{"error": {"message": "overloaded"}}',
     "words": b'{"choices": "abc"}',

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.chat.chat_server import ScriptedServer, images_of, texts_of
+from tests.semantic.cube_episodes import write_cube_episodes
 from tests.semantic.episodes import write_episodes
 from wm_gym.cli import main
 from wm_gym.data.episodes import EpisodeDataset
@@ -14,7 +16,7 @@ from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.envs.sims.langtable_questions import slack
 from wm_gym.envs.sims.langtable_shapes import OBJECTS
 from wm_gym.envs.sims.langtable_tasks import is_success, parse_instruction
-from wm_gym.evaluation.label_questions import LABELS
+from wm_gym.evaluation.label_questions import LABELS, SETTINGS
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.semantic.tasks import langtable_task
 
@@ -86,6 +88,91 @@ def test_what_came_before_the_server_went_away_is_kept(folder, knowing, tmp_path
     assert 5 <= len((tmp_path / LABELS).read_text().splitlines()) < 40
 
 
+ONE = ("--samples", "1", "--temperature", "0")
+
+
+def asked_from(folder, home, seed: int) -> None:
+    """Questions of a seed at a path that may hold others."""
+    shutil.rmtree(home / "qa", ignore_errors=True)
+    collect_qa(CollectQAConfig((folder / "episodes",), home / "qa", stride=4, seed=seed))
+
+
+def test_labels_of_other_questions_are_not_taken_for_these(folder, knowing, tmp_path, capsys):
+    with ScriptedServer(knowing) as server:
+        asked_from(folder, tmp_path, 0)
+        assert label(tmp_path, server, tmp_path / "out", *ONE) == 0
+        asked_from(folder, tmp_path, 7)
+        assert label(tmp_path, server, tmp_path / "out", *ONE) == 2
+        assert "labels of other questions or pictures" in capsys.readouterr().err
+        settings = tmp_path / "out" / SETTINGS
+        older = json.loads(settings.read_text())
+        del older["asked_sha256"]  # as folders were written before there was one
+        settings.write_text(json.dumps(older))
+        assert label(tmp_path, server, tmp_path / "out", *ONE) == 2
+        assert re.search(r"labels\.jsonl, line 1: it answers .*, and question",
+                         capsys.readouterr().err)  # fmt: skip
+        asked_from(folder, tmp_path, 0)
+        assert label(tmp_path, server, tmp_path / "out", *ONE) == 0
+        assert json.loads(settings.read_text())["asked_sha256"]
+        assert label(tmp_path, server, tmp_path / "out", *ONE, "--frames", "9") == 2
+        assert "frames: 10, now 9" in capsys.readouterr().err
+        assert len(server.requests) == 40
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--seed", "-1"], "--seed -1"),
+        (["--samples", "1", "--temperature", "-1"], "--temperature -1"),
+        (["--chat.base-url", "localhost:8000"], "expected an address"),
+        (["--json", "."], "is a folder"),
+        (["--out", __file__], "is a file, no folder"),
+    ],
+)
+def test_what_is_refused_claims_no_folder(folder, knowing, tmp_path, capsys, words, said):
+    with ScriptedServer(knowing) as server:
+        assert label(folder, server, tmp_path / "out", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_labels_bind_nobody(folder, knowing, tmp_path):
+    with ScriptedServer(knowing, ["404"] * 40) as server:
+        assert label(folder, server, tmp_path, *ONE) == 2
+    with ScriptedServer(knowing) as server:
+        assert label(folder, server, tmp_path, *ONE, "--chat.model", "right") == 0
+        assert label(folder, server, tmp_path, *ONE) == 2
+    assert json.loads((tmp_path / SETTINGS).read_text())["model"] == "right"
+
+
+def test_damaged_labels_are_named(folder, knowing, tmp_path, capsys):
+    with ScriptedServer(knowing) as server:
+        assert label(folder, server, tmp_path, *ONE) == 0
+        whole = (tmp_path / LABELS).read_bytes()
+        first, second, rest = whole.split(b"\n", 2)
+        row = json.loads(second)
+        damaged = {
+            "Expecting value": b'{"number": ',
+            "votes_no is absent": json.dumps({**row, "votes_no": 0}).replace("_no", "").encode(),
+            "no JSON object": b"[]",
+            "codec can't decode": second.replace(b"question", b"\xff"),
+            "yes is 'maybe'": json.dumps({**row, "yes": "maybe"}).encode(),
+            "votes for": json.dumps({**row, "votes_yes": "1"}).encode(),
+            "number is 40": json.dumps({**row, "number": 40}).encode(),
+        }
+        for said, line in damaged.items():
+            (tmp_path / LABELS).write_bytes(b"\n".join([first, line, rest]))
+            assert label(folder, server, tmp_path, *ONE) == 2
+            error = capsys.readouterr().err
+            assert f"{tmp_path / LABELS}, line 2:" in error and said in error, error
+            assert "remove that line" in error
+        (tmp_path / LABELS).write_bytes(whole)
+        (tmp_path / SETTINGS).write_text('{"qa": ')
+        assert label(folder, server, tmp_path, *ONE) == 2
+        assert f"{tmp_path / SETTINGS}, which says" in capsys.readouterr().err
+        assert len(server.requests) == 40
+
+
 def test_a_task_is_stored_and_held_against_the_simulator(folder, tmp_path, capsys):
     words = EpisodeDataset(folder / "episodes")[0].instruction
     goal = parse_instruction(words, OBJECTS)
@@ -146,3 +233,52 @@ def test_tasks_that_came_are_kept_and_only_the_rest_is_asked_again(tmp_path, cap
     for number, task in enumerate(tasks):
         stored = json.loads((tmp_path / f"task_{number}.json").read_text())
         assert stored == json.loads(json.dumps(task.to_dict()))
+
+
+REACH = langtable_task("reach", ("red moon",))
+
+
+def reach(server, out, *more) -> int:
+    return main(
+        ["decompose-task", "--instruction", "reach the red moon", "--out", str(out),
+         "--chat.model", "m", "--chat.base-url", server.base_url, *more]
+    )  # fmt: skip
+
+
+def test_damaged_tasks_are_named_before_anything_is_asked(tmp_path, capsys):
+    with ScriptedServer(lambda request: json.dumps(REACH.to_dict())) as server:
+        assert reach(server, tmp_path) == 0
+        for name, others in (("task_0.json", b'{"name": "x"}'), ("made.json", b"[]")):
+            whole = (tmp_path / name).read_bytes()
+            for content in (b'{"name": ', b"{\xff}", others):
+                (tmp_path / name).write_bytes(content)
+                assert reach(server, tmp_path) == 2
+                error = capsys.readouterr().err
+                assert f"{tmp_path / name} is damaged" in error and "remove it" in error
+            (tmp_path / name).write_bytes(whole)
+        assert reach(server, tmp_path) == 0
+        assert len(server.requests) == 1
+
+
+def test_what_decompose_task_cannot_use_is_refused_before_anything_is_asked(tmp_path, capsys):
+    write_cube_episodes(tmp_path / "cube", 2)
+    (tmp_path / "file").touch()
+    refused = {
+        "is a file, no folder": ["--out", str(tmp_path / "file")],
+        "is a folder; expected the name of a file": ["--json", str(tmp_path)],
+        "episodes of Cube-v0, and --env-id LangTable-v0": ["--data", str(tmp_path / "cube")],
+        "holds an empty one": ["--instruction", "reach the red moon", " "],
+    }
+    with ScriptedServer(lambda request: json.dumps(REACH.to_dict())) as server:
+        for said, words in refused.items():
+            assert reach(server, tmp_path / "out", *words) == 2
+            assert said in capsys.readouterr().err
+    assert not server.requests and not (tmp_path / "out").exists()
+
+
+def test_episodes_without_the_tasks_blocks_check_nothing(folder, tmp_path, capsys):
+    write_episodes(tmp_path / "ood", ["random"], blocks="ood", steps=2)
+    with ScriptedServer(lambda request: json.dumps(REACH.to_dict())) as server:
+        assert reach(server, tmp_path / "out", "--data", str(tmp_path / "ood")) == 0
+    said = capsys.readouterr().out
+    assert "not checked: no episode" in said and "nan" not in said

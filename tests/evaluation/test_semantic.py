@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests.semantic.conftest import tiny_semantic_model
+from tests.semantic.cube_episodes import write_cube_episodes
 from tests.semantic.episodes import write_episodes
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.cli import main
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
-from wm_gym.evaluation.reliability import reliability
+from wm_gym.evaluation.reliability import plot_reliability, reliability
 from wm_gym.evaluation.semantic import (
     Answered,
     EvaluateSemanticConfig,
@@ -162,6 +163,48 @@ def test_what_is_not_there_is_named(folder, tmp_path, capsys):
     arguments = ["evaluate", "semantic", "--checkpoint", str(folder / "model"), "--qa"]
     assert main([*arguments, str(tmp_path / "none")]) == 2
     assert "wm-gym collect-qa --out" in capsys.readouterr().err
+
+
+def test_what_cannot_be_asked_or_written_is_refused_before_the_work(
+    folder, tmp_path, capsys, monkeypatch
+):
+    def refused(*more) -> str:
+        words = ["evaluate", "semantic", "--checkpoint", folder / "model",
+                 "--qa", folder / "qa_standard", *more]  # fmt: skip
+        assert main([str(word) for word in words]) == 2
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("wm_gym.evaluation.semantic.answer_questions", pytest.fail)
+    (tmp_path / "file").touch()
+    assert "wm-gym collect-qa --out" in refused("--qa-ood", tmp_path / "none")
+    assert "expected a name that ends in" in refused("--plot", "x.foo")
+    assert "is a folder; expected the name of a file" in refused("--json", tmp_path)
+    assert "is a file, no folder" in refused("--plot", tmp_path / "file" / "sub" / "x.png")
+    assert "--seed -1 must be at least 0" in refused("--seed", "-1")
+    write_cube_episodes(tmp_path / "cube", 2)
+    collect_qa(CollectQAConfig((tmp_path / "cube",), tmp_path / "qa_cube"))
+    said = refused("--qa-ood", tmp_path / "qa_cube")
+    assert "asks about Cube-v0" in said and "a model of LangTable-v0" in said
+    collect_qa(CollectQAConfig((folder / "ood",), tmp_path / "far", max_horizon=24, horizons=24))
+    assert "trained with 0 to 20" in refused("--qa-ood", tmp_path / "far")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    rows = [{"stated": 0.5, "true": 0.5, "cases": 3}]
+    for name, start in (("a.png", b"\x89PNG"), ("a.PDF", b"%PDF"), ("a", b"\x89PNG")):
+        plot_reliability({"one": rows}, tmp_path / "sub" / name, "success")
+        assert (tmp_path / "sub" / name).read_bytes().startswith(start)
+
+    def full(self, target, **settings):
+        target.write(b"half")
+        raise OSError("no space left")
+
+    before = (tmp_path / "sub" / "a.png").read_bytes()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match="no space"):
+        plot_reliability({"one": rows}, tmp_path / "sub" / "a.png", "success")
+    assert (tmp_path / "sub" / "a.png").read_bytes() == before
+    assert len(list((tmp_path / "sub").iterdir())) == 3
 
 
 def blind_to(folder, what, seed=5):

@@ -1,5 +1,7 @@
 """MPPI, CEM and gradient ascent: optima, seeds, options, refusals."""
 
+import re
+
 import pytest
 import torch
 
@@ -171,3 +173,34 @@ def test_bad_values_and_shapes_are_refused():
         MPPIConfig(temperature=0)
     with pytest.raises(ValueError, match="learning_rate=-1"):
         GradientConfig(learning_rate=-1)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: MPPIConfig(temperature=float("nan")), "temperature=nan finite"),
+        (lambda: MPPIConfig(temperature=1e-45), "temperature=1e-45 finite and at least"),
+        (lambda: MPPIConfig(execute="foo"), "execute='foo' is unknown; expected one of 'mean'"),
+        (lambda: CEMConfig(execute="foo"), "execute='foo' is unknown"),
+        (lambda: GradientConfig(learning_rate=float("nan")), "learning_rate=nan"),
+        (lambda: GradientConfig(clip=float("inf")), "clip=inf above 0 and finite"),
+        (lambda: GradientConfig(select="foo"), "select='foo' is unknown"),
+        (lambda: GradientConfig(clip_over="foo"), "clip_over='foo' is unknown"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(made, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        made()
+
+
+def test_proposals_and_seeds_that_do_not_fit_are_named():
+    box = ActionBox(torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0]))
+
+    def value(actions):
+        return actions.sum((-1, -2))
+
+    for size in (1, 3):
+        with pytest.raises(ValueError, match=r"expected \(1, K, 4, 2\).* of 2 components"):
+            plan(value, box, 4, [0], MPPIConfig(), torch.zeros(1, 2, 4, size))
+    with pytest.raises(ValueError, match=r"seeds \[-3\] are negative"):
+        plan(value, box, 4, [1, -3], MPPIConfig())

@@ -1,11 +1,14 @@
 """A planner as a policy: receding horizon, seeds, saving."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.semantic.conftest import tiny_semantic_model
+from wm_gym.checkpoints import CheckpointError
 from wm_gym.instructions import InstructionError
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig
@@ -114,3 +117,27 @@ def test_what_it_cannot_do_is_refused(model):
     unsaved = PlannerPolicy(tiny_semantic_model(), MPPI)
     with pytest.raises(ValueError, match="is in no folder"):
         unsaved.config()
+
+
+def test_a_refused_reset_changes_nothing(model):
+    policy = begun(PlannerPolicy(model, MPPI))
+    before = policy.act(see([0, 1, 2]))
+    with pytest.raises(InstructionError):
+        policy.reset([0, 1], [1, 2], ["reach the blue moon", "dance"])
+    np.testing.assert_array_equal(policy.act(see([0, 1, 2])), before)
+
+
+def test_a_saved_planner_knows_its_model(tmp_path, monkeypatch):
+    made = tiny_semantic_model()
+    monkeypatch.chdir(tmp_path)
+    save_semantic_model(Path("model"), made.spec, made.network, made.tokenizer)
+    save_policy(PlannerPolicy(load_semantic_model("model"), MPPI), tmp_path / "policy")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert isinstance(load_policy(tmp_path / "policy"), PlannerPolicy)
+    with torch.no_grad():
+        for weight in made.network.parameters():
+            weight.add_(0.01)
+    save_semantic_model(tmp_path / "model", made.spec, made.network, made.tokenizer)
+    with pytest.raises(CheckpointError, match="other weights than when this policy was saved"):
+        load_policy(tmp_path / "policy")

@@ -44,6 +44,8 @@ def test_a_task_is_found_in_the_answer(around):
         (json.dumps({"name": "x", "subgoals": []}), TaskError, "no subgoals"),
         ("[1, 2]", TaskError, "not stated properly"),
         ('{"name": ' * 5000, TaskError, "no whole JSON object"),
+        (USABLE.replace("0.8", "9" * 5000), TaskError, "no whole JSON object"),
+        (USABLE.replace("push", r"\ud800"), TaskError, "no whole JSON object"),
         (with_question("Did the red moon move?"), TaskError, "compares with before"),
         (with_question("Is the moon happy?"), QuestionError, "fits no phrasing"),
         (with_question("Is the red moon touching the blue cube?"), QuestionError, "blue cube"),
@@ -66,7 +68,7 @@ def test_the_model_is_told_what_it_may_ask_and_what_was_wrong():
 
 
 def test_after_its_attempts_every_fault_is_named():
-    answers = iter(["no", with_question("Is it done?")])
+    answers = iter([USABLE.replace("0.8", "9" * 5000), with_question("Is it done?")])
     with (
         ScriptedServer(lambda request: next(answers)) as server,
         pytest.raises(

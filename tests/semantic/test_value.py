@@ -175,3 +175,12 @@ def test_numbers_that_do_not_fit_are_refused(view, actions):
         TaskValue(view, PUSH.subgoals[0])(torch.zeros(2, 1, 24, 2))
     with pytest.raises(ValueError, match="at least 1 action"):
         TaskValue(view, PUSH.subgoals[0])(torch.zeros(2, 1, 0, 2))
+
+
+def test_tasks_about_blocks_that_do_not_exist_are_refused():
+    with pytest.raises(TaskError, match="block 'red moo' is unknown; expected one of red"):
+        langtable_task("push", ("red moo", "green star"))
+    with pytest.raises(TaskError, match="must be different blocks"):
+        langtable_task("push", ("red moon", "red moon"))
+    with pytest.raises(ValueError, match="count='foo' is unknown"):
+        ValueConfig(count="foo")

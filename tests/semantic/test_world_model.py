@@ -1,8 +1,10 @@
 """The semantic world model: checkpoint, answers, refusals."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,3 +153,53 @@ def test_wrong_values_in_a_card_are_named(swm):
         semantic_spec_from_dict({**card, "card_version": 7})
     with pytest.raises(CardError, match=r"answer_threshold\W+1"):
         semantic_spec_from_dict({**card, "answer_threshold": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"patch": 0}, "patch=0 must be a whole number of 1"),
+        ({"key_value_heads": 0}, "key_value_heads=0 must be"),
+        ({"depth": 10_000_000}, "depth=10000000 must be a whole number of 1 to 1000"),
+        ({"colour": 3}, "colour"),
+        ({"action_width": 3}, "action.width 2 and network.action_width 3 differ"),
+    ],
+)
+def test_a_card_that_states_no_network_is_refused(tmp_path, network, said):
+    model = tiny_semantic_model()
+    save_semantic_model(tmp_path, model.spec, model.network, model.tokenizer)
+    card = json.loads((tmp_path / "card.json").read_text())
+    card["network"] |= network
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CardError, match=re.escape(said)):
+        load_semantic_model(tmp_path)
+
+
+def test_scaling_that_is_not_finite_is_refused(tmp_path):
+    model = tiny_semantic_model()
+    save_semantic_model(tmp_path, model.spec, model.network, model.tokenizer)
+    card = json.loads((tmp_path / "card.json").read_text())
+    card["action"]["gain"] = [float("nan")] * 2
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CardError, match=r"action\.gain .*finite"):
+        load_semantic_model(tmp_path)
+
+
+def test_frames_as_arrays_and_rows_and_actions_out_of_range(swm):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
+    view, same = swm.look(frames), swm.look(torch.from_numpy(frames))
+    asked = swm.ask([("Did the red moon move left?", 1)])
+    actions = torch.full((2, 1, 2), 0.01)
+    torch.testing.assert_close(
+        view.probabilities(actions, asked), same.probabilities(actions, asked)
+    )
+    for rows in ([0, -1], [0, 2]):
+        with pytest.raises(ValueError, match=r"must be 0 to 1, the frames of this view"):
+            view.probabilities(actions, asked, torch.tensor(rows))
+    with pytest.raises(ValueError, match=r"an action of 1e\+08 is out of any range"):
+        view.probabilities(actions * 1e10, asked)
+
+
+def test_embedded_has_to_say_which():
+    with pytest.raises(CheckpointError, match="'langtable-swm' of LangTable-v0"):
+        load_semantic_model("embedded")

@@ -282,3 +282,43 @@ def test_local_vision_is_for_random_weights(qa, tmp_path):
 def test_grounding_needs_questions_that_the_actions_do_not_see(qa, tmp_path):
     with pytest.raises(ValueError, match="block_causal"):
         train_semantic(config(qa, tmp_path / "run", grounding_weight=1.0, prefix_attention="full"))
+
+
+def test_what_a_model_of_another_simulator_knows_is_a_start(tmp_path, qa):
+    write_cube_episodes(tmp_path / "episodes", 4)
+    cubes = collect_qa(CollectQAConfig((tmp_path / "episodes",), tmp_path / "cubes"))
+    loop = dataclasses.replace(LOOP, steps=1)
+    first = train_semantic(config(cubes, tmp_path / "first", loop=loop))
+    source = load_semantic_model(first)
+    still = dataclasses.replace(LOOP, steps=1, learning_rate=1e-12)
+    start = config(qa, tmp_path / "run", init=str(first), loop=still)
+    with pytest.raises(ValueError, match="or set transfer to begin from what it knows of seeing"):
+        train_semantic(start)
+    model = load_semantic_model(train_semantic(dataclasses.replace(start, transfer=True)))
+    assert (model.spec.twin, model.spec.action.size) == ("LangTable-v0", 2)
+    own, known = model.network.state_dict(), source.network.state_dict()
+    assert own["action_projector.weight"].shape != known["action_projector.weight"].shape
+    embeddings = next(name for name in own if name.endswith("embed_tokens.weight"))
+    for name in own:
+        if name != embeddings and not name.startswith("action_projector."):
+            torch.testing.assert_close(own[name], known[name], atol=1e-6, rtol=0)
+    words, others = model.tokenizer.vocabulary, source.tokenizer.vocabulary
+    assert {"blue", "touching", "yes"} <= set(words) & set(others) and "moon" not in others
+    for word in set(words) & set(others):
+        one, two = own[embeddings][words[word]], known[embeddings][others[word]]
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="transfer=True needs init"):
+        config(qa, tmp_path / "other", transfer=True)
+
+
+def test_questions_that_were_replaced_do_not_resume(qa, tmp_path):
+    copied, out = tmp_path / "qa", tmp_path / "run"
+    write_episodes(tmp_path / "episodes", ["expert", "random"])
+    made = CollectQAConfig((tmp_path / "episodes",), copied, stride=3)
+    collect_qa(made)
+    half = dataclasses.replace(LOOP, max_minutes=1e-9)
+    train_semantic(config(copied, out, loop=half))
+    shutil.rmtree(copied)
+    collect_qa(dataclasses.replace(made, seed=7))
+    with pytest.raises(CheckpointError, match="questions_sha256"):
+        train_semantic(config(copied, out))

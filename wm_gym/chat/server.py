@@ -150,13 +150,8 @@ class ChatServer:
                     seed=request.seed + sample,
                 )
                 return _text(completion, request)
-            except (
-                json.JSONDecodeError,
-                UnicodeDecodeError,
-                RecursionError,
-                errors.APIResponseValidationError,
-            ):
-                continue
+            except (ValueError, RecursionError, errors.APIResponseValidationError):
+                continue  # no JSON, no UTF-8, a number of thousands of digits
             except errors.APITimeoutError as error:
                 raise _NoAnswer(
                     f"no answer within {config.timeout_s:g} s, {config.retries + 1} times"

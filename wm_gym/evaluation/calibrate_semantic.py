@@ -21,13 +21,14 @@ from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
 from wm_gym.evaluation.exact_answers import holds_exactly
+from wm_gym.evaluation.output_files import check_file
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.semantic import SemanticJudge
 from wm_gym.metrics.statistics import balanced_accuracy, wilson_interval
 from wm_gym.semantic.tasks import semantic_task
 from wm_gym.semantic.world_model import load_semantic_model
-from wm_gym.training.saqa import objects_of
+from wm_gym.training.saqa import objects_of, simulator_of_start
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ class CalibrateSemanticConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.per_task, self.batch) < 1:
-            raise ValueError(f"per_task={self.per_task} and batch={self.batch} must be at least 1")
+        if min(self.per_task, self.batch) < 1 or self.seed < 0:
+            raise ValueError(
+                f"per_task={self.per_task} and batch={self.batch} must be at least 1, and "
+                f"seed={self.seed} at least 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,20 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: if the model cannot be loaded.
         EpisodeError: if the episodes cannot be read.
-        ValueError: if half of them shows no success or no failure at a task.
+        ValueError: if half of them shows no success or no failure at a task, they are of another
+            simulator than the model, or the figures cannot be written.
     """
     check_device(config.device)
-    model = load_semantic_model(config.checkpoint, device=config.device)
-    judge = SemanticJudge(model)
+    check_file("json", config.json)
     data = EpisodeDataset(config.data)
+    model = load_semantic_model(config.checkpoint, device=config.device)
+    simulator = simulator_of_start(data[0].start_state)
+    if model.spec.twin not in (None, simulator):
+        raise ValueError(
+            f"{config.data} holds episodes of {simulator}, and {model.spec.name} is a model of "
+            f"{model.spec.twin}; give episodes of that"
+        )
+    judge = SemanticJudge(model)
     cases = choose_cases(data, model.spec.twin, model.spec.tasks, config)
     scores = []
     for start in tqdm(range(0, len(cases), config.batch), desc="asking", mininterval=5):

@@ -7,6 +7,7 @@ episodes these are answered by the simulator and held against its own success.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.predicates import success_predicate
 from wm_gym.evaluation.exact_answers import holds_exactly
+from wm_gym.evaluation.output_files import check_file, check_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.instructions import InstructionError, InstructionSet
 from wm_gym.metrics.statistics import balanced_accuracy
-from wm_gym.semantic.decompose import DecompositionError, decompose
+from wm_gym.semantic.decompose import DecompositionError, decompose, read_task
 from wm_gym.semantic.question_sets import QUESTION_SETS
-from wm_gym.semantic.tasks import SemanticTask, task_from_dict
-from wm_gym.training.saqa import objects_of
+from wm_gym.semantic.questions import QuestionSet
+from wm_gym.semantic.tasks import SemanticTask
+from wm_gym.training.saqa import objects_of, simulator_of_start
 
 MADE = "made.json"
 """File beside the tasks: what each of them was made of, and by which model."""
@@ -63,6 +66,11 @@ class DecomposeTaskConfig:
                 f"instruction={self.instruction!r} and attempts={self.attempts}; expected at "
                 "least one each"
             )
+        if not all(words.strip() for words in self.instruction):
+            raise ValueError(
+                f"instruction={self.instruction!r} holds an empty one; say what to do, e.g. 'push "
+                "the red moon'"
+            )
 
     def origin(self, instruction: str) -> dict[str, str]:
         """What a task depends on, JSON-ready."""
@@ -84,23 +92,35 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
     Raises:
         ChatError: if the model cannot be asked at all; tasks that came are stored.
         EpisodeError: if the episodes cannot be read.
+        ValueError: if they are of another simulator, a stored task is damaged, or a file cannot be
+            written; nothing is asked then.
     """
-    domain = domain_of(config.env_id)
-    made = config.out / MADE
-    known: dict[str, Any] = json.loads(made.read_text()) if made.exists() else {}
-    assert domain is not None  # every question set belongs to a domain
-    chat = config.chat.make()
+    check_folder("out", config.out)
+    check_file("json", config.json)
     data = None if config.data is None else EpisodeDataset(config.data)
+    if data is not None and simulator_of_start(data[0].start_state) != config.env_id:
+        raise ValueError(
+            f"{config.data} holds episodes of {simulator_of_start(data[0].start_state)}, and "
+            f"env_id={config.env_id!r}; give episodes of that, or the other env_id"
+        )
+    domain, questions = domain_of(config.env_id), QUESTION_SETS[config.env_id]
+    assert domain is not None  # every question set belongs to a domain
+    made = config.out / MADE
+    known = _read_made(made)
+    kept: dict[int, SemanticTask] = {}
+    for number, words in enumerate(config.instruction):
+        path = config.out / f"task_{number}.json"
+        if path.exists() and known.get(path.name) == config.origin(words):
+            kept[number] = _read_kept(path, domain.objects, questions)
+    chat = config.chat.make()
     instructions = InstructionSet(domain.tasks, domain.objects)
     rows: list[dict[str, Any]] = []
     for number, words in enumerate(config.instruction):
         row: dict[str, Any] = {"instruction": words}
         rows.append(row)
-        questions = QUESTION_SETS[config.env_id]
-        path, origin = config.out / f"task_{number}.json", config.origin(words)
-        if path.exists() and known.get(path.name) == origin:
-            task = task_from_dict(json.loads(path.read_text()))
-        else:
+        path = config.out / f"task_{number}.json"
+        task = kept.get(number)
+        if task is None:
             try:
                 task = decompose(words, domain.objects, questions, chat, attempts=config.attempts)
             except DecompositionError as error:
@@ -111,7 +131,7 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
             known.pop(path.name, None)
             write_atomically(made, json.dumps(known, indent=1).encode())
             write_atomically(path, json.dumps(task.to_dict(), indent=1).encode())
-            known[path.name] = origin
+            known[path.name] = config.origin(words)
             write_atomically(made, json.dumps(known, indent=1).encode())
         row |= {"file": path.name, "subgoals": [subgoal.name for subgoal in task.subgoals]}
         print(f"{words}: {len(task.subgoals)} subgoals in {path}")
@@ -121,6 +141,9 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
             continue
         if data is not None:
             row |= agreement(task, words, data, config.env_id)
+            if not row["states"]:
+                print(f"  not checked: no episode of {config.data} has what the task is about")
+                continue
             print(
                 f"  done as the simulator says: balanced accuracy "
                 f"{100 * row['balanced_accuracy']:.1f} % over {row['states']} states, "
@@ -132,6 +155,37 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
     if config.json is not None:
         write_json(config.json, content)
     return content
+
+
+def _read_made(path: Path) -> dict[str, Any]:
+    """What the stored tasks were made of, by file name.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it, and all tasks are made again"
+        ) from error
+    return known
+
+
+def _read_kept(path: Path, objects: Sequence[str], questions: QuestionSet) -> SemanticTask:
+    """A stored task.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        return read_task(path.read_text(), objects, questions)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
 
 
 def agreement(

@@ -5,7 +5,9 @@ Its answers are held against the simulator's before anything is trained on such 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 from wm_gym.chat.choice import ChatChoice
 from wm_gym.checkpoints import write_atomically
+from wm_gym.evaluation.output_files import check_file, check_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.language import enlarged
 from wm_gym.metrics.statistics import wilson_interval
@@ -56,6 +59,11 @@ class LabelQuestionsConfig:
                 f"frames={self.frames}, questions={self.questions} and samples={self.samples} must "
                 f"be at least 1, and side={self.side} at least 0"
             )
+        if not 0 <= self.seed < 2**63 or not 0 <= self.temperature < math.inf:
+            raise ValueError(
+                f"seed={self.seed} and temperature={self.temperature}; expected a seed from 0 to "
+                "2**63 - 1, and a finite temperature of at least 0"
+            )
         if (self.samples > 1) != (self.temperature > 0):
             raise ValueError(
                 f"samples={self.samples} and temperature={self.temperature} do not go together; "
@@ -63,7 +71,7 @@ class LabelQuestionsConfig:
             )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the labels depend on, JSON-ready."""
+        """The settings that the labels depend on, JSON-ready; `asked_sha256` is the rest."""
         kept = ("frames", "questions", "samples", "temperature", "side", "seed")
         return {
             "qa": str(self.qa.resolve()),
@@ -111,6 +119,18 @@ def draw_questions(saqa: SAQADataset, config: LabelQuestionsConfig) -> list[Draw
     return drawn
 
 
+def asked_sha256(drawn: list[Drawn]) -> str:
+    """Hash of all questions and pictures, whatever folder they are from."""
+    digest = hashlib.sha256()
+    for question in drawn:
+        pictures = question.item.pictures
+        shapes = [picture.shape for picture in pictures]
+        digest.update(repr((question.kind, question.words, question.horizon, shapes)).encode())
+        for picture in pictures:
+            digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
 def label_dataset(config: LabelQuestionsConfig) -> dict[str, Any]:
     """Run `wm-gym label-questions`: ask, store, measure, print and write.
 
@@ -121,15 +141,20 @@ def label_dataset(config: LabelQuestionsConfig) -> dict[str, Any]:
     Raises:
         QAError: if the questions cannot be read.
         ChatError: if the model cannot be asked at all; labels that came are stored.
-        ValueError: if the folder holds labels made with other settings.
+        ValueError: if the folder holds labels made with other settings or of other questions, a
+            stored label is damaged, or a file cannot be written; nothing is asked then.
     """
-    saqa = SAQADataset(config.qa)
-    _claim(config)
-    drawn = draw_questions(saqa, config)
+    check_folder("out", config.out)
+    check_file("json", config.json)
+    drawn = draw_questions(SAQADataset(config.qa), config)
+    identity = {**config.identity(), "asked_sha256": asked_sha256(drawn)}
     path = config.out / LABELS
-    labels = _stored(path)
+    if path.exists():
+        _check_settings(config, identity)
+    labels = _stored(path, drawn)
     missing = [number for number in range(len(drawn)) if number not in labels]
     chat = config.chat.make()
+    write_atomically(config.out / SETTINGS, json.dumps(identity, indent=1).encode())
     bar = tqdm(total=len(drawn), initial=len(labels), desc="labelling", unit="question")
     with path.open("a") as file:
 
@@ -150,7 +175,7 @@ def label_dataset(config: LabelQuestionsConfig) -> dict[str, Any]:
     bar.close()
     report = figures(drawn, [labels[number] for number in range(len(drawn))])
     print("\n".join(table(config.chat.model, report)))
-    content = {**measurement_header(seeds=config.seed), **config.identity(), "labels": report}
+    content = {**measurement_header(seeds=config.seed), **identity, "labels": report}
     if config.json is not None:
         write_json(config.json, content)
     return content
@@ -204,28 +229,89 @@ def table(model: str, report: dict[str, Any]) -> list[str]:
     return lines + [f"  {number} x {fault}" for fault, number in report["faults"].items()]
 
 
-def _claim(config: LabelQuestionsConfig) -> None:
-    """Say in the folder what its labels are, or check that they are these."""
+def _check_settings(config: LabelQuestionsConfig, identity: dict[str, Any]) -> None:
+    """Refuse a folder whose labels have other settings or answer other questions.
+
+    Args:
+        config: names the folder.
+        identity: what the labels of this run depend on.
+    """
     path = config.out / SETTINGS
-    if not path.exists():
-        write_atomically(path, json.dumps(config.identity(), indent=1).encode())
-        return
-    found = json.loads(path.read_text())
-    if found != config.identity():
+    if not (config.out / LABELS).stat().st_size:
+        return  # nothing was answered, so nothing depends on the settings
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{config.out} holds labels made with other settings, {found}; choose another out"
+            f"{path}, which says what the labels beside it are, cannot be read ({error}); choose "
+            "another out"
+        ) from error
+    asked = found.pop("asked_sha256", None)  # older folders have none: their lines are compared
+    different = [
+        f"{key}: {found.get(key)!r}, now {value!r}"
+        for key, value in identity.items()
+        if key != "asked_sha256" and found.get(key) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{config.out} holds labels made with other settings ({'; '.join(different)}); choose "
+            "another out"
+        )
+    if asked not in (None, identity["asked_sha256"]):
+        raise ValueError(
+            f"{config.out} holds labels of other questions or pictures than {config.qa} holds now; "
+            "choose another out"
         )
 
 
-def _stored(path: Path) -> dict[int, Label]:
-    """Labels of earlier runs by number; a line that a kill cut off is asked again."""
-    labels = {}
-    if path.exists():
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_atomically(path, whole.encode())
-        for line in whole.splitlines():
-            row = json.loads(line)
-            labels[row["number"]] = Label(row["yes"], row["votes_yes"], row["votes_no"])
+def _stored(path: Path, drawn: list[Drawn]) -> dict[int, Label]:
+    """Labels of earlier runs by number; a line that a kill cut off is asked again.
+
+    Raises:
+        ValueError: if a line is damaged or answers another question.
+    """
+    labels: dict[int, Label] = {}
+    if not path.exists():
+        return labels
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_atomically(path, whole)
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            labels |= _read_label(line, drawn)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}, line {number}: {error}; remove that line, and its question is asked "
+                "again, or choose another out"
+            ) from error
     return labels
+
+
+def _read_label(line: bytes, drawn: list[Drawn]) -> dict[int, Label]:
+    """The label on a line, by the number of its question.
+
+    Raises:
+        ValueError: if it is damaged or answers another question.
+    """
+    row = json.loads(line.decode())
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object")
+    absent = {"number", "question", "yes", "votes_yes", "votes_no"} - set(row)
+    if absent:
+        raise ValueError(f"{', '.join(sorted(absent))} is absent")
+    number, yes, votes = row["number"], row["yes"], (row["votes_yes"], row["votes_no"])
+    if type(number) is not int or not 0 <= number < len(drawn):
+        raise ValueError(f"number is {number!r}; expected 0 to {len(drawn) - 1}")
+    if row["question"] != drawn[number].words:
+        raise ValueError(
+            f"it answers {row['question']!r}, and question {number} is {drawn[number].words!r}"
+        )
+    if type(yes) is not bool or any(type(vote) is not int for vote in votes):
+        raise ValueError(
+            f"yes is {yes!r} with {votes[0]!r} votes for and {votes[1]!r} against; expected true "
+            "or false, and whole numbers"
+        )
+    return {number: Label(yes, *votes)}

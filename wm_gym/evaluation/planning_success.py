@@ -7,6 +7,7 @@ and goes on where it was when it is started again with the same settings.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,7 @@ from wm_gym.policies.base import Policy
 from wm_gym.policies.planner import PlannerPolicy
 from wm_gym.policies.rows import SimulatorRows
 from wm_gym.policies.runner import BLOCK_ROUNDS, EpisodeRecord, run_policy
+from wm_gym.semantic.questions import TRAINED_PHRASINGS, UNTRAINED_PHRASINGS
 from wm_gym.semantic.value import ValueConfig
 from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model
 
@@ -111,6 +113,23 @@ class PlanningConfig:
                 f"episodes={self.episodes}, max_steps={self.max_steps}, rows={self.rows} and "
                 f"proposals={self.proposals} must be at least 1"
             )
+        if not 1 <= self.execute <= self.horizon:
+            raise ValueError(f"execute={self.execute} must be 1 to horizon={self.horizon}")
+        wordings = TRAINED_PHRASINGS + UNTRAINED_PHRASINGS
+        if not 0 <= self.phrasing < wordings:
+            raise ValueError(f"phrasing={self.phrasing} must be 0 to {wordings - 1}")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0")
+        if not 0 <= self.base_noise_m < math.inf or not 0 <= self.base_correlation < 1:
+            raise ValueError(
+                f"base_noise_m={self.base_noise_m} must be finite and at least 0, and "
+                f"base_correlation={self.base_correlation} at least 0 and below 1"
+            )
+        if self.max_minutes is not None and not self.max_minutes >= 0:
+            raise ValueError(f"max_minutes={self.max_minutes} must be at least 0")
+        threshold = self.done_threshold
+        if threshold is not None and not 0 <= threshold < 1:
+            raise ValueError(f"done_threshold={threshold} must be at least 0 and below 1")
         check_device(self.device)
 
     def settings(self) -> dict[str, Any]:
@@ -148,6 +167,13 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
             f"methods {list(config.methods)}: {domain.twin} has no base policy to improve; "
             "expected mppi or uniform"
         )
+    if config.horizon > model.spec.horizon:
+        raise ValueError(
+            f"horizon={config.horizon}: {model.spec.name} was trained with at most "
+            f"{model.spec.horizon} actions"
+        )
+    if config.directed and domain is not LANGTABLE:
+        raise ValueError(f"directed: only {LANGTABLE.twin} has tasks stated with directions")
     config = replace(config, max_steps=config.max_steps or domain.horizon)
     settings = config.settings() | {
         "weights_sha256": model.spec.weights_sha256,
@@ -213,6 +239,7 @@ def run_rounds(
                     range(config.seed, config.seed + count), config.max_steps * task.steps,
                     results=results, progress=False,
                 )  # fmt: skip
+                found = found[: config.episodes]  # there may be more from an earlier run
                 bar.update(len(found) - len(outcomes[task.name, method]))
                 outcomes[task.name, method] = found
     for rows in simulators.values():

@@ -10,6 +10,7 @@ import torch
 
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
+from wm_gym.evaluation.output_files import check_picture, save_figure
 from wm_gym.evaluation.recorded_frames import check_place
 from wm_gym.semantic.attention_maps import AttentionMaps, attention_maps
 from wm_gym.semantic.world_model import load_semantic_model
@@ -48,8 +49,10 @@ def plot_attention(config: PlotAttentionConfig) -> Path:
     Raises:
         CheckpointError: if the model cannot be loaded.
         EpisodeError: if the episodes cannot be read.
-        ValueError: if there is no such frame, or the question cannot be asked.
+        ValueError: if there is no such frame, the question cannot be asked or the picture cannot be
+            written.
     """
+    check_picture("out", config.out)
     check_device(config.device)
     data = EpisodeDataset(config.data)
     check_place(data, config.episode, config.frame, config.horizon)
@@ -94,5 +97,4 @@ def draw_attention(maps: AttentionMaps, frame: np.ndarray, path: Path, title: st
                 axis.set_title("answer" if last else maps.words[token], fontsize=8)
         axes[layer, 0].set_ylabel(f"layer {layer + 1}", fontsize=8)
     figure.suptitle(f"{title}\n(below: share of the attention that the picture gets)", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)

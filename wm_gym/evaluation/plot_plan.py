@@ -12,6 +12,7 @@ import torch
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.evaluation.output_files import check_picture, save_figure
 from wm_gym.evaluation.recorded_frames import check_place
 from wm_gym.instructions import InstructionSet
 from wm_gym.planning.gradient import GradientConfig
@@ -63,8 +64,10 @@ def plot_plan(config: PlotPlanConfig) -> Path:
     Raises:
         CheckpointError: if the model cannot be loaded.
         EpisodeError: if the episodes cannot be read.
-        ValueError: if there is no such frame or the model is of another simulator.
+        ValueError: if there is no such frame, the model is of another simulator or the picture
+            cannot be written.
     """
+    check_picture("out", config.out)
     check_device(config.device)
     data = EpisodeDataset(config.data)
     check_place(data, config.episode, config.frame)
@@ -147,5 +150,4 @@ def draw_plan(
     curve.grid(alpha=0.3)
     curve.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
+from wm_gym.evaluation.output_files import save_figure
+
 BINS = 10
 Rows = list[dict[str, float | int]]
 
@@ -64,12 +66,10 @@ def plot_reliability(
         path: picture to write.
         what: names the outcome on the axes, e.g. '"yes"'.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
     for label, rows in curves.items():
         sizes = [20 + 180 * row["cases"] / max(r["cases"] for r in rows) for row in rows]
@@ -79,6 +79,4 @@ def plot_reliability(
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     if len(curves) > 1:
         axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path, dpi=150)

@@ -8,6 +8,7 @@ motion, or those of another episode) and to the image (a grey one); stronger one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.devices import check_device
+from wm_gym.evaluation.output_files import check_file, check_picture
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.metrics.statistics import paired_difference, wilson_interval
@@ -68,6 +70,8 @@ class EvaluateSemanticConfig:
                 f"batch={self.batch} at least 2: a control gives a frame the actions of another "
                 "one in its batch"
             )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,31 @@ def _blind_models(config: EvaluateSemanticConfig) -> dict[str, SemanticWorldMode
     return found
 
 
+def _check_questions(
+    saqa: SAQADataset, models: Sequence[SemanticWorldModel], group: Group | None
+) -> None:
+    """Refuse questions that some model cannot be asked, before any is asked anything.
+
+    Raises:
+        QAError: if there are none about the group's episodes.
+        ValueError: if they are about another simulator, or look farther ahead than a model was
+            trained to.
+    """
+    farthest = int(saqa.records["horizon"][saqa.sampler(group).order].max())
+    for model in models:
+        if model.spec.twin not in (None, saqa.simulator):
+            raise ValueError(
+                f"{saqa.folder} asks about {saqa.simulator}, and {model.spec.name} is a model of "
+                f"{model.spec.twin}; give questions about that"
+            )
+        if farthest > model.spec.horizon:
+            raise ValueError(
+                f"{saqa.folder} asks about {farthest} actions ahead, and {model.spec.name} was "
+                f"trained with 0 to {model.spec.horizon}; collect questions with `wm-gym "
+                f"collect-qa --max-horizon {model.spec.horizon}`"
+            )
+
+
 def accuracy(answered: Answered, chosen: np.ndarray | None = None) -> dict[str, Any]:
     """Accuracy with its Wilson interval over some of the questions, `chosen` a mask (n,)."""
     right = answered.right if chosen is None else answered.right[chosen]
@@ -242,17 +271,20 @@ def evaluate_semantic(config: EvaluateSemanticConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: if the model cannot be loaded.
         QAError: if the questions cannot be read.
+        ValueError: if the questions cannot be asked or the files not be written.
     """
     check_device(config.device)
+    check_file("json", config.json)
+    check_picture("plot", config.plot)
+    folders = {"in_distribution": config.qa, "out_of_distribution": config.qa_ood}
+    asked = {name: SAQADataset(folder) for name, folder in folders.items() if folder is not None}
     model = load_semantic_model(config.checkpoint, device=config.device)
     blind = _blind_models(config)
-    kinds: list[str] = []
+    for name, saqa in asked.items():
+        models = (model, *blind.values()) if name == "in_distribution" else (model,)
+        _check_questions(saqa, models, config.group)
     report: dict[str, Any] = {"group": config.group or "all"}
-    folders = {"in_distribution": config.qa, "out_of_distribution": config.qa_ood}
-    for name, folder in folders.items():
-        if folder is None:
-            continue
-        saqa = SAQADataset(folder)
+    for name, saqa in asked.items():
         kinds = [kind.name for kind in saqa.kinds]
         answered = answer_questions(model, saqa, config)
         report[name] = describe_answers(answered, kinds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wm_gym.choices import check_choice
 from wm_gym.planning.plan import (
     ActionBox,
     Executed,
@@ -42,6 +43,7 @@ class CEMConfig:
             )
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing={self.smoothing} must be at least 0 and below 1")
+        check_choice("execute", self.execute, ("mean", "best"))
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from wm_gym.choices import check_choice
 from wm_gym.planning.plan import (
     ActionBox,
     Plan,
@@ -45,11 +47,14 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.iterations, self.candidates) < 1 or min(self.learning_rate, self.clip) <= 0:
+        amounts = (self.learning_rate, self.clip)
+        if min(self.iterations, self.candidates) < 1 or not all(0 < a < math.inf for a in amounts):
             raise ValueError(
                 f"iterations={self.iterations} and candidates={self.candidates} must be at least "
-                f"1, and learning_rate={self.learning_rate} and clip={self.clip} above 0"
+                f"1, and learning_rate={self.learning_rate} and clip={self.clip} above 0 and finite"
             )
+        check_choice("clip_over", self.clip_over, ("problem", "candidate"))
+        check_choice("select", self.select, ("after_last_step", "before_last_step"))
 
 
 def gradient_ascent(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from wm_gym.choices import check_choice
 from wm_gym.planning.plan import (
     ActionBox,
     Executed,
@@ -16,6 +18,9 @@ from wm_gym.planning.plan import (
     check_candidates,
     evaluate,
 )
+
+MIN_TEMPERATURE = 1e-9
+"""Below this V / λ leaves the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,13 @@ class MPPIConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.candidates < 1 or self.iterations < 0 or self.temperature <= 0:
+        sampled = self.candidates >= 1 and self.iterations >= 0
+        if not sampled or not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise ValueError(
                 f"candidates={self.candidates} must be at least 1, iterations={self.iterations} at "
-                f"least 0 and temperature={self.temperature} above 0"
+                f"least 0 and temperature={self.temperature} finite and at least {MIN_TEMPERATURE}"
             )
+        check_choice("execute", self.execute, ("mean", "best"))
 
 
 @torch.no_grad()

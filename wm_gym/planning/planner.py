@@ -46,6 +46,8 @@ def plan(
         ValueError: if there is no seed, no action to plan for, the proposals do not fit, or as the
             planners say.
     """
+    if negative := [int(seed) for seed in seeds if seed < 0]:
+        raise ValueError(f"seeds {negative} are negative; expected whole numbers of at least 0")
     if horizon < 1 or not len(seeds):
         raise ValueError(
             f"horizon={horizon} and {len(seeds)} seeds; expected at least 1 action to plan for, "
@@ -56,10 +58,12 @@ def plan(
         first = box.uniform(seeds, (count, horizon))
     else:
         check_candidates(proposals)
-        if proposals.shape[0] != len(seeds) or proposals.shape[2] != horizon:
+        size = len(box.low)
+        rows, _, length, width = proposals.shape
+        if (rows, length, width) != (len(seeds), horizon, size):
             raise ValueError(
                 f"proposals have shape {tuple(proposals.shape)}, expected ({len(seeds)}, K, "
-                f"{horizon}, A): one row per seed and {horizon} actions"
+                f"{horizon}, {size}): one row per seed and {horizon} actions of {size} components"
             )
         first = proposals
         if not isinstance(config, GradientConfig):

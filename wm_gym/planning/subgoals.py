@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wm_gym.choices import check_choice
 from wm_gym.planning.plan import ActionBox, Plan
 from wm_gym.planning.planner import PlannerConfig, plan
 from wm_gym.semantic.tasks import SemanticTask
@@ -63,7 +64,8 @@ class SubgoalPlanner:
     stays_done: bool = True
 
     def __post_init__(self) -> None:
-        """Check the threshold."""
+        """Check threshold and order."""
+        check_choice("order", self.order, ("given", "by_value"))
         if self.threshold is not None and not 0 <= self.threshold < 1:
             raise ValueError(
                 f"threshold={self.threshold} must be a probability from 0 to below 1, which an "

@@ -108,7 +108,8 @@ def read_task(text: str, objects: Sequence[str], questions: QuestionSet) -> Sema
     start, end = text.find("{"), text.rfind("}")
     try:
         content = json.loads(text[start : end + 1] if start >= 0 else text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        json.dumps(content, ensure_ascii=False).encode()  # lone surrogates have no UTF-8
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise TaskError(
             f"the answer holds no whole JSON object ({error}): {' '.join(text.split())[:120]!r}"
         ) from error

@@ -7,7 +7,7 @@ added is the projection, the order of the sequence and who sees whom (`attention
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IMAGE_MEAN = IMAGE_STD = 0.5
+LARGEST_SIZE, LARGEST_DEPTH = 1_000_000, 1_000
+"""Of any network; a card that states more is damaged."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ class SemanticNetworkConfig:
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
-        """Check what must divide what."""
+        """Check that sizes are sizes, and what must divide what."""
+        for name, size in asdict(self).items():
+            most = LARGEST_DEPTH if name.endswith("depth") else LARGEST_SIZE
+            if name != "rope_theta" and (type(size) is not int or not 1 <= size <= most):
+                raise ValueError(f"{name}={size!r} must be a whole number of 1 to {most}")
         if self.image_size % self.patch or self.vision_width % self.vision_heads:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch={self.patch}, and "

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from wm_gym.semantic.question_types import LANGTABLE_COLOURS, LANGTABLE_SHAPES
+
 Answer = Literal["yes", "no"]
 
 
@@ -216,7 +218,8 @@ def langtable_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
         objects: the blocks it is about: one, two, or none for the multi-step tasks.
 
     Raises:
-        TaskError: if there is no such task or it is about another number of blocks.
+        TaskError: if there is no such task, it is about another number of blocks, or a block is
+            unknown or named twice.
     """
     if name in LANGTABLE_MULTI_STEP and not objects:
         return LANGTABLE_MULTI_STEP[name]
@@ -225,6 +228,15 @@ def langtable_task(name: str, objects: tuple[str, ...] = ()) -> SemanticTask:
             f"task {name!r} with objects {objects} is unknown; expected 'reach' with one block, "
             f"'separate' or 'push' with two, or one of {sorted(LANGTABLE_MULTI_STEP)} with none"
         )
+    if len(set(objects)) < len(objects):
+        raise TaskError(f"task {name!r} is about {objects}, which must be different blocks")
+    for block in objects:
+        colour, _, shape = block.partition(" ")
+        if colour not in LANGTABLE_COLOURS or shape not in LANGTABLE_SHAPES:
+            raise TaskError(
+                f"block {block!r} is unknown; expected one of {', '.join(LANGTABLE_COLOURS)} with "
+                f"one of {', '.join(LANGTABLE_SHAPES)}, e.g. 'red moon'"
+            )
     return LANGTABLE_TASKS[name].named(*objects)
 
 

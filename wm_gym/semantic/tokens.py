@@ -67,6 +67,11 @@ class QuestionTokenizer:
         """Number of tokens."""
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Id of every token."""
+        return self._tokenizer.get_vocab()
+
     def encode(self, question: str) -> list[int]:
         r"""Token ids `<bos> question \n`.
 

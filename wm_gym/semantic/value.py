@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wm_gym.choices import check_choice
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.tasks import DesiredAnswer, Subgoal
 from wm_gym.semantic.world_model import View
@@ -35,6 +36,7 @@ class ValueConfig:
         """Check the sub-chunk."""
         if self.sub_chunk < 0:
             raise ValueError(f"sub_chunk={self.sub_chunk} must be at least 0")
+        check_choice("count", self.count, ("once", "per_action"))
 
     def prefixes(self, horizon: int) -> list[int]:
         """Lengths of the prefixes that count, the whole sequence last.

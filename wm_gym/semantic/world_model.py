@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from wm_gym.semantic.model import (
     to_published,
 )
 from wm_gym.semantic.tokens import QuestionTokenizer
+from wm_gym.spec import CardError
 
 if TYPE_CHECKING:
     from wm_gym.semantic_card import SemanticSpec
@@ -85,15 +87,16 @@ class SemanticWorldModel:
         return self.tokenizer.asked(rows)
 
     @torch.no_grad()
-    def look(self, frames: Tensor) -> View:
+    def look(self, frames: Tensor | np.ndarray) -> View:
         """Read frames once, for any number of questions and action sequences.
 
         Args:
-            frames: uint8 (B, H, W, 3), of any size.
+            frames: uint8 (B, H, W, 3), of any size; a tensor or an array.
 
         Raises:
             ValueError: if they are of another type or shape.
         """
+        frames = torch.as_tensor(frames)
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3:
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)} and dtype {frames.dtype}, expected "
@@ -104,6 +107,10 @@ class SemanticWorldModel:
         if self.network.prefix_attention == "block_causal":
             shared = self.network.look(features)
         return View(self, features, shared)
+
+
+LARGEST_ACTION = 1e6
+"""Physical units. Far outside of every card; larger numbers overflow inside the network."""
 
 
 class View:
@@ -184,6 +191,16 @@ class View:
             )
         if not torch.isfinite(actions).all():
             raise ValueError("actions hold NaN or infinite values; check the policy or planner")
+        largest = float(actions.detach().abs().max()) if actions.numel() else 0.0
+        if largest > LARGEST_ACTION:
+            raise ValueError(
+                f"an action of {largest:.3g} is out of any range; the card's is "
+                f"{self.model.spec.action.low} to {self.model.spec.action.high}"
+            )
+        if rows is not None and not ((rows >= 0) & (rows < len(self))).all():
+            raise ValueError(
+                f"rows={rows.tolist()} must be 0 to {len(self) - 1}, the frames of this view"
+            )
         if int(asked.after.max()) > actions.shape[1]:
             raise ValueError(
                 f"a question comes after {int(asked.after.max())} actions, and there are "
@@ -232,11 +249,34 @@ def load_semantic_model(
         CheckpointError: if the checkpoint cannot be found, is damaged or does not fit its card.
         CardError: if its card is wrong, or that of another kind of model.
     """
+    if str(checkpoint) == "embedded" and embedded is None:
+        shipped = ", ".join(f"{n!r} of {twin}" for twin, n in embedded_semantic_models().items())
+        raise CheckpointError(
+            f"checkpoint 'embedded' does not say which model: with embedded= name one of {shipped}"
+            f"; on a command line give its folder, {assets_folder()}/NAME"
+        )
     folder = resolve_checkpoint(str(checkpoint), embedded, env_id, "semantic")
     opened = Checkpoint.open_semantic(folder)
     spec = opened.spec
-    tokenizer = QuestionTokenizer.from_json(opened.read(spec.tokenizer).decode())
-    network = SemanticNetwork(SemanticNetworkConfig(**spec.network), spec.prefix_attention)
+    try:
+        tokenizer = QuestionTokenizer.from_json(opened.read(spec.tokenizer).decode())
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{folder / spec.tokenizer} is no JSON ({error}); get the checkpoint again"
+        ) from error
+    try:
+        sizes = SemanticNetworkConfig(**spec.network)
+        network = SemanticNetwork(sizes, spec.prefix_attention)
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CardError(
+            f"{folder / 'card.json'}: no network has these sizes ({error}); get the checkpoint "
+            "again or correct the card"
+        ) from error
+    if spec.action.width != sizes.action_width:
+        raise CardError(
+            f"{folder / 'card.json'}: action.width {spec.action.width} and network.action_width "
+            f"{sizes.action_width} differ; get the checkpoint again or correct the card"
+        )
     try:
         absent = load_published(network, opened.load(spec.weights))
     except RuntimeError as error:

@@ -204,6 +204,14 @@ class SAQADataset:
             )
         return dataset
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the index and of all files of questions."""
+        found = hashlib.sha256((self.folder / INDEX).read_bytes())
+        for file in sorted(path for path in self.folder.iterdir() if path.suffix == ".npz"):
+            found.update(file.read_bytes())
+        return found.hexdigest()
+
     def _load(self, file: str, names: list[str]) -> dict[str, np.ndarray]:
         """Arrays of a file in the folder, which may be absent or damaged."""
         try:

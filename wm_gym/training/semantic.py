@@ -26,7 +26,7 @@ from wm_gym.domains import Domain, domain_of
 from wm_gym.semantic.attention import PrefixAttention
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig
 from wm_gym.semantic.tokens import TOKENIZERS, QuestionTokenizer, langtable_tokenizer
-from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
+from wm_gym.semantic.world_model import SemanticWorldModel, load_semantic_model, save_semantic_model
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import FrameSpec
 from wm_gym.training.local_vision import see_locally
@@ -62,6 +62,11 @@ class TrainSemanticConfig:
     """Semantic checkpoint to start from: a folder, e.g. an earlier run's `checkpoint`, or hf://…;
     sizes, tokenizer, attention and scaling of the actions are its own. Empty starts from random
     weights."""
+    transfer: bool = False
+    """`init` is a model of another simulator: what it knows of seeing and comparing is kept, with
+    the embeddings of the words that both have; the action projection and all other words begin
+    anew. A network that begins from random weights may take thousands of steps to its first right
+    answers."""
     network: SemanticNetworkConfig = field(default_factory=_embedded_sizes)
     """Sizes of a network that starts from random weights."""
     local_vision: bool = False
@@ -139,6 +144,8 @@ class TrainSemanticConfig:
                 f"local_vision=True with init={self.init!r}: its weights are not random; leave one "
                 "of them out"
             )
+        if self.transfer and not self.init:
+            raise ValueError("transfer=True needs init, the model to start from")
         if self.expert_share is not None and not 0 <= self.expert_share <= 1:
             raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
 
@@ -187,10 +194,14 @@ def starting_point(
     """
     if config.init:
         model = load_semantic_model(config.init)
+        if config.transfer:
+            tokenizer = TOKENIZERS[domain.twin]()
+            return transferred(model, tokenizer, domain.action.size), tokenizer, None
         if model.spec.twin != domain.twin:
             raise ValueError(
                 f"init={config.init!r} is a model of {model.spec.twin}, and {config.qa} asks about "
-                f"{domain.twin}; give questions about {model.spec.twin}, or another init"
+                f"{domain.twin}; give questions about {model.spec.twin}, or another init, or set "
+                "transfer to begin from what it knows of seeing"
             )
         return model.network.requires_grad_(True).train(), model.tokenizer, model.spec
     tokenizer = TOKENIZERS[domain.twin]()
@@ -199,6 +210,31 @@ def starting_point(
     if config.local_vision:
         see_locally(network)
     return network, tokenizer, None
+
+
+def transferred(
+    model: SemanticWorldModel, tokenizer: QuestionTokenizer, action_width: int
+) -> SemanticNetwork:
+    """A network for other words and actions that knows what a model knows otherwise.
+
+    Args:
+        model: of another simulator.
+        tokenizer: the words of this one; those that both know keep their embeddings.
+        action_width: components of an action here; their projection is drawn anew.
+    """
+    sizes = replace(model.network.config, vocabulary=tokenizer.size, action_width=action_width)
+    network = SemanticNetwork(sizes, model.network.prefix_attention)
+    known, own = model.network.state_dict(), network.state_dict()
+    words, others = tokenizer.vocabulary, model.tokenizer.vocabulary
+    common = [word for word in words if word in others]
+    here, there = [words[word] for word in common], [others[word] for word in common]
+    for name, weight in own.items():
+        if weight.shape == known[name].shape and not name.startswith("action_projector."):
+            own[name] = known[name].to(weight)
+        elif len(weight) == tokenizer.size:
+            weight[here] = known[name][there].to(weight)
+    network.load_state_dict(own)
+    return network
 
 
 def add_lora(network: SemanticNetwork, rank: int) -> None:
@@ -254,8 +290,16 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
     module = SemanticLoss(
         network, tokenizer, spec.action, config.seeing_weight, config.grounding_weight
     )
+    contents = {
+        "questions_sha256": saqa.sha256,
+        "init_sha256": dict(card.weights_sha256) if card else None,
+    }
     loop = TrainingLoop(
-        config.out, module, config.loop, fingerprint=config.fingerprint(), accelerator=accelerator
+        config.out,
+        module,
+        config.loop,
+        fingerprint=config.fingerprint() | contents,
+        accelerator=accelerator,
     )
     device = accelerator.device
 
