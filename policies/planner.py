@@ -128,7 +128,17 @@ class PlannerPolicy(Policy):
         return rephrased(task, QUESTION_SETS[spec.twin], self.phrasing)
 
     def act(self, observation: Observation) -> Chunks:
-        """The first m actions (B, m, A) of each row's new plan."""
+        """The first m actions (B, m, A) of each row's new plan.
+
+        Raises:
+            ValueError: if what is observed are no pictures.
+        """
+        if observation.frames.dtype != np.uint8:
+            raise ValueError(
+                f"a planner looks at pictures (B, H, W, 3) uint8 and was given observations of "
+                f"dtype {observation.frames.dtype}; run it in a simulator or a latent world model, "
+                "whose pictures change. In a semantic environment plan with wm_gym.planning"
+            )
         drawn = self.proposals.draw(observation, self.planner.horizon)
         rows = [int(row) for row in observation.rows]
         steps = zip(rows, observation.steps.tolist(), strict=True)

@@ -88,8 +88,8 @@ def parse_script(words: list[str]) -> None:
         ("langtable-idql.sh", 5),
         ("bridge-mini.sh", 59),
         ("bridge-vjepa96-mini.sh", 15),
-        ("langtable-swm.sh", 14),
-        ("langtable-swm-mixtures.sh", 18),
+        ("langtable-swm.sh", 17),
+        ("langtable-swm-mixtures.sh", 20),
         ("cube-swm.sh", 14),
         ("langtable-agents.sh", 8),
     ],
@@ -233,7 +233,7 @@ def test_the_semantic_recipe_fits_together(tmp_path):
         assert main(words) == 0, words
     card = Checkpoint.open_semantic(run / "langtable-swm").spec
     assert card.embedded and "not one of the published models" in card.description
-    assert card.recipe["steps"] == [2, 2]
+    assert card.recipe["steps"] == [2, 2, 2]
     assert set(card.metrics) == {"answer_threshold", "future_qa"}
     assert card.answer_threshold == card.metrics["answer_threshold"]["threshold"] != 0.9
     assert set(card.metrics["future_qa"]) >= {"in_distribution", "out_of_distribution", "controls"}

@@ -20,9 +20,21 @@ def test_every_command_is_understood():
 
 def test_every_import_is_there():
     found = re.findall(r"^from (wm_gym\S+) import (\w+)$", TEXT, re.MULTILINE)
-    assert len(found) == 7
+    assert len(found) == 11
     for module, name in found:
         assert hasattr(import_module(module), name)
+
+
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "semantic-models.md", "exec"), names)
+    assert names["found"].actions.shape == (1, 16, 2)
+    assert all(record.error is None for record in names["records"])
+    assert "-> ['Did the red moon move up?'" in capsys.readouterr().out
 
 
 def test_what_a_threshold_is_worth_is_what_was_measured():

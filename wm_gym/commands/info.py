@@ -85,7 +85,7 @@ def semantic_card_lines(spec: SemanticSpec) -> list[str]:
         f"               {spec.action.control_hz:g} Hz, up to {spec.horizon} in a sequence",
         f"network        SigLIP {network['vision_depth']} x {network['vision_width']}, Gemma "
         f"{network['depth']} x {network['width']}, attention {spec.prefix_attention}",
-        f"answers        count as given above {spec.answer_threshold:g}",
+        f"answers        count as given above {spec.answer_threshold:.3g}",
         f"tasks          {', '.join(spec.tasks) or 'none'}",
         *origin_lines(spec),
     ]
@@ -136,6 +136,8 @@ def metric_lines(name: str, metric: Any) -> list[str]:
     if gaps:
         return [f"{name}: {', '.join(gaps)}"]
     parts = {key: value for key, value in metric.items() if key not in _HEADER}
+    if "in_distribution" in parts:  # it has these, too
+        parts = {key: value for key, value in parts.items() if not key.startswith("by_")}
     plain = [_numbers(key, value) for key, value in parts.items() if not isinstance(value, dict)]
     lines = [f"{name}: {', '.join(filter(None, plain))}"] if any(plain) else []
     for key, value in parts.items():
@@ -145,15 +147,25 @@ def metric_lines(name: str, metric: Any) -> list[str]:
 
 
 def _numbers(name: str, value: Any) -> str:
-    """The numbers in a value with their names, parts apart by semicolons; no other things."""
+    """The numbers in a value with their names, parts apart by semicolons; no other things.
+
+    Intervals stand in brackets after what they are of. Tables by type or horizon are the card's.
+    """
     if isinstance(value, dict):
-        texts = [_numbers(key, part) for key, part in value.items()]
+        ends = value.get("low"), value.get("high")
+        parts = {k: v for k, v in value.items() if not k.startswith("by_")}
+        if all(isinstance(end, int | float) for end in ends):
+            parts = {k: v for k, v in parts.items() if k not in ("low", "high")}
+        texts = [_numbers(key, part) for key, part in parts.items()]
+        if len(parts) < len(value) and texts and None not in ends:
+            texts[0] = f"{texts[0]} [{ends[0]:.3g}, {ends[1]:.3g}]"
         nested = any(isinstance(part, dict) for part in value.values())
         inner = ("; " if nested else ", ").join(filter(None, texts))
         return f"{name} {inner}".strip() if inner else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    return f"{name.replace('_', ' ')} {value:.3g}".strip()
+    shown = f"{value}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{name.replace('_', ' ')} {shown}".strip()
 
 
 def _flops(config: InfoConfig) -> dict[str, Any]:
