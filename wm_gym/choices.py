@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 
-def check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
+def check_choice(name: str, given: Any, known: Collection[Any]) -> None:
     """Refuse a setting that is none of its choices.
 
     Args:
