@@ -145,7 +145,5 @@ def test_a_saved_planner_knows_its_model(tmp_path, monkeypatch):
 
 def test_what_is_no_picture_is_refused(model):
     seen = dataclasses.replace(see([0, 1, 2]), frames=np.empty(3, object))
-    with pytest.raises(
-        ValueError, match=r"looks at pictures .* dtype object; run it"
-    ):
+    with pytest.raises(ValueError, match=r"looks at pictures .* dtype object; run it"):
         begun(PlannerPolicy(model, MPPI)).act(seen)

@@ -30,6 +30,7 @@ from wm_gym.evaluation.judge_clips import (
     real_clips,
 )
 from wm_gym.evaluation.models import load_by_id, open_by_id
+from wm_gym.evaluation.output_files import check_file, check_picture
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.registry import JudgeContext, make_judge, read_judge_name
@@ -100,9 +101,11 @@ def calibrate_judge(config: CalibrateJudgeConfig) -> dict[str, Any]:
     Raises:
         EpisodeError: if the episodes cannot be read.
         JudgeError: if a judge needs something that is not there.
-        ValueError: if no episode is long enough.
+        ValueError: if no episode is long enough, or a file cannot be written.
     """
     check_device(config.device)
+    check_file("json", config.json)
+    check_picture("plot", config.plot)
     spec = open_by_id(config.id, config.checkpoint).spec
     data = EpisodeDataset(config.data)
 

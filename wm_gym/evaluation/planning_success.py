@@ -26,6 +26,7 @@ from wm_gym.envs.sims.langtable import LangTableEnv
 from wm_gym.envs.sims.langtable_multi_step import LangTableMultiStep
 from wm_gym.evaluation.compare_real_records import Clock, claim_folder
 from wm_gym.evaluation.expert_proposals import ExpertProposals
+from wm_gym.evaluation.output_files import check_file
 from wm_gym.evaluation.planning_tasks import Method, PlanningTask, chosen_tasks
 from wm_gym.evaluation.report import measurement_header, write_metric
 from wm_gym.metrics.statistics import paired_difference, wilson_interval
@@ -175,6 +176,7 @@ def measure_planning(config: PlanningConfig, say: Callable[[str], None] = print)
     if config.directed and domain is not LANGTABLE:
         raise ValueError(f"directed: only {LANGTABLE.twin} has tasks stated with directions")
     config = replace(config, max_steps=config.max_steps or domain.horizon)
+    check_file("json", config.json)
     settings = config.settings() | {
         "weights_sha256": model.spec.weights_sha256,
         "answer_threshold": model.spec.answer_threshold,
