@@ -13,7 +13,14 @@ import tyro
 from document_figures import FiguresConfig, fill
 from readme_format import number, read
 from readme_learning import AGENTS, BASES, improvement, learning
-from readme_semantic import ablations, data_mixtures, future_qa, planner_time, planning
+from readme_semantic import (
+    ablations,
+    data_mixtures,
+    future_qa,
+    multi_step,
+    planner_time,
+    planning,
+)
 
 from wm_gym.evaluation.latent_spaces import table_rows
 
@@ -328,6 +335,7 @@ SEMANTIC = {
     "LangTable": {
         "future_qa_langtable_swm": future_qa,
         "planning_success_langtable": planning,
+        "planning_success_langtable_multi_step": multi_step,
         "planner_time": planner_time,
         "data_mixtures_langtable": data_mixtures,
     },

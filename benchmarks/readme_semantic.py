@@ -39,9 +39,26 @@ def future_qa(report: dict[str, Any]) -> list[str]:
 def planning(report: dict[str, Any]) -> list[str]:
     """How often plans succeed in the simulator."""
     base = any(row["method"] == "base" for row in report["rows"])
-    lines = [
+    return [
         "**Planning**, success in the simulator in % (`benchmarks/planning_success.py`; 95 % "
         f"Wilson intervals{'; the base is the scripted expert with action noise' * base}):",
+        *planning_table(report),
+    ]
+
+
+def multi_step(report: dict[str, Any]) -> list[str]:
+    """How often tasks of two pushes succeed."""
+    threshold = report["settings"]["done_threshold"]
+    return [
+        "**Two pushes in one episode**, success in the simulator in % (a push counts as done above "
+        f"a probability of {threshold}, as in the published code: `--done-threshold {threshold}`):",
+        *planning_table(report),
+    ]
+
+
+def planning_table(report: dict[str, Any]) -> list[str]:
+    """Success by task and method, and what planning adds to the base."""
+    lines = [
         "",
         "| task | method | success | episodes | the paper |",
         "|---|---|---|---|---|",
