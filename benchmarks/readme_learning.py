@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from readme_format import number, share
+from readme_format import ROOT, number, share
 
 NAMES = {
     "ppo_in_imagination": "PPO, trained in the dream alone",
@@ -59,18 +60,26 @@ def learning(reports: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def planned_with(report: dict[str, Any]) -> str:
+    """Says so where the model that planned is not the one that ships now."""
+    card = json.loads((ROOT / "assets" / report["model"] / "card.json").read_text())
+    if report["settings"]["weights_sha256"] == card["weights_sha256"]:
+        return ""
+    return f" (planning with an earlier `{report['model']}`)"
+
+
 def improvement(reports: dict[str, dict[str, Any]]) -> list[str]:
     """Base policy, IDQL and planning from the base's proposals, beside the paper's figures."""
     lines = [
         "**What planning adds to a policy**, success in the simulator in % "
         "(`benchmarks/policy_improvement.py`; paired seeds, 95 % Wilson intervals; planning is "
-        "gradient ascent with the semantic world model that ships; the paper: base · planned):",
+        "gradient ascent with `langtable-swm`; the paper: base · planned):",
     ]
     for name, report in reports.items():
         columns = [c for c in COLUMNS if any(row["column"] == c for row in report["rows"])]
         lines += [
             "",
-            f"{BASES[name]}:",
+            f"{BASES[name]}{planned_with(report)}:",
             "",
             f"| task | {' | '.join(COLUMNS[c] for c in columns)} | episodes | the paper |",
             f"|---|{'---|' * len(columns)}---|---|",
