@@ -90,7 +90,7 @@ def parse_script(words: list[str]) -> None:
         ("bridge-vjepa96-mini.sh", 15),
         ("langtable-swm.sh", 17),
         ("langtable-swm-mixtures.sh", 20),
-        ("cube-swm.sh", 14),
+        ("cube-swm.sh", 18),
         ("langtable-agents.sh", 8),
     ],
 )
