@@ -6,7 +6,6 @@ of them the model says how likely the task's desired answers are by now.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import math
@@ -122,11 +121,10 @@ class SemanticEngine:
                 f"{settings.env_id} is of {twin}, and {self.spec.name} is a model of "
                 f"{self.spec.twin}; make the environment of that simulator"
             )
-        blind = self.spec.recipe.get("settings", {}).get("blind", "none")
-        if blind != "none":
+        if self.spec.blind != "none":
             raise ValueError(
-                f"{self.spec.name} was trained without {blind}, as a control to compare with; use "
-                "a model that was not"
+                f"{self.spec.name} was trained without {self.spec.blind}, as a control to compare "
+                "with; use a model that was not"
             )
         if model is None and settings.checkpoint == "embedded":
             announce(settings.env_id, self.spec)
@@ -339,16 +337,13 @@ class SemanticEngine:
                 self._restored(frame, taken, plain)
                 for frame, taken, plain in zip(frames, actions, header["episodes"], strict=True)
             ]
-            states = [copy.deepcopy(generator.bit_generator.state) for generator in generators]
-            try:
-                for generator, saved in zip(generators, header["generators"], strict=True):
-                    generator.bit_generator.state = saved
-            except Exception:
-                for generator, state in zip(generators, states, strict=True):
-                    generator.bit_generator.state = state
-                raise
+            pairs = list(zip(generators, header["generators"], strict=True))
+            for generator, saved in pairs:
+                type(generator.bit_generator)().state = saved  # fits, before anything changes
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the snapshot is damaged ({error}); take another") from error
+        for generator, saved in pairs:
+            generator.bit_generator.state = saved
         self.episodes, self.begun, self._view = episodes, True, None
 
     def _restored(

@@ -71,6 +71,14 @@ class SemanticSpec:
                 f"{self.answer_threshold} between 0 and 1; correct the card"
             )
 
+    @property
+    def blind(self) -> Literal["none", "image", "actions"]:
+        """What training hid from the model, a control; "none" for one that is to be used."""
+        found: Literal["none", "image", "actions"] = self.recipe.get("settings", {}).get(
+            "blind", "none"
+        )
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The card as JSON-ready dictionaries."""
         return asdict(self)

@@ -3,7 +3,7 @@
 # suboptimal episodes, on the expert's, and on both, three seeds each, and how often each answers right
 # in and out of distribution. All begin alike, from a model that sees and reads but has never seen
 # anything move on this table: what cube-swm knows, then single pictures of LangTable. (From random
-# weights the first right answers take thousands of steps.) Needs the data of langtable-swm.sh. Every
+# weights 600 steps give no right answers.) Needs the data of langtable-swm.sh. Every
 # step resumes where it stopped.
 # usage: benchmarks/recipes/langtable-swm-mixtures.sh [RUN_FOLDER of langtable-swm.sh]
 #        EPISODES=…                                    the same episodes as there

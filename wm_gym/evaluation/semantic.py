@@ -155,8 +155,7 @@ def batch_slices(rows: int, size: int) -> list[slice]:
 
 def trained_blind(model: SemanticWorldModel) -> Blind:
     """What a model's card says that it was trained without."""
-    blind: Blind = model.spec.recipe.get("settings", {}).get("blind", "none")
-    return blind
+    return model.spec.blind
 
 
 def blinded(batch: QABatch, control: Control) -> QABatch:

@@ -57,7 +57,7 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
         )
     refuse_other_simulator(config.out, model.spec.twin)
     stages = list(reversed(trained_stages(model.spec.recipe)))
-    blind = stages[-1].get("settings", {}).get("blind", "none") if stages else "none"
+    blind = model.spec.blind
     if blind != "none":
         raise ValueError(
             f"{config.checkpoint} was trained without {blind}, as a control to compare with; "

@@ -65,8 +65,7 @@ class TrainSemanticConfig:
     transfer: bool = False
     """`init` is a model of another simulator: what it knows of seeing and comparing is kept, with
     the embeddings of the words that both have; the action projection and all other words begin
-    anew. A network that begins from random weights may take thousands of steps to its first right
-    answers."""
+    anew. Right answers come much sooner than from random weights."""
     network: SemanticNetworkConfig = field(default_factory=_embedded_sizes)
     """Sizes of a network that starts from random weights."""
     local_vision: bool = False
