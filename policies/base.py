@@ -31,6 +31,7 @@ POLICY_KINDS: dict[str, str] = {
     "action-replay": "wm_gym.policies.action_replay:ActionReplayPolicy",
     "noisy": "wm_gym.policies.noisy:NoisyPolicy",
     "resized": "wm_gym.policies.resized:ResizedPolicy",
+    "resampled": "wm_gym.policies.resampled:ResampledPolicy",
     "planner": "wm_gym.policies.planner:PlannerPolicy",
     "latent-planner": "wm_gym.policies.latent_planner:LatentPlannerPolicy",
     "diffusion-policy": "wm_gym.policies.diffusion_policy.policy:DiffusionPolicy",
@@ -251,13 +252,9 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
         )
     module, _, name = POLICY_KINDS[kind].partition(":")
     try:
-        action: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in described["action_spec"].items()
-        }
         frame = described["frame_spec"]
         return getattr(import_module(module), name).from_saved(
-            ActionSpec(**action),
+            ActionSpec.from_dict(described["action_spec"]),
             None if frame is None else FrameSpec(**frame),
             described["config"],
             weights,

@@ -92,8 +92,8 @@ def check_compatible(
         if not math.isclose(mine, theirs, rel_tol=1e-6):
             faults.append(
                 f"{field} is {mine:g} in the policy and {theirs:g} in the environment: resample "
-                "the policy's actions to the environment's rate (sum deltas, repeat absolute "
-                "commands) in a Policy of your own, or make an environment with the policy's rate"
+                "the policy's actions by ResampledPolicy(policy, env.unwrapped.card.action, "
+                '"hold", "repeat" or "sum"), or make an environment with the policy\'s rate'
             )
     conversion = None
     if sorted(ours.names) != sorted(action_spec.names):

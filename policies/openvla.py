@@ -56,6 +56,7 @@ BRIDGE_ACTION = ActionSpec(
     bias=(0.0,) * 6 + (1.0,),
     width=10,
     control_hz=5.0,
+    kinds=("delta",) * 6 + ("absolute",),
 )
 """What OpenVLA speaks under `bridge_orig`: deltas within the quantiles, the gripper's opening."""
 

@@ -83,10 +83,11 @@ def test_a_card_of_an_earlier_layout_is_read(card):
     assert spec_from_dict(card | {"card_version": 2}) == spec
     assert spec_from_dict(card | {"card_version": 2, "reward": None}).reward is None
     del card["data_sha256"]
+    del card["action"]["kinds"]
     old = spec_from_dict(card | {"card_version": 1})
     assert old == replace(spec, data_sha256={})
-    for version in (0, 4, "3"):
-        with pytest.raises(CardError, match=rf"card_version is {version!r}, this wm_gym reads 3"):
+    for version in (0, 5, "3"):
+        with pytest.raises(CardError, match=rf"card_version is {version!r}, this wm_gym reads 4"):
             spec_from_dict(card | {"card_version": version})
 
 

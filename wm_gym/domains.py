@@ -60,6 +60,7 @@ LANGTABLE = Domain(
         bias=(0.0, 0.0),
         width=3,
         control_hz=10.0,
+        kinds=("delta", "delta"),
     ),
     frame=FrameSpec(height=96, width=96, camera="near-top-down"),
     tasks={
@@ -101,6 +102,7 @@ BRIDGE = Domain(
         bias=(0.0,) * 6 + (1.0,),
         width=10,
         control_hz=5.0,
+        kinds=("delta",) * 6 + ("absolute",),
     ),
     frame=FrameSpec(height=64, width=64, camera="over-the-shoulder"),
     tasks={
@@ -142,6 +144,7 @@ CUBE = Domain(
         bias=(0.0,) * 5,
         width=6,
         control_hz=10.0,
+        kinds=("delta",) * 5,
     ),
     frame=FrameSpec(height=96, width=96, camera="front"),
     tasks={

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from wm_gym.spec import ActionSpec, CardError, FrameSpec, read_card
 
-SEMANTIC_CARD_VERSION = 1
+SEMANTIC_CARD_VERSION = 2
+"""Layout 1 had no `action.kinds`; it is still read."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ def semantic_spec_from_dict(card: dict[str, Any], source: str = "card.json") -> 
             f"{source} is the card of a {card.get('kind')!r} model, expected a 'semantic' one; "
             "give a checkpoint made by `wm-gym train semantic`"
         )
-    if card.get("card_version") != SEMANTIC_CARD_VERSION:
+    if card.get("card_version") not in range(1, SEMANTIC_CARD_VERSION + 1):
         raise CardError(
             f"{source}: card_version is {card.get('card_version')!r}, this wm_gym reads "
             f"{SEMANTIC_CARD_VERSION}; update wm_gym or the checkpoint"
         )
-    return read_card(SemanticSpec, card, source)
+    if card["card_version"] < 2 and isinstance(card.get("action"), dict):
+        card = card | {"action": {"kinds": (), **card["action"]}}
+    return read_card(SemanticSpec, card | {"card_version": SEMANTIC_CARD_VERSION}, source)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _CardClass = TypeVar("_CardClass")
 
-CARD_VERSION = 3
-"""Layout 1 had no `data_sha256`; it is still read."""
+CARD_VERSION = 4
+"""Layout 1 had no `data_sha256`, layout 3 no `action.kinds`; both are still read."""
 
 
 class CardError(ValueError):
@@ -47,6 +47,8 @@ class ActionSpec:
         frame_skip: raw control steps that one model step spans.
         alignment: "target" if a frame's slot holds the action that produced it, "source" if the
             one taken at it.
+        kinds: per component "delta" (a displacement, relative to where the robot is) or "absolute"
+            (a target or command that does not depend on it); empty where nobody stated it.
     """
 
     names: tuple[str, ...]
@@ -59,9 +61,20 @@ class ActionSpec:
     control_hz: float
     frame_skip: int = 1
     alignment: Literal["target", "source"] = "target"
+    kinds: tuple[Literal["delta", "absolute"], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every per-component field has one entry per component."""
+        if self.kinds and len(self.kinds) != self.size:
+            raise CardError(
+                f"action.kinds has {len(self.kinds)} entries, expected {self.size}, one of 'delta' "
+                f"and 'absolute' for each of {list(self.names)}, or none; correct the card"
+            )
+        if unknown := set(self.kinds) - {"delta", "absolute"}:
+            raise CardError(
+                f"action.kinds holds {sorted(unknown)}, expected 'delta' or 'absolute' for each of "
+                f"{list(self.names)}; correct the card"
+            )
         for name in ("units", "low", "high", "gain", "bias"):
             if len(getattr(self, name)) != self.size:
                 raise CardError(
@@ -88,6 +101,16 @@ class ActionSpec:
                 f"action.width {self.width} is smaller than the {self.size} components "
                 f"{list(self.names)}"
             )
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ActionSpec:
+        """Build a spec from its JSON form, in which tuples are lists.
+
+        Raises:
+            CardError: if it contradicts itself.
+            TypeError: if a field is unknown or missing.
+        """
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
     @property
     def size(self) -> int:
@@ -339,6 +362,8 @@ def _of_today(card: dict[str, Any]) -> dict[str, Any]:
         card = {"data_sha256": {}, **card}
     if card["card_version"] < 3 and isinstance(card.get("reward"), dict):
         card = card | {"reward": {"window": 1, "episode_threshold": {}, **card["reward"]}}
+    if card["card_version"] < 4 and isinstance(card.get("action"), dict):
+        card = card | {"action": {"kinds": (), **card["action"]}}
     return card | {"card_version": CARD_VERSION}
 
 

@@ -401,3 +401,55 @@ def test_the_papers_protocol():
     assert len(PAPER_PROTOCOL.plan(names, changed=True)[0]) == 80
     with pytest.raises(ValueError, match="3 starts; expected at least 20"):
         PAPER_PROTOCOL.plan(names[:3])
+
+
+def test_the_default_policy_acts_in_a_default_import_of_a_published_model(tmp_path):
+    import gymnasium as gym
+    import torch
+
+    from wm_gym.dynamics.dit import DiT, DiTConfig
+    from wm_gym.latents.fetch import file_sha256
+    from wm_gym.policies.compatibility import IncompatiblePolicyError
+    from wm_gym.policies.resampled import ResampledPolicy
+    from wm_gym.training.import_checkpoint import ImportOptions, import_checkpoint
+
+    torch.manual_seed(0)
+    released = DiT(DiTConfig(channels=16, dim=64, depth=1, heads=1, action_width=10))
+    torch.save(released.state_dict(), tmp_path / "DiT.pt")
+    layers = {
+        "encoder.jit": torch.nn.Conv2d(3, 16, 16, stride=16),
+        "decoder.jit": torch.nn.ConvTranspose2d(16, 3, 16, stride=16),
+    }
+    for name, layer in layers.items():
+        torch.jit.script(layer).save(str(tmp_path / name))
+    pins = {name: file_sha256(tmp_path / name) for name in layers}
+    options = ImportOptions(space_config={"local": str(tmp_path), "sha256": pins})
+    import_checkpoint(tmp_path / "DiT.pt", "Cosmos", tmp_path / "model", options=options)
+
+    env = gym.make_vec(
+        "WM-Bridge-Cosmos-v0",
+        num_envs=2,
+        checkpoint=str(tmp_path / "model"),
+        autoreset_mode="Disabled",
+        denoising_steps=1,
+        reward="none",
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    starts = [{"frames": picture, "instruction": "put the carrot on the plate"}] * 2
+    right = np.array([0.02, 0, 0, 0, 0, 0, 1.0])
+    seen = []
+
+    def act(image, instruction, unnorm_key):
+        seen.append((image.shape, instruction, unnorm_key))
+        return right * (1.0 if image.mean() > 1 else 0.5)
+
+    with serving(act) as server:
+        policy = OpenVLAPolicy(client=client(server.url))
+        with pytest.raises(IncompatiblePolicyError, match="ResampledPolicy"):
+            run_policy(env, policy, starts, [0, 1], 3, progress=False)
+        held = ResampledPolicy(policy, env.unwrapped.card.action, "hold")
+        records = run_policy(env, held, starts, [0, 1], 3, keep_actions=True, progress=False)
+    assert [record.steps for record in records] == [3, 3]
+    for record in records:
+        np.testing.assert_allclose(record.actions, np.tile(right, (3, 1)), rtol=1e-6)
+    assert seen[-1] == ((256, 256, 3), "put the carrot on the plate", "bridge_orig")

@@ -93,7 +93,7 @@ def read_action_spec(folder: Path) -> ActionSpec:
             f"{path} is missing: nothing says what the actions are; write the latents with "
             "`wm-gym train latents`, which records it"
         )
-    return ActionSpec(**json.loads(path.read_text()))
+    return ActionSpec.from_dict(json.loads(path.read_text()))
 
 
 CHUNK = 65536

@@ -56,7 +56,7 @@ def bridge_actions(
             taken at it.
     """
     return ActionSpec(
-        names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+        names=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
         units=("m", "m", "m", "rad", "rad", "rad", "open fraction"),
         low=(-0.05,) * 3 + (-0.25,) * 3 + (0.0,),
         high=(0.05,) * 3 + (0.25,) * 3 + (1.0,),
@@ -66,6 +66,7 @@ def bridge_actions(
         control_hz=5.0,
         frame_skip=frame_skip,
         alignment=alignment,
+        kinds=("delta",) * 6 + ("absolute",),
     )
 
 
