@@ -110,7 +110,11 @@ class ActionSpec:
             CardError: if it contradicts itself.
             TypeError: if a field is unknown or missing.
         """
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content.items()
+        }
+        return cls(**fields)
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,13 +38,15 @@ from wm_gym.policies.openpi import OpenPiConfig, OpenPiPolicy
 from wm_gym.policies.openvla import OpenVLAPolicy
 from wm_gym.policies.planner import PlannerPolicy
 from wm_gym.policies.random_policy import RandomPolicy
+from wm_gym.policies.resampled import ResampledPolicy
 from wm_gym.policies.resized import ResizedPolicy
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
-from wm_gym.spec import FrameSpec
+from wm_gym.spec import ActionSpec, FrameSpec
 from wm_gym.world_model import load_world_model
 
 STARTS = ("reach-0", "reach-1")
 SMALL = FrameSpec(32, 32, "top")
+SLOWER = replace(PLANE, control_hz=PLANE.control_hz / 2)
 
 
 def towards_light(image: np.ndarray) -> np.ndarray:
@@ -78,10 +80,10 @@ class Faulty(Policy):
         return [self.server.action(*pair)[None] for pair in pairs]
 
 
-def cloning(frames: FrameSpec = SMALL) -> BehaviourCloningPolicy:
+def cloning(frames: FrameSpec = SMALL, spec: ActionSpec = PLANE) -> BehaviourCloningPolicy:
     torch.manual_seed(0)
     config = BehaviourCloningConfig(LANGTABLE.tasks, LANGTABLE.objects)
-    return BehaviourCloningPolicy(PLANE, frames, BehaviourCloningNetwork(config), execute=2)
+    return BehaviourCloningPolicy(spec, frames, BehaviourCloningNetwork(config), execute=2)
 
 
 def vocabulary() -> Vocabulary:
@@ -148,6 +150,7 @@ def every_agent(checkpoint: str, folder: Path) -> Iterator[tuple[dict[str, Polic
             "action-replay": ActionReplayPolicy(PLANE, sequences=[np.full((4, 2), 0.01)]),
             "noisy": NoisyPolicy(cloning(), 0.2),
             "resized": ResizedPolicy(cloning(FrameSpec(96, 96, "top")), SMALL),
+            "resampled": ResampledPolicy(cloning(spec=SLOWER), PLANE, "sum", deltas=PLANE.names),
             "planner": planner(folder),
             "latent-planner": latent_planner(checkpoint),
             "diffusion-policy": diffusion(execute=2, steps=2, vocabulary=vocabulary()),

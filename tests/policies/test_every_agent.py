@@ -13,6 +13,7 @@ from tests.policies.agents import STARTS, Server, every_agent, second_of_two_is_
 from wm_gym.policies.base import POLICY_KINDS, Policy, load_policy, save_policy
 from wm_gym.policies.compatibility import IncompatiblePolicyError
 from wm_gym.policies.noisy import NoisyPolicy
+from wm_gym.policies.resampled import ResampledPolicy
 from wm_gym.policies.resized import ResizedPolicy
 from wm_gym.policies.rows import VectorRows
 from wm_gym.policies.runner import run_policy
@@ -88,6 +89,7 @@ NETWORKS = {
     "behaviour-cloning": lambda policy: (policy.network, "forward"),
     "noisy": lambda policy: (policy.policy.network, "forward"),
     "resized": lambda policy: (policy.policy.network, "forward"),
+    "resampled": lambda policy: (policy.policy.network, "forward"),
     "diffusion-policy": lambda policy: (policy.network.unet, "forward"),
     "idql": lambda policy: (policy, "values"),
     "sb3": lambda policy: (policy.network, "predict"),
@@ -111,6 +113,8 @@ def behind(kind: str, server: Server, checkpoint: str, folder) -> Policy:
         return NoisyPolicy(agents.Faulty(server), 0.2)
     if kind == "resized":
         return ResizedPolicy(agents.Faulty(server, FrameSpec(16, 16, "top")), agents.SMALL)
+    if kind == "resampled":
+        return ResampledPolicy(agents.Faulty(server), agents.PLANE, "repeat", deltas=["x"])
     if kind == "planner":
         return agents.planner(folder, (agents.Faulty(server), agents.cloning()))
     return agents.latent_planner(checkpoint, (agents.Faulty(server), agents.cloning()))
@@ -118,7 +122,7 @@ def behind(kind: str, server: Server, checkpoint: str, folder) -> Policy:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
-    "kind", ["noisy", "resized", "planner", "latent-planner", "openvla", "openpi"]
+    "kind", ["noisy", "resized", "resampled", "planner", "latent-planner", "openvla", "openpi"]
 )
 def test_a_fault_of_what_is_asked_ends_its_own_episode(kind, fault, known, dream, tiny_checkpoint):
     made, server, folder = known
