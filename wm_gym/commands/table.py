@@ -161,6 +161,12 @@ COMMANDS: dict[str, Command] = {
         "label_goals",
         "label episodes with every goal's success and distance",
     ),
+    "convert": Command(
+        "wm_gym.commands.convert",
+        "ConvertConfig",
+        "convert",
+        "write a data set as LeRobot v3 or Minari",
+    ),
     "train autoencoder": Command(
         "wm_gym.training.autoencoder",
         "AutoencoderConfig",

@@ -19,16 +19,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wm_gym.data.episodes import EpisodeError
+from wm_gym.data.episodes import Episode, EpisodeError, state_from_json
 from wm_gym.data.video_episodes import VideoEpisodes, choose_cameras
+from wm_gym.instructions import Goal
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
+EXTRA = "wm_gym"
+"""Prefix under which `lerobot_writer` keeps what LeRobot has no field for."""
 
 
 def import_parquet() -> Any:
@@ -95,6 +99,58 @@ class LeRobotDataset(VideoEpisodes):
         self.fps = float(self.info["fps"])
         self.action_names = _flat_names(features[action].get("names"))
         self._entries = self._read_entries()
+
+    # ---- what wm_gym wrote beside it ---------------------------------------------------------
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Block of `lerobot_writer`: env_spec, source, imagined, action; {} in other folders."""
+        found = self.info.get(EXTRA)
+        return found if isinstance(found, dict) else {}
+
+    def _extra(self, name: str, default: Any) -> list[Any]:
+        return [entry.get(f"{EXTRA}/{name}", default) for entry in self._entries]
+
+    @property
+    def behaviours(self) -> list[str]:
+        """Who acted in each episode; "" where it is not recorded."""
+        return self._extra("behaviour", "")
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each episode; 0 where it has none."""
+        return self._extra("seed", 0)
+
+    @property
+    def goals(self) -> list[Goal]:
+        """Task and objects of each episode; empty where only an instruction is recorded."""
+        pairs = zip(self._extra("task", ""), self._extra("objects", ()), strict=True)
+        return [Goal(task, tuple(objects)) for task, objects in pairs]
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode `index`; negative numbers count from the end."""
+        index = self._number(index)
+        start = json.loads(self._extra("start_state", "{}")[index])
+        return replace(
+            super().__getitem__(index),
+            goal=self.goals[index],
+            seed=self.seeds[index],
+            behaviour=self.behaviours[index],
+            start_state=state_from_json(start),
+        )
+
+    def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """State (T+1, S) float64, if `observation.environment_state` is there, and success (T+1,).
+
+        Success of every state is `observation.success`, or `next.success` of the row before.
+        """
+        index = self._number(index)
+        features = self.info["features"]
+        names = [n for n in ("observation.environment_state",) if n in features]
+        if not names:
+            return super().labels(index)
+        rows = self._table(index, names)[names[0]]
+        return np.asarray(rows, np.float64).reshape(len(rows), -1), self._row_success(index)
 
     # ---- what episodes there are -------------------------------------------------------------
 
@@ -202,6 +258,9 @@ class LeRobotDataset(VideoEpisodes):
     def _row_success(self, index: int) -> np.ndarray:
         """Row i of `next.success` is about the state after it, which is row i + 1."""
         success = np.zeros(self.rows[index], bool)
+        if "observation.success" in self.info["features"]:
+            own = self._table(index, ("observation.success",))["observation.success"]
+            return np.asarray(own, bool).reshape(len(success))
         if "next.success" in self.info["features"]:
             after = np.asarray(self._table(index, ("next.success",))["next.success"], bool)
             success[1:] = after.reshape(len(success), -1)[:-1, 0]
