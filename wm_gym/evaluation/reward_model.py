@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.data.foreign_pictures import foreign_pictures, sample_frames
 from wm_gym.envs.goal_labels import label_states
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
+from wm_gym.training.encode_latents import FOREIGN_PICTURES
 from wm_gym.training.episode_rule import IN_TIME, Part, measure_rule, score_episodes
 from wm_gym.training.labelled_latents import LabelledLatents, measure_classifier
 
@@ -131,6 +133,10 @@ def roll_out_clips(
             tasks += [e.goal.task for e in episodes]
             shown += list(group)
     labels = label_states(np.concatenate(states), model.spec.twin, tasks)
+    pictures = foreign_pictures(sample_frames(data, FOREIGN_PICTURES, config.seed), config.seed)
+    foreign = np.concatenate(
+        [model.encode(torch.from_numpy(part)).numpy() for part in np.array_split(pictures, 20)]
+    )
     versions = {
         name: LabelledLatents(
             np.concatenate(latents),
@@ -139,6 +145,7 @@ def roll_out_clips(
             labels.distance_m,
             labels.positions_m,
             config.near_miss_m,
+            foreign=foreign,
         )
         for name, latents in (("real", real), ("imagined", imagined), ("copy_first", still))
     }
@@ -178,7 +185,9 @@ def measure_reward_model(
             print(
                 f"{name:10s} {task:9s} balanced accuracy {row['balanced_accuracy']:.3f}, near "
                 f"misses "
-                f"taken for success {row['near_miss_false_positive_rate']:.3f}, distance error "
+                f"taken for success {row['near_miss_false_positive_rate']:.3f}, other "
+                f"instructions' {row.get('other_instruction_rate', float('nan')):.3f}, foreign "
+                f"pictures {row['foreign_picture_rate']:.3f}, distance error "
                 f"{1000 * row['distance_error_m_median']:.1f} mm"
             )
         episodes = score_episodes(classifier.network, labelled, shown.clips)

@@ -8,6 +8,7 @@ here, a published one, or that of a checkpoint.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint, write_atomically
 from wm_gym.data.episodes import EpisodeReader
+from wm_gym.data.foreign_pictures import foreign_pictures, sample_frames
 from wm_gym.data.frames import resize, split_views
 from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_episode_facts
 from wm_gym.data.open_dataset import open_dataset, read_actions_as
@@ -35,10 +37,13 @@ from wm_gym.latents.registry import (
 )
 from wm_gym.spec import ActionSpec, LatentSpec
 from wm_gym.training.import_checkpoint import bridge_actions
+from wm_gym.training.labelled_latents import FOREIGN_LATENTS
 from wm_gym.training.mini_space import read_mini_space
 from wm_gym.training.svae import load_adapter
 
 NORMALISATION_FRAMES = 8192
+FOREIGN_PICTURES = 1000
+"""Pictures that show nothing of the domain, encoded beside the data."""
 BRIDGE_ACTION_WIDTH = 10
 """Width of the published code's action vector: seven components and three zeros."""
 
@@ -290,4 +295,21 @@ def encode_latents(config: EncodeLatentsConfig) -> Path:
     write_atomically(folder / "action.json", json.dumps(asdict(action), indent=1).encode())
     goals = tuple((goal.task, *goal.objects) for goal in getattr(data, "goals", ()))
     write_episode_facts(folder, EpisodeFacts(simulator_of(data), goals))
+    _write_foreign(folder, data, encode, config.batch)
     return folder
+
+
+def _write_foreign(
+    folder: Path, data: EpisodeReader, encode: Callable[[np.ndarray], torch.Tensor], batch: int
+) -> None:
+    """Write latents of pictures that show nothing of the domain, unless they are there."""
+    path = folder / FOREIGN_LATENTS
+    if path.exists():
+        return
+    pictures = foreign_pictures(sample_frames(data, FOREIGN_PICTURES))
+    latents = [
+        encode(pictures[k : k + batch]).cpu().numpy() for k in range(0, len(pictures), batch)
+    ]
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(latents).astype(np.float16))
+    write_atomically(path, buffer.getvalue())

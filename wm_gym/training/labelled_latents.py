@@ -13,6 +13,9 @@ from wm_gym.instructions import named_objects
 from wm_gym.judges.success_classifier import SuccessClassifier
 from wm_gym.metrics.statistics import balanced_accuracy
 
+FOREIGN_LATENTS = "foreign.npy"
+"""File beside the latents: those of pictures that show nothing of the domain."""
+
 
 class LabelledLatents:
     """Normalised latents with success and distance under every goal.
@@ -26,6 +29,8 @@ class LabelledLatents:
         near_miss_m: how far outside the threshold a failure is a near miss, in metres.
         mean: per channel, subtracted from latents.
         std: per channel, divided by.
+        foreign: (M, h, w, D) latents of pictures that show nothing of the domain, raw if mean and
+            std are given; None where there are none.
     """
 
     def __init__(
@@ -38,10 +43,12 @@ class LabelledLatents:
         near_miss_m: float,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        foreign: np.ndarray | None = None,
     ) -> None:
         self.latents, self.goals = latents, goals
         self.success, self.distance, self.positions = success, distance_m, positions_m
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.foreign = foreign
         self.tasks = tuple(dict.fromkeys(goal[0] for goal in self.goals))
         self.objects = named_objects(self.goals)
         self.numbers = torch.tensor([self._number(goal) for goal in self.goals])
@@ -51,7 +58,7 @@ class LabelledLatents:
         self.pools: dict[tuple[str, str], np.ndarray] = {}
         for task in self.tasks:
             kinds = self._kinds(task, near_miss_m)
-            for kind, mask in zip(("success", "near miss", "far"), kinds, strict=True):
+            for kind, mask in zip(KINDS, kinds, strict=True):
                 self.pools[task, kind] = np.flatnonzero(mask)
 
     @classmethod
@@ -71,29 +78,32 @@ class LabelledLatents:
             near_miss_m,
             scale["mean"],
             scale["std"],
+            np.load(folder / FOREIGN_LATENTS) if (folder / FOREIGN_LATENTS).exists() else None,
         )
 
     def _number(self, goal: list[str]) -> list[int]:
         slots = [self.objects.index(w) if w else len(self.objects) for w in goal[1:]]
         return [self.tasks.index(goal[0]), *slots]
 
-    def _kinds(self, task: str, margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _kinds(self, task: str, margin: float) -> tuple[np.ndarray, ...]:
+        """Masks (N, columns) of the examples of each of `KINDS`."""
         columns = self.columns[task]
         success, distance = self.success[:, columns], self.distance[:, columns]
         # distance just outside success, measured from the largest distance that is one
         edge = float(distance[success].max()) if success.any() else 0.0
         near = ~success & (distance < edge + margin)
-        return success, near, ~success & ~near & np.isfinite(distance)
+        elsewhere = np.isnan(distance)  # the state shows other objects than the goal names
+        done = np.any(self.success, axis=1, keepdims=True)
+        far = ~success & ~near & ~elsewhere
+        return success, near, far, elsewhere & done, elsewhere & ~done
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Balanced rows and goal columns, (B,) each."""
         rows, columns = [], []
-        kinds = list(self.pools)
+        kinds = [kind for kind, pool in self.pools.items() if len(pool)]
         for i in range(batch):
             task, kind = kinds[i % len(kinds)]
             pool = self.pools[task, kind]
-            if not len(pool):
-                continue
             flat = int(pool[rng.integers(len(pool))])
             row, column = divmod(flat, len(self.columns[task]))
             rows.append(row)
@@ -107,6 +117,24 @@ class LabelledLatents:
         distance = torch.from_numpy(self.distance[rows, columns]).float()
         return latents, self.numbers[columns], success, distance
 
+    def foreign_batch(self, rng: np.random.Generator, batch: int) -> tuple[torch.Tensor, ...]:
+        """Foreign pictures as `batch` gives examples: under any goal, never a success.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.foreign is None or not len(self.foreign):
+            raise ValueError("there are no foreign pictures; encode the data set again")
+        chosen = self.foreign[rng.integers(len(self.foreign), size=batch)]
+        latents = (torch.from_numpy(chosen.astype(np.float32)) - self.mean) / self.std
+        columns = rng.integers(len(self.goals), size=batch)
+        unknown = torch.full((batch,), torch.nan)
+        return latents, self.numbers[columns], torch.zeros(batch), unknown
+
+
+KINDS = ("success", "near miss", "far", "other goal done", "other objects")
+"""Kinds of examples. The last two are states without the objects that the goal names, in which
+another goal holds or none does."""
 
 CANDIDATES = np.linspace(0.05, 0.95, 91)
 """Thresholds that are tried."""
@@ -174,6 +202,34 @@ def shared_thresholds(
     return thresholds
 
 
+def _false_affirmations(
+    network: SuccessClassifier,
+    data: LabelledLatents,
+    task: str,
+    threshold: float,
+    count: int,
+    seed: int,
+) -> dict[str, float]:
+    """Shares of what can be no success and is affirmed all the same, under goals of one task."""
+    rng = np.random.default_rng([seed, 2])
+    columns, rates = data.columns[task], {}
+    examples: dict[str, tuple[torch.Tensor, ...]] = {}
+    pool = data.pools[task, "other goal done"]
+    if len(pool):
+        flat = pool[rng.integers(len(pool), size=count)]
+        rows, places = np.divmod(flat, len(columns))
+        examples["other_instruction_rate"] = data.batch(rows, columns[places])
+    if data.foreign is not None and len(data.foreign):
+        latents, *_ = data.foreign_batch(rng, count)
+        goals = data.numbers[columns[rng.integers(len(columns), size=count)]]
+        examples["foreign_picture_rate"] = (latents, goals)
+    for name, (latents, goals, *_) in examples.items():
+        parts = zip(latents.split(256), goals.split(256), strict=True)
+        scores = torch.cat([network(x, g)[0].sigmoid() for x, g in parts])
+        rates[name] = float((scores > threshold).float().mean())
+    return rates
+
+
 @torch.inference_mode()
 def measure_classifier(
     network: SuccessClassifier,
@@ -194,7 +250,10 @@ def measure_classifier(
 
     Returns:
         By task: threshold, balanced accuracy, share of near misses taken for successes, median
-        distance error in metres. A task without any success in the data is left out.
+        distance error in metres, and the shares that are affirmed of states in which only another
+        instruction's goal holds (`other_instruction_rate`) and of foreign pictures
+        (`foreign_picture_rate`), where the data have such. A task without any success in the data
+        is left out.
 
     Raises:
         ValueError: if a task of the data has successes but `thresholds` says nothing about it.
@@ -225,6 +284,7 @@ def measure_classifier(
         near = parts.get("near miss", (np.full(1, np.nan),))[0]
         report[task] = {
             "threshold": threshold,
+            **_false_affirmations(network, data, task, threshold, per_kind, seed),
             "balanced_accuracy": balanced_accuracy(score[~half] > threshold, truth[~half]),
             "near_miss_false_positive_rate": float((near > threshold).mean()),
             "distance_error_m_median": float(

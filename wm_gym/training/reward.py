@@ -1,9 +1,11 @@
 """Recipe: `wm-gym train reward`, the success classifier and distance regressor on latents.
 
-Batches are balanced by task and by kind: a third of the examples are successes, a third near misses
-(just outside the threshold: nearly touching, pushed past), a third anything else. Latents carry
-light noise in training, because they will come out of a world model. With --imagined a share of
-every batch does come out of one, under the truth of the recorded step.
+Batches are balanced by task and by kind: successes, near misses (just outside the threshold: nearly
+touching, pushed past), anything else and, where the simulator shows only the objects of one
+instruction, states asked about under another instruction. A share of every batch are pictures that
+show nothing of the domain. Latents carry light noise in training, because they will come out of a
+world model. With --imagined a share of every batch does come out of one, under the truth of the
+recorded step.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from wm_gym.training.episode_rule import (
     score_episodes,
 )
 from wm_gym.training.labelled_latents import (
+    FOREIGN_LATENTS,
     LabelledLatents,
     measure_classifier,
     shared_thresholds,
@@ -57,6 +60,9 @@ class RewardConfig:
     """The same of held-out episodes; thresholds are then the best for recorded and imagined latents
     together, which the classifier will be asked about, and whole episodes have thresholds of their
     own."""
+    foreign_share: float = 0.05
+    """Further examples of a batch, as a share of it: pictures that show nothing of the domain
+    (black, white, noise, swapped colours …), never a success; 0 leaves them out."""
     near_miss_m: float = 0.02
     """How far outside the threshold a failure still counts as a near miss, in metres."""
     noise: float = 0.15
@@ -110,6 +116,10 @@ class RewardConfig:
             raise ValueError(
                 f"imagined_share={self.imagined_share}; expected a share between 0 and 1, without "
                 "either: a classifier needs encoded frames too"
+            )
+        if not 0 <= self.foreign_share < 1:
+            raise ValueError(
+                f"foreign_share={self.foreign_share}; expected a share of at least 0, less than 1"
             )
         if self.imagined is None and self.imagined_held_out is not None:
             raise ValueError(
@@ -207,6 +217,13 @@ def train_reward(config: RewardConfig) -> Path:
         imagined = read_imagined(config.imagined, data, config)
         count = max(1, round(config.batch * config.imagined_share))
         sources = [(data, config.batch - count), (imagined, count)]
+    foreign = round(config.batch * config.foreign_share)
+    if foreign and data.foreign is None:
+        raise ValueError(
+            f"{config.latents} holds no {FOREIGN_LATENTS}, which --foreign-share "
+            f"{config.foreign_share} asks for; run the same `wm-gym train latents` again, which "
+            "adds it, or pass --foreign-share 0"
+        )
     network = SuccessClassifier(
         SuccessClassifierConfig(
             grid=tuple(data.latents.shape[1:3]),  # pyright: ignore[reportArgumentType]
@@ -240,8 +257,12 @@ def train_reward(config: RewardConfig) -> Path:
         rng = np.random.default_rng([config.seed, step])
         drawn = [(source, *source.draw(rng, count)) for source, count in sources]
         parts = [source.batch(rows, columns) for source, rows, columns in drawn]
-        latents, goals, success, distance = (torch.cat(part) for part in zip(*parts, strict=True))
         places = torch.cat([torch.from_numpy(source.positions[rows]) for source, rows, _ in drawn])
+        if foreign:
+            parts.append(data.foreign_batch(rng, foreign))
+            nowhere = torch.full((foreign, *places.shape[1:]), torch.nan, dtype=places.dtype)
+            places = torch.cat([places, nowhere])
+        latents, goals, success, distance = (torch.cat(part) for part in zip(*parts, strict=True))
         # where things are in a dream, nobody knows
         recorded = torch.arange(len(latents)) < len(parts[0][0])
         places = torch.where(recorded[:, None, None], places, torch.nan).to(device)
@@ -254,7 +275,7 @@ def train_reward(config: RewardConfig) -> Path:
             logit, metres = network.decide(features, positions, goals.to(device))
         judged = F.binary_cross_entropy_with_logits(logit.float(), success.to(device))
         # distances beyond 0.2 m matter little and must not drown the near ones
-        known = recorded.to(device)
+        known = (recorded & distance.isfinite()).to(device)
         far = F.smooth_l1_loss(
             metres.float().clamp(max=0.3)[known] * 10,
             distance.to(device).clamp(max=0.3)[known] * 10,
