@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _CardClass = TypeVar("_CardClass")
 
 CARD_VERSION = 4
-"""Layout 1 had no `data_sha256`, layout 3 no `action.kinds`; both are still read."""
+"""Layout 1 had no `data_sha256`, layout 3 no `action.kinds` and no
+`dynamics.unchanged_threshold`; both are still read."""
 
 
 class CardError(ValueError):
@@ -233,6 +234,8 @@ class DynamicsSpec:
         shift: noise-schedule shift s of t' = s t / (1 + (s - 1) t).
         denoising_steps: steps per frame the model is meant to be sampled with.
         weights: safetensors file beside the card.
+        unchanged_threshold: mean absolute change of a cell, in standard deviations, below which a
+            rollout leaves it exactly as it was; 0 takes every cell as it was sampled.
     """
 
     network: dict[str, Any]
@@ -240,6 +243,7 @@ class DynamicsSpec:
     shift: float = 1.0
     denoising_steps: int = 10
     weights: str = "dynamics.safetensors"
+    unchanged_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -368,6 +372,9 @@ def _of_today(card: dict[str, Any]) -> dict[str, Any]:
         card = card | {"reward": {"window": 1, "episode_threshold": {}, **card["reward"]}}
     if card["card_version"] < 4 and isinstance(card.get("action"), dict):
         card = card | {"action": {"kinds": (), **card["action"]}}
+    for part in ("dynamics", "distilled"):
+        if card["card_version"] < 4 and isinstance(card.get(part), dict):
+            card = card | {part: {"unchanged_threshold": 0.0, **card[part]}}
     return card | {"card_version": CARD_VERSION}
 
 

@@ -102,6 +102,14 @@ def spatial_rotation(height: int, width: int, head_dim: int, num_views: int = 1)
     return torch.cat([rotation(c, n) for c, n in zip(coordinates, split, strict=True)], -2)
 
 
+def neighbours(height: int, width: int, reach: int) -> Tensor:
+    """Which patches lie at most `reach` rows and columns apart: (P, P) bool, row-major."""
+    rows = torch.arange(height).repeat_interleave(width)
+    columns = torch.arange(width).repeat(height)
+    apart = [(c[:, None] - c).abs() for c in (rows, columns)]
+    return torch.maximum(*apart) <= reach
+
+
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     """Rotate adjacent channel pairs of (..., E) by rotations that broadcast to (..., E / 2, 2)."""
     pairs = x.unflatten(-1, (-1, 2))
@@ -245,12 +253,21 @@ class Block(nn.Module):
         x = torch.addcmul(x, self.attn.out_proj(attended.flatten(-2)), gate1)
         return torch.addcmul(x, self.ffwd(modulate(x, shift2, scale2)), gate2)
 
-    def spatial(self, x: Tensor, modulation: Modulation, rotations: Tensor) -> Tensor:
-        """Attention over the patches of each frame: x (..., P, D), rotations (P, E / 2, 2)."""
+    def spatial(
+        self, x: Tensor, modulation: Modulation, rotations: Tensor, near: Tensor | None = None
+    ) -> Tensor:
+        """Attention over the patches of each frame.
+
+        Args:
+            x: (..., P, D).
+            modulation: from `modulation`.
+            rotations: (P, E / 2, 2).
+            near: (P, P) bool, which patches each patch may attend to; None for all.
+        """
         normed = modulate(x, modulation[0], modulation[1])
         projected = self.attn.project(normed, rotations[:, None, None])
         query, key, value = (p.flatten(0, -4).transpose(1, 2) for p in projected)  # (F, N, P, E)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
         return self.finish(x, attended.transpose(1, 2).unflatten(0, x.shape[:-2]), modulation)
 
     def temporal_project(

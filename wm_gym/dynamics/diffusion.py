@@ -92,3 +92,8 @@ class DDPMSampler:
         """The latents that the prediction points to, (..., h, w, C)."""
         now = self._signal_at(step)
         return float(now.sqrt()) * noisy - float((1 - now).sqrt()) * prediction
+
+    def settle(self, latents: Tensor, previous: Tensor) -> Tensor:
+        """The finished frame: as it was sampled."""
+        del previous
+        return latents

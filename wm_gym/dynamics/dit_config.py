@@ -24,6 +24,10 @@ class DiTConfig:
         band: frame i attends to frames j with i - band < j <= i; None lets it see all before it.
         temporal: `factored` attends over time per patch; `joint` over all patches of all frames so
             far (`forward` only: no stored context).
+        neighbourhood: a patch attends to patches up to so many rows and columns away in its frame;
+            None (the published models) lets it see the whole frame. A network of `depth` pairs then
+            sees depth * neighbourhood patches each way, so a crop gives the whole frame's result
+            for every patch that lies so far from the crop's edges.
     """
 
     channels: int
@@ -37,6 +41,7 @@ class DiTConfig:
     num_views: int = 1
     band: int | None = None
     temporal: Literal["factored", "joint"] = "factored"
+    neighbourhood: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("channels", "dim", "depth", "heads", "patch", "action_width", "wide_dim"):
@@ -55,6 +60,16 @@ class DiTConfig:
             raise ValueError(f"num_views {self.num_views} must be at least 1")
         if self.band is not None and self.band < 1:
             raise ValueError(f"band {self.band} must be at least 1, or None for no band")
+        if self.neighbourhood is not None and self.neighbourhood < 1:
+            raise ValueError(
+                f"neighbourhood {self.neighbourhood} must be at least 1 patch, or None for whole "
+                "frames"
+            )
+        if self.neighbourhood is not None and (self.num_views > 1 or self.temporal == "joint"):
+            raise ValueError(
+                f"neighbourhood {self.neighbourhood} needs one view and temporal='factored', got "
+                f"{self.num_views} views and temporal={self.temporal!r}"
+            )
 
     @property
     def head_dim(self) -> int:

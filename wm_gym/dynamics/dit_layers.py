@@ -26,6 +26,7 @@ from wm_gym.dynamics.attention import (
     attend_context,
     causal_mask,
     modulate,
+    neighbours,
     rotation,
     spatial_rotation,
     timestep_features,
@@ -122,6 +123,17 @@ class DiTLayers(nn.Module):
             self._rotations[key] = rotations.to(self.device)
         return self._rotations[key]
 
+    def _near(self, grid: tuple[int, int]) -> Tensor | None:
+        """Which patches of a frame see each other, (P, P) bool; None if all do."""
+        reach = self.config.neighbourhood
+        if reach is None:
+            return None
+        key = ("near", grid, self.device)
+        if key not in self._rotations:
+            height, width = (side // self.config.patch for side in grid)
+            self._rotations[key] = neighbours(height, width, reach).to(self.device)
+        return self._rotations[key]
+
     def _temporal_rotation(self, start: int, frames: int) -> Tensor:
         positions = torch.arange(start, start + frames)
         return rotation(positions, self.config.head_dim)[:, None, None, None].to(self.device)
@@ -160,14 +172,15 @@ class DiTLayers(nn.Module):
     ) -> tuple[Tensor, list[LayerKV]]:
         """Blocks over (B, T, P, D). With `keep`, the last layer only makes keys and values."""
         frames = x.shape[1]
-        space, time = self._spatial_rotation(grid), self._temporal_rotation(start, frames)
+        space, near = self._spatial_rotation(grid), self._near(grid)
+        time = self._temporal_rotation(start, frames)
         plain = self.config.band is None or self.config.band >= frames
         mask = None if plain else causal_mask(frames, self.config.band).to(x.device)
         stored: list[LayerKV] = []
         for index, (pair, (spatial, temporal)) in enumerate(
             zip(self._pairs, modulations, strict=True)
         ):
-            x = pair.s_block.spatial(x, spatial, space)
+            x = pair.s_block.spatial(x, spatial, space, near)
             block = pair.t_block
             if self.config.temporal == "joint":
                 x = self._joint(block, x, temporal, grid)
@@ -218,12 +231,12 @@ class DiTLayers(nn.Module):
         keep: bool,
     ) -> tuple[Tensor, list[LayerKV]]:
         """Blocks over x (B, M, P, D); each frame attends to itself and to stored context."""
-        space = self._spatial_rotation(grid)
+        space, near = self._spatial_rotation(grid), self._near(grid)
         stored: list[LayerKV] = []
         for index, (pair, (spatial, temporal)) in enumerate(
             zip(self._pairs, modulations, strict=True)
         ):
-            x = pair.s_block.spatial(x, spatial, space)
+            x = pair.s_block.spatial(x, spatial, space, near)
             block = pair.t_block
             query, key, value = block.temporal_project(x, temporal, rotations)
             if keep:

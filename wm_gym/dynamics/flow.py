@@ -84,6 +84,18 @@ def noise_history(
     return (latents + level * noise) / (level.square() + 1).sqrt()
 
 
+def keep_unchanged(latents: Tensor, previous: Tensor, threshold: float) -> Tensor:
+    """Latents (..., h, w, C) whose little-changed cells are exactly those of `previous`.
+
+    Args:
+        latents: a predicted frame.
+        previous: the frame before, of the same shape.
+        threshold: mean absolute change over channels below which a cell did not change.
+    """
+    change = (latents - previous).abs().mean(-1, keepdim=True)
+    return torch.where(change < threshold, previous, latents)
+
+
 @dataclass(frozen=True)
 class FlowSampler:
     """Euler steps from noise to a latent frame on the shifted schedule.
@@ -92,17 +104,25 @@ class FlowSampler:
         steps: number of Euler steps K, any.
         shift: schedule shift.
         context_label: time written on context frames, which are not noised.
+        unchanged_threshold: mean absolute change of a cell, in standard deviations of the latents,
+            below which it stays exactly as it was in the frame before; 0 (the published models)
+            takes every cell as it was sampled.
     """
 
     steps: int = 10
     shift: float = 1.0
     context_label: float = 0.01
+    unchanged_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"a sampler needs at least one denoising step, got {self.steps}")
         if not self.shift > 0:
             raise ValueError(f"the schedule shift must be positive, got {self.shift}")
+        if not 0 <= self.unchanged_threshold < float("inf"):
+            raise ValueError(
+                f"unchanged_threshold {self.unchanged_threshold} must be 0 (off) or more"
+            )
 
     @cached_property
     def schedule(self) -> Tensor:
@@ -130,3 +150,9 @@ class FlowSampler:
     def clean_estimate(self, noisy: Tensor, prediction: Tensor, step: int) -> Tensor:
         """The latents that the prediction points to, (..., h, w, C)."""
         return noisy - float(self.schedule[step]) * prediction
+
+    def settle(self, latents: Tensor, previous: Tensor) -> Tensor:
+        """The finished frame (..., h, w, C), given the sampled one and the frame before."""
+        if not self.unchanged_threshold:
+            return latents
+        return keep_unchanged(latents, previous, self.unchanged_threshold)

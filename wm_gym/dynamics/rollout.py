@@ -242,6 +242,7 @@ class Rollout:
                 guess = sampler.clean_estimate(noisy, prediction, step)
             noisy = sampler.advance(noisy, prediction, step)
         surprise = (noisy - guess).square().mean((1, 2, 3)).sqrt()
+        noisy = sampler.settle(noisy, self.latent_history[rows, -1])
         return noisy, surprise if sampler.steps > 1 else torch.full_like(surprise, torch.nan)
 
     def _stored(self, rows: Rows, branch: int, slot: Tensor) -> Predictor:

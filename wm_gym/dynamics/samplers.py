@@ -42,6 +42,10 @@ class Sampler(Protocol):
         """The latents that the prediction points to, (..., h, w, C)."""
         ...
 
+    def settle(self, latents: Tensor, previous: Tensor) -> Tensor:
+        """The finished frame (..., h, w, C), given the sampled one and the frame before."""
+        ...
+
 
 def make_sampler(
     dynamics: DynamicsSpec, denoising_steps: int | None = None, context_label: float = 0.01
@@ -55,7 +59,12 @@ def make_sampler(
     """
     steps = denoising_steps or dynamics.denoising_steps
     if dynamics.objective == "flow":
-        return FlowSampler(steps, dynamics.shift, context_label)
+        return FlowSampler(steps, dynamics.shift, context_label, dynamics.unchanged_threshold)
     if dynamics.objective == "ddpm":
+        if dynamics.unchanged_threshold:
+            raise ValueError(
+                f"unchanged_threshold {dynamics.unchanged_threshold} needs objective 'flow', got "
+                "'ddpm'; set it to 0"
+            )
         return DDPMSampler(steps)
     raise ValueError(f"objective must be 'flow' or 'ddpm', got {dynamics.objective!r}")

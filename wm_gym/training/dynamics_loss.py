@@ -7,9 +7,10 @@ part of an accumulated step, takes its rows of them: neither changes what is lea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,11 +30,13 @@ class Batch:
         latents: (B, T, h, w, D), normalised.
         actions: (B, T, width), as the network reads them.
         repeated: (B,) slots at the start that only repeat the first frame of an episode.
+        counted: (B, h, w) bool, cells that carry loss; None for all.
     """
 
     latents: Tensor
     actions: Tensor
     repeated: Tensor
+    counted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,49 @@ def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
     change = (latents[:, 1:] - latents[:, :-1]).abs().mean(-1)
     changed[:, 1:] = change > threshold
     return changed
+
+
+def crop_clips(
+    batch: Batch, changed: Tensor, side: int, margin: int, rng: np.random.Generator
+) -> Batch:
+    """Cut a square around a cell that changes out of every clip, the same in all its frames.
+
+    Args:
+        batch: clips of whole frames.
+        changed: (B, T, h, w) bool, cells that differ from the frame before. A clip in which nothing
+            changes is cropped anywhere.
+        side: rows and columns of the square, at most those of the frames.
+        margin: cells along its edges that carry no loss, except where the frame itself ends.
+        rng: chooses the cell and where in the square it lies.
+
+    Returns:
+        The cropped clips.
+
+    Raises:
+        ValueError: if the square is larger than the frames.
+    """
+    height, width = batch.latents.shape[2:4]
+    if side > min(height, width):
+        raise ValueError(f"crop={side} is larger than the grid of {height}x{width} cells")
+    latents, counted = [], torch.zeros(len(batch.latents), side, side, dtype=torch.bool)
+    for clip, (cells, touched) in enumerate(zip(batch.latents, changed.any(1), strict=True)):
+        places = torch.nonzero(touched)
+        if len(places):
+            row, column = places[int(rng.integers(len(places)))].tolist()
+        else:
+            row, column = int(rng.integers(height)), int(rng.integers(width))
+        corner = []
+        for at, size in ((row, height), (column, width)):
+            offset = int(rng.integers(margin, side - margin))
+            corner.append(min(max(at - offset, 0), size - side))
+        top, left = corner
+        latents.append(cells[:, top : top + side, left : left + side])
+        inner = [
+            slice(margin if start else 0, side - (margin if start + side < size else 0))
+            for start, size in ((top, height), (left, width))
+        ]
+        counted[clip][tuple(inner)] = True
+    return replace(batch, latents=torch.stack(latents), counted=counted)
 
 
 class DynamicsLoss:
@@ -120,6 +166,8 @@ class DynamicsLoss:
             batch.latents, config.change_threshold
         )
         weight = weight[:, None, first:, :, :, None] * ~given[:, None, :, None, None, None]
+        if batch.counted is not None:
+            weight = weight * batch.counted[:, None, None, :, :, None]
         blind: tuple[Tensor, ...] = ()
         if config.own_context and torch.rand((), generator=noise) < config.own_context:
             passes = 1
@@ -154,6 +202,9 @@ class DynamicsLoss:
         velocity = network(blind, times, context, labels, actions)
         first = context.shape[1] - blind.shape[2]
         own = (blind - velocity)[:, 0].to(context)
+        if self.config.unchanged_threshold:
+            before = context[:, first - 1 : -1]
+            own = flow.keep_unchanged(own, before, self.config.unchanged_threshold)
         own = torch.where(given[..., None, None, None], context[:, first:], own)
         return torch.cat([context[:, :first], own], dim=1)
 

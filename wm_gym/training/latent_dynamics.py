@@ -37,6 +37,8 @@ from wm_gym.training.dynamics_loss import (
     NoisyBatch,
     TeacherForced,
     action_sensitivity,
+    changed_tokens,
+    crop_clips,
 )
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator, planned, row_shares
 from wm_gym.training.run_folder import write_run
@@ -44,7 +46,17 @@ from wm_gym.training.run_folder import write_run
 EPOCHS, MULTI_VIEW_EPOCHS = 100, 20
 NOT_LEARNED = ("loop", "out", "compile", "epochs", "accumulation", "in_memory")
 """Settings that a resumed run may change."""
-ADDED = ("history_max", "num_views", "own_context", "own_context_passes", "change_sampling")
+ADDED = (
+    "history_max",
+    "num_views",
+    "own_context",
+    "own_context_passes",
+    "change_sampling",
+    "neighbourhood",
+    "crop",
+    "crop_margin",
+    "unchanged_threshold",
+)
 """Settings that older runs do not know; they count as unchanged at their defaults."""
 
 
@@ -95,6 +107,19 @@ class LatentDynamicsConfig:
     """Weight of tokens that differ from the frame before, relative to the others."""
     change_threshold: float = 0.1
     """Mean absolute latent change above which a token counts as changed."""
+    neighbourhood: int = 0
+    """Patches up to which a patch sees its own frame, in rows and columns; 0 is the whole frame, as
+    published."""
+    crop: int = 0
+    """Side, in latent cells, of the square around something that changes that a clip trains on; 0
+    trains on whole frames, as published. Needs --neighbourhood, so that what is learned on crops
+    holds in whole frames."""
+    crop_margin: int = 1
+    """Cells along the edges of a crop that carry no loss, because what comes in there is not
+    seen; edges of the frame itself are no such edges."""
+    unchanged_threshold: float = 0.0
+    """With --own-context: the network's own frames keep a cell exactly as it was where its mean
+    absolute change is below this, as a rollout with the same option does; 0 is off."""
     action_dropout: float = 0.1
     """Share of clips that train with null actions."""
     batch: int = 8
@@ -147,6 +172,19 @@ class LatentDynamicsConfig:
             raise ValueError(
                 f"own_context_passes {self.own_context_passes} must be at least 1, "
                 f"change_sampling {self.change_sampling} at least 0"
+            )
+        if self.crop and (not self.neighbourhood or self.patch > 1):
+            raise ValueError(
+                f"crop={self.crop} needs a neighbourhood of at least 1 and patch=1, got "
+                f"neighbourhood={self.neighbourhood} and patch={self.patch}"
+            )
+        if min(self.neighbourhood, self.crop, self.crop_margin, self.unchanged_threshold) < 0 or (
+            self.crop and self.crop <= 2 * self.crop_margin
+        ):
+            raise ValueError(
+                f"neighbourhood={self.neighbourhood}, crop={self.crop}, crop_margin="
+                f"{self.crop_margin} and unchanged_threshold={self.unchanged_threshold} must be at "
+                "least 0, and a crop wider than its two margins"
             )
         if self.accumulation < 1 or self.num_views < 1 or self.epochs < 0:
             raise ValueError(
@@ -224,8 +262,14 @@ class LatentBatches:
         )
 
     def train(self, step: int) -> Batch:
-        """The training batch of a step."""
-        return self.prepare(self.training.sample(self.config.seed, step, self.config.batch))
+        """The training batch of a step, cropped if the recipe asks for it."""
+        config = self.config
+        batch = self.prepare(self.training.sample(config.seed, step, config.batch))
+        if not config.crop:
+            return batch
+        changed = changed_tokens(batch.latents, config.change_threshold)
+        rng = np.random.default_rng([config.seed, step, 3])
+        return crop_clips(batch, changed, config.crop, config.crop_margin, rng)
 
     def probe(self, count: int = 24) -> Batch:
         """A fixed held-out batch."""
@@ -251,7 +295,7 @@ def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tup
         )
     sizes: dict[str, Any] = {
         name: getattr(config, name) for name in ("dim", "depth", "heads", "patch", "head")
-    } | {"band": config.band or None}
+    } | {"band": config.band or None, "neighbourhood": config.neighbourhood or None}
     # one view's tokens decide: a multi-view model goes on with the schedule it was trained with
     tokens = height * (width // views) // config.patch**2
     shift = config.shift or flow.schedule_shift(tokens, channels * config.patch**2)
