@@ -16,12 +16,12 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
+from experiments.expert_proposals import ExpertProposals
+from experiments.planning_tasks import chosen_tasks
 from wm_gym.domains import LANGTABLE
-from wm_gym.envs.sims.langtable import LangTableEnv
-from wm_gym.evaluation.compare_real_records import claim_folder
-from wm_gym.evaluation.expert_proposals import ExpertProposals
-from wm_gym.evaluation.planning_tasks import chosen_tasks
+from wm_gym.envs.sims.langtable.env import LangTableEnv
 from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.run_folder import claim_folder
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.policies.rows import SimulatorRows
 from wm_gym.policies.runner import run_policy

@@ -26,7 +26,7 @@ from torch import Tensor
 from wm_gym.dynamics.acceleration import accelerate
 from wm_gym.dynamics.dit import DIT_SIZES, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
-from wm_gym.evaluation.bare_models import bare_card, bare_model, random_network
+from wm_gym.evaluation.parity.bare_models import bare_card, bare_model, random_network
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.svae import SVAE, SVAEConfig

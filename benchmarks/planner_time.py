@@ -24,7 +24,7 @@ import torch
 import tyro
 
 from wm_gym.envs.registration import SEMANTIC_MODELS
-from wm_gym.envs.sims.langtable import LangTableEnv
+from wm_gym.envs.sims.langtable.env import LangTableEnv
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.planning.gradient import GradientConfig
 from wm_gym.planning.mppi import MPPIConfig

@@ -26,7 +26,7 @@ from typing import Any
 
 import tyro
 
-from wm_gym.evaluation.planning_success import PlanningConfig, measure_planning
+from experiments.planning_success import PlanningConfig, measure_planning
 from wm_gym.evaluation.report import write_json
 
 

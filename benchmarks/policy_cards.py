@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from wm_gym.evaluation.policy_cards import true_success_of, write_policy_metric
+from experiments.policy_cards import true_success_of, write_policy_metric
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import tyro
 
-from wm_gym.evaluation.policy_improvement import ImprovementConfig, measure_improvement
+from experiments.policy_improvement import ImprovementConfig, measure_improvement
 from wm_gym.evaluation.report import write_json
 
 

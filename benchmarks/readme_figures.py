@@ -22,7 +22,7 @@ from readme_semantic import (
     planning,
 )
 
-from wm_gym.evaluation.latent_spaces import table_rows
+from wm_gym.evaluation.latent_spaces.compare import table_rows
 
 
 def open_loop_table(report: dict[str, Any]) -> list[str]:

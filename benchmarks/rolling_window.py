@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
-from wm_gym.evaluation.bare_models import bare_card, bare_model
+from wm_gym.evaluation.parity.bare_models import bare_card, bare_model
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.spec import ActionSpec, ContextSpec, DynamicsSpec
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics

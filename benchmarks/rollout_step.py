@@ -25,7 +25,7 @@ import tyro
 
 from wm_gym.dynamics.dit import DIT_SIZES, DiTConfig
 from wm_gym.dynamics.rollout import LatentHistory, Rollout
-from wm_gym.evaluation.bare_models import bare_card, bare_model, random_network
+from wm_gym.evaluation.parity.bare_models import bare_card, bare_model, random_network
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.spec import ContextSpec
 from wm_gym.world_model import LatentWorldModel

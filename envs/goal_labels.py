@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.latent_clips import read_episode_facts
-from wm_gym.envs.sims import bridge_state, bridge_tasks, langtable_tasks
+from wm_gym.envs.sims.bridge import state as bridge_state
+from wm_gym.envs.sims.bridge import tasks as bridge_tasks
+from wm_gym.envs.sims.langtable import tasks as langtable_tasks
 from wm_gym.instructions import named_objects
 
 

@@ -29,7 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
-from wm_gym.evaluation.compare_real import CompareRealConfig, compare_real
+from wm_gym.evaluation.compare_real.run import CompareRealConfig, compare_real
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.policies.base import Observation, Policy
 from wm_gym.policies.named import open_policy

@@ -27,8 +27,8 @@ from torch.utils.tensorboard import SummaryWriter
 import wm_gym
 from wm_gym.checkpoints import assets_folder
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
-from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
 from wm_gym.evaluation.report import write_json
+from wm_gym.evaluation.run_folder import PolicySource, claim_folder
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.policies.base import Policy

@@ -36,8 +36,13 @@ from wm_gym.data.open_dataset import open_dataset
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.sims.behaviours import Behaviours, langtable_behaviours
 from wm_gym.evaluation.models import checkpoint_folder
-from wm_gym.evaluation.open_loop import OpenLoopConfig, horizon_scores, reconstruct, roll_out
-from wm_gym.evaluation.open_loop_clips import sample_clips
+from wm_gym.evaluation.open_loop.clips import sample_clips
+from wm_gym.evaluation.open_loop.measure import (
+    OpenLoopConfig,
+    horizon_scores,
+    reconstruct,
+    roll_out,
+)
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.training.encode_latents import EncodeLatentsConfig, encode_latents
 from wm_gym.training.latent_dynamics import LatentDynamicsConfig, train_latent_dynamics

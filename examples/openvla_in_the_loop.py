@@ -39,9 +39,9 @@ from torch.utils.tensorboard import SummaryWriter
 from wm_gym.data.frames import resize
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.start_states import make_start_states
-from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
-from wm_gym.evaluation.judge_episodes import judge_episodes
+from wm_gym.evaluation.compare_real.judge_episodes import judge_episodes
 from wm_gym.evaluation.report import write_json
+from wm_gym.evaluation.run_folder import PolicySource, claim_folder
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.judges.registry import JudgeContext, make_judge
 from wm_gym.metrics.statistics import wilson_interval

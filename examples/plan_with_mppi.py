@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 import wm_gym
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
-from wm_gym.evaluation.compare_real_records import claim_folder
 from wm_gym.evaluation.report import write_json
+from wm_gym.evaluation.run_folder import claim_folder
 from wm_gym.evaluation.strips import write_pictures
 from wm_gym.metrics.statistics import wilson_interval
 from wm_gym.planning.mppi import MPPIConfig

@@ -90,7 +90,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
 
     from wm_gym.checkpoints import save_checkpoint
     from wm_gym.dynamics.dit import DiT, DiTConfig
-    from wm_gym.envs.sims.langtable_tasks import OBJECTS, TASK_TEMPLATES
+    from wm_gym.envs.sims.langtable.tasks import OBJECTS, TASK_TEMPLATES
     from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
     from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig
     from wm_gym.spec import (
@@ -159,7 +159,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
 def _write_tiny_starts(folder: Path, seed: int) -> None:
     """Start states with LangTable's states and noise for frames: no GL platform is needed."""
     from wm_gym.checkpoints import save_data_file
-    from wm_gym.envs.sims.langtable import LangTableEnv
+    from wm_gym.envs.sims.langtable.env import LangTableEnv
     from wm_gym.envs.start_states import FILENAME, StartStates
 
     names, instructions, states = [], [], []

@@ -14,7 +14,7 @@ from wm_gym.checkpoints import Checkpoint, CheckpointError, save_checkpoint, sav
 from wm_gym.cli import main
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.start_states import FILENAME
-from wm_gym.evaluation.demo_clips import DemoClips
+from wm_gym.evaluation.demo.clips import DemoClips
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
 from wm_gym.world_model import load_world_model
 

@@ -15,7 +15,7 @@ from wm_gym.commands.info import metric_lines
 from wm_gym.commands.table import COMMANDS
 from wm_gym.domains import DOMAINS
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
-from wm_gym.evaluation.demo_clips import FILENAME
+from wm_gym.evaluation.demo.clips import FILENAME
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -194,7 +194,7 @@ def test_demo_writes_a_video_and_a_strip(tiny_checkpoint, tmp_path, capsys):
     import imageio.v3 as imageio
     import numpy as np
 
-    from wm_gym.evaluation.demo_clips import DemoClips
+    from wm_gym.evaluation.demo.clips import DemoClips
 
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, checkpoint)

@@ -13,7 +13,7 @@ from wm_gym.commands.hash_files import HashFilesConfig
 from wm_gym.commands.record import RecordConfig
 from wm_gym.envs.collect import CollectConfig
 from wm_gym.envs.settings import EmbeddedModelWarning
-from wm_gym.evaluation.compare_real import CompareRealConfig
+from wm_gym.evaluation.compare_real.run import CompareRealConfig
 from wm_gym.flags import in_flags
 from wm_gym.policies.train_behaviour_cloning import TrainBehaviourCloningConfig
 

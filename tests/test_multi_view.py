@@ -150,8 +150,8 @@ CAMERAS = ("view1", "view0")
 
 
 def test_recordings_of_two_cameras_train_a_model_that_rolls_out(recordings: Path, tmp_path: Path):
-    from wm_gym.evaluation.diagnose import DiagnoseConfig, diagnose
-    from wm_gym.evaluation.open_loop import OpenLoopConfig, evaluate_open_loop
+    from wm_gym.evaluation.open_loop.measure import OpenLoopConfig, evaluate_open_loop
+    from wm_gym.evaluation.parity.diagnose import DiagnoseConfig, diagnose
 
     torch.manual_seed(0)
     mini = VAEMini(VAEMiniConfig(16, 80, 8, 2, 4, 16, 1, 1, 2))
@@ -207,7 +207,7 @@ def test_recordings_of_two_cameras_train_a_model_that_rolls_out(recordings: Path
 
 def test_clips_of_two_cameras_show_each_where_it_belongs(recordings: Path, two_views: str):
     from wm_gym.data.open_dataset import open_dataset
-    from wm_gym.evaluation.open_loop_clips import open_recorded, sample_clips
+    from wm_gym.evaluation.open_loop.clips import open_recorded, sample_clips
 
     spec = Checkpoint.open(Path(two_views)).spec
     data = open_recorded(recordings, spec, CAMERAS)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wm_gym.envs.sims import cube_questions, cube_view, langtable_questions, langtable_view
+from wm_gym.envs.sims.cube import questions as cube_questions
+from wm_gym.envs.sims.cube import view as cube_view
+from wm_gym.envs.sims.langtable import questions as langtable_questions
+from wm_gym.envs.sims.langtable import view as langtable_view
 
 
 @dataclass(frozen=True)

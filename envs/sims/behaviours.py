@@ -30,8 +30,8 @@ def langtable_behaviours(noise: tuple[float, float] | None = None) -> Behaviours
     Args:
         noise: range of its standard deviation in metres, 3 to 20 mm by default.
     """
-    from wm_gym.envs.sims.langtable_expert import Expert, NoisyExpert
-    from wm_gym.envs.sims.langtable_play import NearMiss, RandomPlay
+    from wm_gym.envs.sims.langtable.expert import Expert, NoisyExpert
+    from wm_gym.envs.sims.langtable.play import NearMiss, RandomPlay
 
     low_m, high_m = noise or (0.003, 0.02)
     return {
@@ -48,8 +48,8 @@ def bridge_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
     Args:
         noise: range of it, 0.1 to 0.5 by default.
     """
-    from wm_gym.envs.sims.bridge_expert import Expert, NoisyExpert
-    from wm_gym.envs.sims.bridge_play import NearMiss, RandomPlay
+    from wm_gym.envs.sims.bridge.expert import Expert, NoisyExpert
+    from wm_gym.envs.sims.bridge.play import NearMiss, RandomPlay
 
     low, high = noise or (0.1, 0.5)
     return {
@@ -66,8 +66,8 @@ def cube_behaviours(noise: tuple[float, float] | None = None) -> Behaviours:
     Args:
         noise: range of it, as a fraction of the largest action, 0.1 to 0.5 by default.
     """
-    from wm_gym.envs.sims.cube_expert import Expert, NoisyExpert
-    from wm_gym.envs.sims.cube_play import NearMiss, RandomPlay
+    from wm_gym.envs.sims.cube.expert import Expert, NoisyExpert
+    from wm_gym.envs.sims.cube.play import NearMiss, RandomPlay
 
     low, high = noise or (0.1, 0.5)
     return {

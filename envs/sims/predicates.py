@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wm_gym.envs.sims import bridge_tasks, cube_tasks, langtable_tasks
+from wm_gym.envs.sims.bridge import tasks as bridge_tasks
+from wm_gym.envs.sims.cube import tasks as cube_tasks
+from wm_gym.envs.sims.langtable import tasks as langtable_tasks
 
 
 def langtable_success(objects: Sequence[str]) -> Callable[[np.ndarray, str], bool]:

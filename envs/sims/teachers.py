@@ -14,20 +14,18 @@ import numpy as np
 
 from wm_gym.data.episodes import Episode
 from wm_gym.domains import BRIDGE, CUBE
-from wm_gym.envs.sims import (
-    bridge_expert,
-    bridge_state,
-    bridge_tasks,
-    bridge_view,
-    cube_expert,
-    cube_state,
-    cube_tasks,
-    cube_view,
-    langtable_expert,
-    langtable_tasks,
-)
 from wm_gym.envs.sims.behaviours import Behaviour
-from wm_gym.envs.sims.langtable_scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
+from wm_gym.envs.sims.bridge import expert as bridge_expert
+from wm_gym.envs.sims.bridge import state as bridge_state
+from wm_gym.envs.sims.bridge import tasks as bridge_tasks
+from wm_gym.envs.sims.bridge import view as bridge_view
+from wm_gym.envs.sims.cube import expert as cube_expert
+from wm_gym.envs.sims.cube import state as cube_state
+from wm_gym.envs.sims.cube import tasks as cube_tasks
+from wm_gym.envs.sims.cube import view as cube_view
+from wm_gym.envs.sims.langtable import expert as langtable_expert
+from wm_gym.envs.sims.langtable import tasks as langtable_tasks
+from wm_gym.envs.sims.langtable.scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
 from wm_gym.instructions import Goal
 
 

@@ -7,7 +7,7 @@ import torch
 
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import FlowSampler
-from wm_gym.evaluation.bare_models import bare_card
+from wm_gym.evaluation.parity.bare_models import bare_card
 from wm_gym.spec import ActionSpec, ContextSpec
 
 GRID, CHANNELS, ACTIONS, WIDTH = (4, 4), 3, 2, 3

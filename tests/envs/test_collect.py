@@ -15,8 +15,9 @@ from tests.data.counter_env import CounterFactory
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
 from wm_gym.domains import DOMAINS
 from wm_gym.envs.collect import CollectConfig, behaviour_of, collect
-from wm_gym.envs.sims import bridge_objects, cube
-from wm_gym.envs.sims.langtable_shapes import OOD_OBJECTS
+from wm_gym.envs.sims.bridge import objects as bridge_objects
+from wm_gym.envs.sims.cube import env as cube
+from wm_gym.envs.sims.langtable.shapes import OOD_OBJECTS
 from wm_gym.envs.simulator_factory import SimulatorFactory
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from tests.semantic.episodes import write_episodes
 from wm_gym.data.episodes import EpisodeError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
-from wm_gym.envs.sims.langtable_questions import PRESENT_TYPES, slack
-from wm_gym.envs.sims.langtable_shapes import OBJECTS
+from wm_gym.envs.sims.langtable.questions import PRESENT_TYPES, slack
+from wm_gym.envs.sims.langtable.shapes import OBJECTS
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.training.saqa import INDEX, QAError, SAQADataset, draw_wording, mixed_rows
 

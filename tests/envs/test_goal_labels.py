@@ -10,8 +10,8 @@ import pytest
 
 from wm_gym.data.latent_clips import EpisodeFacts, write_episode_facts
 from wm_gym.envs.goal_labels import GoalLabelsConfig, label_bridge, label_goals, label_states
-from wm_gym.envs.sims.bridge import BridgeSimEnv
-from wm_gym.envs.sims.bridge_tasks import PLACES, TASKS, BridgeGoal, is_success, task_distance
+from wm_gym.envs.sims.bridge.env import BridgeSimEnv
+from wm_gym.envs.sims.bridge.tasks import PLACES, TASKS, BridgeGoal, is_success, task_distance
 from wm_gym.instructions import named_objects
 from wm_gym.training.labelled_latents import LabelledLatents
 from wm_gym.training.loop import LoopConfig

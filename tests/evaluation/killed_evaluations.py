@@ -21,9 +21,11 @@ from unittest import mock
 import matplotlib.figure  # noqa: F401  once for all processes
 import numpy as np
 
-from tests.evaluation import test_compare_real as tiny
+from tests.evaluation.compare_real import test_compare_real as tiny
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, Walker
-from wm_gym.evaluation import compare_real, judge_episodes, true_success
+from wm_gym.evaluation import true_success
+from wm_gym.evaluation.compare_real import judge_episodes
+from wm_gym.evaluation.compare_real import run as compare_real
 from wm_gym.evaluation.report import write_json
 from wm_gym.judges.registry import JUDGES
 from wm_gym.policies.action_replay import ActionReplayPolicy

@@ -10,8 +10,8 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.start_states import FILENAME, StartStates
-from wm_gym.evaluation.demo_clips import DemoClips
-from wm_gym.evaluation.effectors import EFFECTORS
+from wm_gym.evaluation.demo.clips import DemoClips
+from wm_gym.evaluation.open_loop.effectors import EFFECTORS
 from wm_gym.instructions import InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.metrics.visual import changed_psnr

@@ -85,7 +85,7 @@ def test_the_small_setting_of_the_docstring_is_understood(example):
 
 
 def test_the_table_holds_other_blocks(example):
-    from wm_gym.envs.sims.langtable_tasks import OBJECTS
+    from wm_gym.envs.sims.langtable.tasks import OBJECTS
 
     env, behaviours = example.OwnRobot("ood", 0.5, "32x32", 5)()
     assert not set(env.unwrapped.objects) & set(OBJECTS)

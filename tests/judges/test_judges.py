@@ -198,8 +198,8 @@ def test_the_oracle_reads_the_last_state_under_the_instruction():
 
 
 def test_the_oracle_agrees_with_what_simulators_recorded():
-    from wm_gym.envs.sims.bridge import BridgeSimEnv
-    from wm_gym.envs.sims.langtable import LangTableEnv
+    from wm_gym.envs.sims.bridge.env import BridgeSimEnv
+    from wm_gym.envs.sims.langtable.env import LangTableEnv
 
     for make in (LangTableEnv, BridgeSimEnv):
         env = make(obs="state", task="any")

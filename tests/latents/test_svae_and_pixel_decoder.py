@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_gym.evaluation.parity_latents import read_case
+from wm_gym.evaluation.parity.latents import read_case
 from wm_gym.latents.pixel_decoder import (
     PixelDecoder,
     PixelDecoderConfig,

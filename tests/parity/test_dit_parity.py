@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from wm_gym.dynamics.dit import DIT_SIZES, DiT
-from wm_gym.evaluation.parity_dynamics import (
+from wm_gym.evaluation.parity.dynamics import (
     dit_config,
     load_dit,
     run_dit_case,
     run_state_dict_shapes,
 )
-from wm_gym.evaluation.parity_latents import read_case
+from wm_gym.evaluation.parity.latents import read_case
 
 DATA = Path(__file__).parent / "data"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wm_gym.dynamics.flow import FlowSampler
-from wm_gym.evaluation.parity_latents import read_case
+from wm_gym.evaluation.parity.latents import read_case
 
 DATA = Path(__file__).parent / "data"
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity_latents import read_case
-from wm_gym.evaluation.parity_planning import run_planning_parity
+from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.planning import run_planning_parity
 
 CASES = sorted((Path(__file__).parent / "data").glob("planner_*.safetensors"))
 

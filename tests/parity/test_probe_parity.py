@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity_latents import run_latent_parity
+from wm_gym.evaluation.parity.latents import run_latent_parity
 
 DATA = Path(__file__).parent / "data"
 

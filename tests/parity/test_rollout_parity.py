@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity_dynamics import roll_out, run_rollout_case
-from wm_gym.evaluation.parity_latents import read_case
+from wm_gym.evaluation.parity.dynamics import roll_out, run_rollout_case
+from wm_gym.evaluation.parity.latents import read_case
 
 DATA = Path(__file__).parent / "data"
 CASES = sorted(DATA.glob("rollout_*.safetensors"))

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from wm_gym.evaluation.parity_dynamics import run_schedules
+from wm_gym.evaluation.parity.dynamics import run_schedules
 
 DATA = Path(__file__).parent / "data"
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity_latents import read_case
-from wm_gym.evaluation.parity_semantic import load_network, run_semantic_parity
+from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.semantic import load_network, run_semantic_parity
 
 DATA = Path(__file__).parent / "data"
 CASES = sorted(DATA.glob("swm_*.safetensors"))

@@ -5,9 +5,9 @@ import numpy as np
 
 from wm_gym.data.episodes import Episode
 from wm_gym.data.shards import write_index, write_shard
-from wm_gym.envs.sims.langtable_layout import sample_start
-from wm_gym.envs.sims.langtable_tasks import OBJECTS
-from wm_gym.envs.sims.langtable_tasks import Goal as SimulatorGoal
+from wm_gym.envs.sims.langtable.layout import sample_start
+from wm_gym.envs.sims.langtable.tasks import OBJECTS
+from wm_gym.envs.sims.langtable.tasks import Goal as SimulatorGoal
 from wm_gym.instructions import Goal
 
 SIDE, STEPS = 32, 5

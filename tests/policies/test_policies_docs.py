@@ -103,8 +103,8 @@ def test_every_command_is_understood():
 
 
 def test_the_fields_of_the_report_are_those_it_explains():
-    from wm_gym.evaluation.compare_real import CompareRealConfig
-    from wm_gym.evaluation.compare_real_summary import agreement
+    from wm_gym.evaluation.compare_real.run import CompareRealConfig
+    from wm_gym.evaluation.compare_real.summary import agreement
 
     outcomes = np.array([[False, True], [True, True]])
     fields = set(agreement(CompareRealConfig(resamples=5), outcomes, outcomes))

@@ -7,7 +7,7 @@ import torch
 from tests.policies.numbered_episodes import SIDE, STEPS, write_episodes
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import LANGTABLE
-from wm_gym.envs.sims.langtable_tasks import OBJECTS
+from wm_gym.envs.sims.langtable.tasks import OBJECTS
 from wm_gym.envs.sims.teachers import TEACHERS, langtable_places
 from wm_gym.instructions import Goal
 from wm_gym.policies import train_behaviour_cloning as module

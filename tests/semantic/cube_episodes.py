@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
-from wm_gym.envs.sims.cube_state import CubeState
+from wm_gym.envs.sims.cube.state import CubeState
 from wm_gym.instructions import Goal
 
 CUBES = ("red cube", "blue cube", "green cube")

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.data.shards import write_index, write_shard
 from wm_gym.envs.sims.behaviours import langtable_behaviours
-from wm_gym.envs.sims.langtable import LangTableEnv
+from wm_gym.envs.sims.langtable.env import LangTableEnv
 from wm_gym.instructions import Goal
 
 SIZE = 24

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wm_gym.envs.sims.langtable_questions import slack
+from wm_gym.envs.sims.langtable.questions import slack
 from wm_gym.semantic.directed_tasks import DIRECTED_MULTI_STEP, DIRECTED_TASKS, directed_task
 from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
 from wm_gym.semantic.rephrase import rephrased

@@ -14,7 +14,7 @@ import wm_gym  # noqa: F401  registers the ids
 from wm_gym.checkpoints import Checkpoint, assets_folder
 from wm_gym.envs.registration import SEMANTIC_MODELS
 from wm_gym.envs.settings import EmbeddedModelWarning, _announced
-from wm_gym.envs.sims.langtable_tasks import split_state
+from wm_gym.envs.sims.langtable.tasks import split_state
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.planning.plan import ActionBox

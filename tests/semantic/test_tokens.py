@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wm_gym.envs.sims.langtable_shapes import COLOURS, OBJECTS, OOD_OBJECTS, SHAPES
+from wm_gym.envs.sims.langtable.shapes import COLOURS, OBJECTS, OOD_OBJECTS, SHAPES
 from wm_gym.semantic.question_types import (
     LANGTABLE_COLOURS,
     LANGTABLE_QUESTIONS,

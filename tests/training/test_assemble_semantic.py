@@ -7,7 +7,7 @@ import torch
 from tests.semantic.conftest import tiny_semantic_model
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.cli import main
-from wm_gym.evaluation.semantic import trained_blind
+from wm_gym.evaluation.semantic.answers import trained_blind
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 
 TRAINED = {

@@ -18,7 +18,7 @@ from wm_gym.data.frames import resize
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.goal_labels import GoalLabelsConfig, label_goals
-from wm_gym.envs.sims.bridge_tasks import TASKS
+from wm_gym.envs.sims.bridge.tasks import TASKS
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
 from wm_gym.training import imagine_latents as recipe
 from wm_gym.training.imagine_latents import ImagineLatentsConfig, imagine_latents

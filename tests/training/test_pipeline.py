@@ -13,7 +13,7 @@ from tests.data.counter_env import CounterFactory
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.goal_labels import label_langtable
-from wm_gym.envs.sims import langtable_tasks as tasks
+from wm_gym.envs.sims.langtable import tasks
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_frames, to_pixels
 from wm_gym.metrics.statistics import balanced_accuracy
 from wm_gym.training.autoencoder import AutoencoderConfig, median_frame, train_autoencoder

@@ -7,7 +7,7 @@ import torch
 from tests.semantic.conftest import TINY, tiny_semantic_model
 from tests.semantic.episodes import write_episodes
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
-from wm_gym.envs.sims.langtable_view import places as places_of
+from wm_gym.envs.sims.langtable.view import places as places_of
 from wm_gym.training.saqa import SAQADataset
 from wm_gym.training.seeing import SeeingLoss, covering
 

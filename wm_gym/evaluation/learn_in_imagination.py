@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import wm_gym  # noqa: F401  registers the ids
-from wm_gym.evaluation.compare_real_records import PolicySource, claim_folder
 from wm_gym.evaluation.report import measurement_header, write_json
+from wm_gym.evaluation.run_folder import PolicySource, claim_folder
 from wm_gym.evaluation.true_success import measure_learning
 from wm_gym.instructions import InstructionSet
 from wm_gym.policies.base import PolicyError, save_policy

@@ -141,4 +141,4 @@ CUBE_QUESTIONS = QuestionSet(
     ),
     noun=r"\w+ cube",
 )
-"""The six types of OGBench, with predicates in `wm_gym.envs.sims.cube_questions`."""
+"""The six types of OGBench, with predicates in `wm_gym.envs.sims.cube.questions`."""

@@ -245,7 +245,7 @@ LANGTABLE_QUESTIONS = QuestionSet(
     ),
     noun=rf"\w+ (?:{'|'.join(LANGTABLE_SHAPES)})",
 )
-"""The ten types of LangTable, with predicates in `wm_gym.envs.sims.langtable_questions`."""
+"""The ten types of LangTable, with predicates in `wm_gym.envs.sims.langtable.questions`."""
 
 ROBOT_QUESTIONS = QuestionSet(
     (

@@ -3,7 +3,7 @@
 A type such as "block touching" has slots (two blocks), eight phrasings for training and two that
 are never trained on. Its limits say where "yes" begins and how wide the zone around that place is
 in which a picture can hardly tell. What a type means in a simulator, its predicate, lives beside
-that simulator (`wm_gym.envs.sims.langtable_questions`).
+that simulator (`wm_gym.envs.sims.langtable.questions`).
 """
 
 from __future__ import annotations

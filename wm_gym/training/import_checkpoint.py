@@ -2,7 +2,7 @@
 
 Released files hold weights and no configuration. Width, depth, patch, channels, action width and
 head follow from the shapes; what shapes cannot tell is an argument with a documented default, and
-`wm_gym.evaluation.diagnose` measures it.
+`wm_gym.evaluation.parity.diagnose` measures it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Experiments of the papers; the scripts beside this folder run them."""

@@ -1,0 +1,1 @@
+"""Success of policies in a world model against their success in the simulator."""

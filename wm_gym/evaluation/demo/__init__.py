@@ -1,0 +1,1 @@
+"""The demo: recorded actions rolled out beside the recorded frames."""

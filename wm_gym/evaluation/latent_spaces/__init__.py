@@ -1,0 +1,1 @@
+"""World models over different latent spaces, compared with controls."""

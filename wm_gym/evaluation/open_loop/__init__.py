@@ -1,0 +1,1 @@
+"""Rollouts under recorded actions, compared with the recorded frames."""

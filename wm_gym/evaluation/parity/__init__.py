@@ -1,0 +1,1 @@
+"""Reference cases of published code, and checks of imported checkpoints."""

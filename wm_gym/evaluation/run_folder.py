@@ -1,0 +1,110 @@
+"""The folder of episodes of a comparison: what its records depend on, and the time they took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_gym.evaluation.report import write_json
+from wm_gym.policies.base import POLICY_FILE
+from wm_gym.policies.named import policy_file, short_name
+
+if TYPE_CHECKING:
+    from wm_gym.evaluation.compare_real.policies import NamedPolicy
+
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy that records depend on.
+
+    Attributes:
+        source: its folder or `module:Class`.
+        file: what it is, `policy.json` or the module's source.
+    """
+
+    source: str
+    file: Path
+
+    @classmethod
+    def of(cls, name: str) -> PolicySource:
+        """The policy of a name, see `wm_gym.policies.named`."""
+        return cls(name, policy_file(name))
+
+
+def policy_bytes(file: Path) -> bytes:
+    """What a policy's records depend on: a file's content, of a policy.json without its metrics."""
+    content = file.read_bytes()
+    if file.name != POLICY_FILE:
+        return content
+    described = json.loads(content)
+    if described.pop("metrics", None) is None:
+        return content
+    return (json.dumps(described, indent=1) + "\n").encode()  # as save_policy wrote it
+
+
+def claim_folder(
+    folder: Path, settings: dict[str, Any], policies: Sequence[NamedPolicy | PolicySource]
+) -> None:
+    """Write what the records in a folder depend on, or compare it with what stands there.
+
+    Args:
+        folder: of the records.
+        settings: JSON values, which must be those of the run that the folder holds.
+        policies: they may be added to, and those that are there must be the same.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings or policies, naming them.
+    """
+    hashes = {
+        entry.source: hashlib.sha256(policy_bytes(entry.file)).hexdigest() for entry in policies
+    }
+    settings["policy_files"] = hashes
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        stored = json.loads(path.read_text())
+        # policies may be added to a run; those it has must be the same
+        kept = stored.get("policy_files", {})
+        settings["policy_files"] = kept | settings["policy_files"]
+        different = [
+            f"{key}: {value!r}, now {settings.get(key)!r}"
+            for key, value in stored.items()
+            if key != "policy_files" and settings.get(key) != value
+        ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
+        different += [  # records are filed under names that differ within one call only
+            f"the policy {old}, filed under the same name as {new}"
+            for old, known in kept.items()
+            for new, found in hashes.items()
+            if old not in hashes and short_name(old) == short_name(new) and known != found
+        ]
+        if different:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(different)}); choose "
+                "another folder, or remove that one"
+            )
+    write_json(path, settings)
+
+
+class Clock:
+    """Seconds spent on episodes, kept in a file so that a resumed run reports its whole time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._before += time.monotonic() - self._began
+        write_json(self._path, {"seconds": self._before})
+
+    def total(self) -> float:
+        """Seconds so far, earlier runs included."""
+        return self._before

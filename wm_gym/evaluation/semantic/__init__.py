@@ -1,0 +1,1 @@
+"""Answers of semantic world models: accuracy, thresholds, labels and plots."""

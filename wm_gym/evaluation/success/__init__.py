@@ -1,0 +1,1 @@
+"""Accuracy and thresholds of what decides success: success classifiers and judges."""
