@@ -25,6 +25,7 @@ from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
 from wm_gym.envs.semantic_reward import SemanticReward
 from wm_gym.envs.settings import Settings, check_count, load_model
 from wm_gym.instructions import Goal
+from wm_gym.plain_torch import plain_torch
 from wm_gym.world_model import LatentWorldModel
 
 
@@ -45,6 +46,7 @@ class Engine:
         ValueError: if a setting does not fit the card.
     """
 
+    @plain_torch()
     def __init__(
         self, rows: int, settings: Settings, model: LatentWorldModel | None = None
     ) -> None:
@@ -88,6 +90,7 @@ class Engine:
 
     # ---- beginning ---------------------------------------------------------------------------
 
+    @plain_torch()
     def reset(
         self,
         rows: Sequence[int],
@@ -160,6 +163,7 @@ class Engine:
             )
         self.horizon = horizon
 
+    @plain_torch()
     def instruct(self, instructions: Sequence[str]) -> None:
         """Give every row another instruction in the middle of its episode.
 
@@ -189,6 +193,7 @@ class Engine:
 
     # ---- stepping ----------------------------------------------------------------------------
 
+    @plain_torch()
     def step(
         self, actions: Sequence[Any], *, idle: np.ndarray | None = None, strict: bool = False
     ) -> Transition:
@@ -332,6 +337,7 @@ class Engine:
         if self._frames is not None:
             self._frames[row] = frame
 
+    @plain_torch()
     def frames(self) -> np.ndarray:
         """Newest frames (B, H, W, 3) uint8, decoded once, when first asked for. Do not modify."""
         if self._rollout is None:
@@ -384,6 +390,7 @@ class Engine:
             )
         )
 
+    @plain_torch()
     def restore(self, content: bytes, generators: Sequence[np.random.Generator]) -> None:
         """Resume from `snapshot`: the continuation is the same bit for bit.
 

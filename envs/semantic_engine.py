@@ -26,6 +26,7 @@ from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.registration import SEMANTIC_MODELS, SEMANTIC_TWINS
 from wm_gym.envs.settings import announce
 from wm_gym.instructions import Goal
+from wm_gym.plain_torch import plain_torch
 from wm_gym.semantic.tasks import Subgoal, semantic_task
 from wm_gym.semantic.value import ValueConfig, value_of
 from wm_gym.semantic.world_model import SemanticWorldModel, View, load_semantic_model
@@ -153,6 +154,7 @@ class SemanticEngine:
         self.begun = False
         self._view: View | None = None
 
+    @plain_torch()
     def reset(
         self,
         rows: Sequence[int],
@@ -197,6 +199,7 @@ class SemanticEngine:
         assert goal is not None  # a judged environment always has an instruction
         return semantic_task(self.spec.twin, goal.task, goal.objects).subgoals[-1]
 
+    @plain_torch()
     def instruct(self, instructions: Sequence[str]) -> None:
         """Give every row another instruction in the middle of its episode.
 
@@ -213,6 +216,7 @@ class SemanticEngine:
         ):
             episode.value = value
 
+    @plain_torch()
     def step(
         self, actions: Sequence[Any], *, idle: np.ndarray | None = None, strict: bool = False
     ) -> Transition:
@@ -312,6 +316,7 @@ class SemanticEngine:
         )
         return buffer.getvalue()
 
+    @plain_torch()
     def restore(self, content: bytes, generators: Sequence[np.random.Generator]) -> None:
         """Resume from `snapshot`: the continuation is the same bit for bit.
 

@@ -245,6 +245,8 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
     Raises:
         PolicyError: if its kind is unknown or a field is missing or does not fit.
     """
+    from wm_gym.plain_torch import plain_torch
+
     kind = described.get("kind")
     if not isinstance(kind, str) or kind not in POLICY_KINDS:
         raise PolicyError(
@@ -253,12 +255,13 @@ def build(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> Policy
     module, _, name = POLICY_KINDS[kind].partition(":")
     try:
         frame = described["frame_spec"]
-        return getattr(import_module(module), name).from_saved(
-            ActionSpec.from_dict(described["action_spec"]),
-            None if frame is None else FrameSpec(**frame),
-            described["config"],
-            weights,
-        )
+        with plain_torch(fork_generators=True):
+            return getattr(import_module(module), name).from_saved(
+                ActionSpec.from_dict(described["action_spec"]),
+                None if frame is None else FrameSpec(**frame),
+                described["config"],
+                weights,
+            )
     except (CheckpointError, PolicyError):
         raise
     except (

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from wm_gym.instructions import InstructionSet
+from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError
 from wm_gym.policies.goal_encoder import GoalEncoder, GoalEncoderConfig, encode_goals
 
@@ -108,6 +109,7 @@ class BehaviourCloningPolicy(Policy):
         self.network = network.eval()
         self.instructions = InstructionSet(config.templates, config.objects)
 
+    @plain_torch()
     @torch.inference_mode()
     def act(self, observation: Observation) -> np.ndarray:
         """The next (B, execute, A) actions.

@@ -13,6 +13,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
+from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.cem import CEMConfig
 from wm_gym.planning.mppi import MPPIConfig
 from wm_gym.planning.plan import ActionBox
@@ -110,6 +111,7 @@ class LatentPlannerPolicy(Policy):
             self._goals[int(row)], self._seeds[int(row)] = goal, int(seed)
         self.proposals.reset(rows, seeds, instructions)
 
+    @plain_torch()
     def act(self, observation: Observation) -> Chunks:
         """The first m actions (B, m, A) of each row's new plan."""
         drawn = self.proposals.draw(observation, self.horizon)

@@ -13,6 +13,7 @@ import torch
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
 from wm_gym.instructions import InstructionSet
+from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
@@ -127,6 +128,7 @@ class PlannerPolicy(Policy):
         assert spec.twin is not None  # or there would be no task
         return rephrased(task, QUESTION_SETS[spec.twin], self.phrasing)
 
+    @plain_torch()
     def act(self, observation: Observation) -> Chunks:
         """The first m actions (B, m, A) of each row's new plan.
 

@@ -17,6 +17,7 @@ from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.dynamics.samplers import make_sampler
 from wm_gym.latents.registry import load_latent_space
+from wm_gym.plain_torch import plain_torch
 from wm_gym.spec import CardError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class LatentWorldModel:
         """Device of the transition network."""
         return next(self.network.parameters()).device
 
+    @plain_torch()
     @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Encode frames (B, H, W, 3) uint8 into normalised latents (B, h, w, D).
@@ -90,6 +92,7 @@ class LatentWorldModel:
         """
         return encode_frames(self.spec, self.latent_space, frames.to(self.device))
 
+    @plain_torch()
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode normalised latents (B, h, w, D) into frames (B, H, W, 3) uint8."""
@@ -128,6 +131,7 @@ class LatentWorldModel:
         )
 
 
+@plain_torch()
 @torch.inference_mode()
 def encode_frames(
     spec: WorldModelSpec, latent_space: LatentSpace, frames: torch.Tensor
@@ -149,6 +153,7 @@ def encode_frames(
     return (latents - mean) / std
 
 
+@plain_torch(fork_generators=True)
 def load_world_model(
     checkpoint: str | Path,
     *,

@@ -10,6 +10,7 @@ import torch
 
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.instructions import InstructionSet
+from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError
 from wm_gym.policies.diffusion_policy.network import (
     DiffusionNetwork,
@@ -92,6 +93,7 @@ class DiffusionPolicy(Policy):
         """Begins episodes; see `Policy.reset`."""
         self._seeds.update(zip(map(int, rows), map(int, seeds), strict=True))
 
+    @plain_torch()
     def act(self, observation: Observation) -> np.ndarray:
         """The next (B, execute, A) actions.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wm_gym.dynamics.noise import row_generator
+from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError, build, describe
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks
 from wm_gym.policies.diffusion_policy.policy import DiffusionPolicy
@@ -85,6 +86,7 @@ class IDQLPolicy(Policy):
         self._seeds.update(zip(map(int, rows), map(int, seeds), strict=True))
         self.base.reset(rows, seeds, instructions)
 
+    @plain_torch()
     @torch.inference_mode()
     def act(self, observation: Observation) -> Chunks:
         """The chosen chunks, (B, n, A); an error in rows whose values are no numbers.

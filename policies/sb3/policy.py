@@ -23,6 +23,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError
 from wm_gym.policies.sb3.features import LatentGridExtractor
 from wm_gym.policies.sb3.positions import ReadPositions
@@ -135,6 +136,7 @@ class SB3Policy(Policy):
         config = _network_config(agent)
         return cls(engine.spec.action, engine.spec.frame, agent.policy, config, View(view))
 
+    @plain_torch()
     def act(self, observation: Observation) -> np.ndarray:
         """One action of every row, (B, 1, A)."""
         actions, _ = self.network.predict(self.view(observation), deterministic=True)

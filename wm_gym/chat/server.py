@@ -27,6 +27,8 @@ from tqdm import tqdm
 from wm_gym.chat.requests import PROGRESS_FROM, ChatError, ChatReply, ChatRequest, OnReply
 
 LONGEST_PAUSE_S = 8.0
+JITTER = random.Random()
+"""Spreads repeated questions in time; a generator of its own, so that nobody else's advances."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class ChatServer:
         for attempt in range(config.retries + 1):
             if attempt:
                 pause = min(LONGEST_PAUSE_S, 0.5 * 2 ** (attempt - 1))
-                time.sleep(pause * random.uniform(0.75, 1.0))
+                time.sleep(pause * JITTER.uniform(0.75, 1.0))
             try:
                 completion = self._client.chat.completions.create(
                     model=config.model,

@@ -22,6 +22,7 @@ from wm_gym.dynamics.history import LatentHistory, Stepped, pad_front, start_his
 from wm_gym.dynamics.kv_cache import KVCache, Rows, row_batches
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.snapshot import pack, unpack
+from wm_gym.plain_torch import plain_torch
 
 __all__ = ["CacheMode", "LatentHistory", "NoiseSource", "Rollout"]
 
@@ -57,6 +58,7 @@ class Rollout:
         frame_passes: frames passed through the network so far, summed over rows.
     """
 
+    @plain_torch()
     def __init__(
         self,
         world_model: Stepped,
@@ -120,6 +122,7 @@ class Rollout:
 
     # ---- starting rows -----------------------------------------------------------------------
 
+    @plain_torch()
     @torch.no_grad()
     def _place(self, rows: np.ndarray, history: LatentHistory, seeds: Sequence[int]) -> None:
         """Let some rows begin with a history whose last frame is the newest one."""
@@ -169,6 +172,7 @@ class Rollout:
 
     # ---- stepping ----------------------------------------------------------------------------
 
+    @plain_torch()
     @torch.no_grad()
     def step(self, action: Tensor) -> Tensor:
         """Imagine the next frame, or the frames of a chunk of actions.

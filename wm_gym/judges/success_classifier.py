@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.instructions import Goal, InstructionError
 from wm_gym.latents.vae_mini import Block
+from wm_gym.plain_torch import plain_torch
 
 POSITION_SCALE_M = 0.1
 SPREAD_M = (0.002, 0.3)
@@ -287,6 +288,7 @@ class RewardModel:
         self.rule = rule or EpisodeRule(1, thresholds)
 
     @classmethod
+    @plain_torch(fork_generators=True)
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> RewardModel:
         """Load the reward model beside a card.
 
@@ -314,6 +316,7 @@ class RewardModel:
         rule = EpisodeRule(reward.window, dict(reward.episode_threshold) or thresholds)
         return cls(network.to(device), thresholds, rule)
 
+    @plain_torch()
     @torch.inference_mode()
     def _judge(self, latents: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:
         numbers = self.network.goal_numbers(goals).to(latents.device)

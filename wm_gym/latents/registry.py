@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
+from wm_gym.plain_torch import plain_torch
 from wm_gym.spec import CardError, LatentSpec
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def compressed_space(wide: str) -> str:
     raise CardError(f"no S-VAE compresses the latents of {wide}; expected one of {known}")
 
 
+@plain_torch(fork_generators=True)
 def load_latent_space(
     latent: LatentSpec, checkpoint: Checkpoint | None = None, *, device: str = "cpu"
 ) -> LatentSpace:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.plan import (
     ActionBox,
     Plan,
@@ -57,6 +58,7 @@ class GradientConfig:
         check_choice("select", self.select, ("after_last_step", "before_last_step"))
 
 
+@plain_torch()
 def gradient_ascent(
     value: ValueFunction, box: ActionBox, first: Tensor, config: GradientConfig
 ) -> Plan:

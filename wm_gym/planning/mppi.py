@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.plan import (
     ActionBox,
     Executed,
@@ -49,6 +50,7 @@ class MPPIConfig:
         check_choice("execute", self.execute, ("mean", "best"))
 
 
+@plain_torch()
 @torch.no_grad()
 def mppi(
     value: ValueFunction, box: ActionBox, first: Tensor, noise: Tensor, config: MPPIConfig

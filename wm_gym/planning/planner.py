@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.cem import CEMConfig, cem
 from wm_gym.planning.gradient import GradientConfig, gradient_ascent
 from wm_gym.planning.mppi import MPPIConfig, mppi
@@ -22,6 +23,7 @@ PLANNERS: dict[str, type[MPPIConfig] | type[CEMConfig] | type[GradientConfig]] =
 """Planners by name."""
 
 
+@plain_torch()
 def plan(
     value: ValueFunction,
     box: ActionBox,

@@ -18,6 +18,7 @@ from wm_gym.checkpoints import (
     save_checkpoint,
     save_data_file,
 )
+from wm_gym.plain_torch import plain_torch
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.model import (
     KeysAndValues,
@@ -86,6 +87,7 @@ class SemanticWorldModel:
                 )
         return self.tokenizer.asked(rows)
 
+    @plain_torch()
     @torch.no_grad()
     def look(self, frames: Tensor | np.ndarray) -> View:
         """Read frames once, for any number of questions and action sequences.
@@ -133,6 +135,7 @@ class View:
         """Number of frames B."""
         return len(self._features)
 
+    @plain_torch()
     def probabilities(self, actions: Tensor, asked: Asked, rows: Tensor | None = None) -> Tensor:
         """How likely "yes" and "no" are, over the whole vocabulary and not renormalised.
 
@@ -228,6 +231,7 @@ def embedded_semantic_models() -> dict[str, str]:
     return found
 
 
+@plain_torch(fork_generators=True)
 def load_semantic_model(
     checkpoint: str | Path,
     *,
