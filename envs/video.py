@@ -10,6 +10,7 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
+from PIL import Image
 
 GAP_PX = 2
 GAP_COLOUR = 32
@@ -72,6 +73,35 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Pat
         codec="libx264",
         macro_block_size=2,
         output_params=["-crf", "18"],
+    )
+    return path
+
+
+def write_gif(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Path:
+    """Write an animation that a web page shows without a player.
+
+    Args:
+        path: file, its folder is made.
+        frames: (H, W, 3) uint8 each, all of one size; written as they are, in 64 colours.
+        fps: frames per second; 10 where that is 0, not known.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if there is no frame.
+    """
+    if not len(frames):
+        raise ValueError(f"there are no frames to write to {path}; record at least one step")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    palette = Image.fromarray(np.concatenate(frames)).quantize(64)
+    pages = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
+    pages[0].save(
+        path, save_all=True, append_images=pages[1:], duration=round(1000 / (fps or 10)), loop=0
     )
     return path
 

@@ -1,30 +1,63 @@
-"""README.md and the page of a model's aims state only figures that a committed result holds."""
+"""README.md and docs/ state only figures that a committed result holds; examples run."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["readme_figures.py", "langtable_targets.py", "bridge_targets.py"])
-def test_documents_show_the_committed_results(name):
-    script = ROOT / "benchmarks" / name
-    run = subprocess.run(
-        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
-    )
+MARKS = re.compile(r"<!-- table: [\w-]+ -->\n(.*?)<!-- end of table -->", re.DOTALL)
+FILL = ROOT / "benchmarks" / "fill_documents.py"
+DOCUMENTS = ("README.md", "docs/results.md", "docs/langtable-model.md", "docs/bridge-models.md")
+
+
+def fill(*arguments: str, script: Path = FILL) -> subprocess.CompletedProcess:
+    words = [sys.executable, str(script), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_documents_show_the_committed_results():
+    run = fill("--check")
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_changed_figure_is_found_and_filled_again(tmp_path):
+    """A copy of documents and results, in which one result is another one than was shown."""
+    for folder in ("benchmarks", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("recipes"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    result = tmp_path / "benchmarks" / "results" / "imagined_vs_real_langtable.json"
+    report = json.loads(result.read_text())
+    result.write_text(json.dumps(report | {"pearson": 0.123}))
+    script = tmp_path / "benchmarks" / FILL.name
+    run = fill("--check", script=script)
+    assert run.returncode == 1
+    outdated = [line.split()[0] for line in run.stdout.splitlines()]
+    assert outdated == ["README.md", "docs/results.md", "docs/langtable-model.md"]
+    assert fill(script=script).returncode == 0 == fill("--check", script=script).returncode
+    assert "0.12 [" in MARKS.findall((tmp_path / "README.md").read_text())[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_table_is_empty(document):
+    tables = MARKS.findall((ROOT / document).read_text())
+    assert tables and all(len(table.splitlines()) > 2 for table in tables)
 
 
 @pytest.mark.parametrize("page", ["langtable-model.md", "bridge-models.md"])
 def test_a_missed_aim_is_called_missed(page):
     page = (ROOT / "docs" / page).read_text()
-    rows = re.findall(r"\| (≥|≤) ([\d.]+) \| ([\d.]+) \| (yes|\*\*no\*\*) \|", page)
+    rows = re.findall(r"\| (≥|≤) (-?[\d.]+) +\| (-?[\d.]+) +\| (yes|\*\*no\*\*) +\|", page)
     assert len(rows) > 15
     for sign, aim, reached, met in rows:
         if aim != reached:  # both are rounded
@@ -39,12 +72,27 @@ def test_the_readme_gives_the_commands_of_the_makefile():
         assert f"\n{target}:" in makefile
 
 
-def test_the_example_of_a_policy_acts_in_both_worlds(embedded_checkpoint, capsys):
+def test_the_readme_is_short_and_its_links_and_pictures_are_there():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 135
+    links = re.findall(r"\]\(([^):]+)\)", readme)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    (animation,) = [ROOT / link for link in links if link.endswith(".gif")]
+    assert animation.stat().st_size <= 2**20
+    with Image.open(animation) as picture:
+        assert picture.n_frames == 50
+
+
+def test_the_examples_run(embedded_checkpoint, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "run_policy" in block]
-    names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
-    for records in (names["imagined"], names["true"]):
-        assert [record.instruction.split()[0] for record in records] == ["reach", "push"]
-        assert all(record.error is None for record in records)
-    assert capsys.readouterr().out.count("(") == 2
+    assert len(blocks) == 3
+    for block in blocks:
+        names: dict = {}
+        exec(compile(block, "README.md", "exec"), names)
+        if "run_policy" in block:
+            for records in (names["imagined"], names["true"]):
+                assert [record.instruction.split()[0] for record in records] == ["reach", "push"]
+                assert all(record.error is None for record in records)
+    instruction, verdict, outcomes = capsys.readouterr().out.splitlines()
+    assert instruction.startswith("push the ") and verdict.split()[0] in ("True", "False")
+    assert outcomes.count("(") == 2

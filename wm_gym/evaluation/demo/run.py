@@ -1,4 +1,4 @@
-"""The first thing to run: recorded actions in the dream, beside what really happened."""
+"""The demo: recorded actions in imagination, beside the recorded frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STRIP_COLUMNS = 7
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Roll held-out actions in the dream beside the recorded truth; writes a video and a strip."""
+    """Imagine held-out episodes from their recorded actions; write a video and a strip."""
 
     id: str = "WM-LangTable-VAE-v0"
     """World-model id."""
@@ -22,13 +22,15 @@ class DemoConfig:
     clips: int = 3
     """Recorded episodes to show, at most as many as are stored beside the checkpoint."""
     steps: int = 50
-    """Steps to dream, at most as many as are recorded."""
+    """Steps to imagine, at most as many as are recorded."""
     denoising_steps: int | None = None
     """Denoising steps per frame; the card's by default."""
     seed: int = 0
-    """Seed of the dream's noise."""
+    """Seed of the noise."""
     device: str = "cpu"
     """Torch device."""
+    gif: bool = False
+    """Also write the video as an animated GIF."""
     out: Path = Path("outputs")
     """Folder for the video and the picture."""
 
@@ -52,7 +54,7 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
     from tqdm import trange
 
     from wm_gym.checkpoints import Checkpoint
-    from wm_gym.envs.video import write_mp4
+    from wm_gym.envs.video import write_gif, write_mp4
     from wm_gym.evaluation.demo.clips import DemoClips
     from wm_gym.evaluation.models import load_by_id
     from wm_gym.evaluation.strips import frame_strip, side_by_side
@@ -72,23 +74,26 @@ def demo(config: DemoConfig) -> tuple[Path, Path]:
         torch.from_numpy(actions[:, :known]),
         seeds=[config.seed + row for row in range(len(frames))],
     )
-    dream = [frames[:, known]]
-    for step in trange(steps, desc="dreaming", unit="step"):
+    imagined_frames = [frames[:, known]]
+    for step in trange(steps, desc="imagining", unit="step"):
         rollout.step(torch.from_numpy(actions[:, known + step]))
-        dream.append(rollout.frames().cpu().numpy())
-    dreamed, truth = np.stack(dream, 1), frames[:, known : known + 1 + steps]
+        imagined_frames.append(rollout.frames().cpu().numpy())
+    imagined, recorded = np.stack(imagined_frames, 1), frames[:, known : known + 1 + steps]
 
     rows = [
-        side_by_side({f"recorded: {text}": truth[row], "dreamed": dreamed[row]})
+        side_by_side({f"recorded: {text}": recorded[row], "imagined": imagined[row]})
         for row, text in enumerate(clips.labels[: config.clips])
     ]
     fps = model.spec.action.control_hz / model.spec.action.frame_skip
-    video = write_mp4(config.out / f"demo_{config.id}.mp4", list(np.concatenate(rows, 1)), fps)
+    pages = list(np.concatenate(rows, 1))
+    video = write_mp4(config.out / f"demo_{config.id}.mp4", pages, fps)
+    if config.gif:
+        write_gif(video.with_suffix(".gif"), pages, fps)
     shown = np.linspace(0, steps, min(STRIP_COLUMNS, steps + 1)).round().astype(int)
     table = {}
     for row, text in enumerate(clips.labels[: config.clips]):
-        table[f"recorded {row + 1}: {text}"] = truth[row, shown]
-        table[f"dreamed {row + 1}"] = dreamed[row, shown]
+        table[f"recorded {row + 1}: {text}"] = recorded[row, shown]
+        table[f"imagined {row + 1}"] = imagined[row, shown]
     picture = config.out / f"demo_{config.id}.png"
     imwrite(picture, frame_strip(table, [f"step {index}" for index in shown]))
     print(f"video:   {video.resolve()}\npicture: {picture.resolve()}")
