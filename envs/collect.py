@@ -18,13 +18,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeDataset, ImageFormat
 from wm_gym.data.shards import write_index, write_shard
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
 from wm_gym.envs.simulator_factory import Factory, SimulatorFactory
+from wm_gym.identity import describe_value
 from wm_gym.instructions import Goal
+from wm_gym.run_lock import one_writer
+from wm_gym.run_settings import keep_run_settings, plain_settings
 
 HELD_OUT_SEEDS = range(6000, 8000)
 """Seeds kept for evaluation (the paper's 6000-6050 among them); training data may not use them. The
@@ -173,7 +175,7 @@ class CollectConfig:
         for name in ("objects", "background", "switches"):
             if not settings[name]:
                 del settings[name]
-        return json.loads(json.dumps(settings))
+        return plain_settings(settings)
 
 
 def collect(
@@ -190,11 +192,13 @@ def collect(
         The finished dataset.
 
     Raises:
-        ValueError: if the folder holds a collection with other settings.
+        RunSettingsError: if the folder holds a collection with other settings.
+        InUseError: if another process collects into it.
+        ValueError: if a behaviour is unknown, or the folder holds more episodes.
     """
-    from tqdm import tqdm
-
-    out = Path(config.out).expanduser()
+    settings = config.identity()
+    if factory is not None:  # nothing but its code and content says what it makes
+        settings["factory"] = describe_value(factory)
     factory = factory or SimulatorFactory(
         config.env_id,
         config.frame_size,
@@ -211,7 +215,29 @@ def collect(
             f"behaviours {sorted(unknown)} are unknown to this simulator, expected "
             f"{sorted(behaviours)}"
         )
-    _claim(out, config)
+    out = Path(config.out).expanduser()
+    try:
+        with one_writer(out):
+            keep_run_settings(out / _SETTINGS, settings)
+            _collect_missing(config, factory, progress)
+            write_index(
+                out,
+                observation_space=env.observation_space,
+                action_space=env.action_space,
+                image_format=config.image_format,
+                env_spec=env.spec.to_json() if env.spec is not None else None,
+                description=f"wm-gym collect {json.dumps(config.identity())}",
+            )
+    finally:
+        env.close()
+    return EpisodeDataset(out)
+
+
+def _collect_missing(config: CollectConfig, factory: Factory, progress: bool) -> None:
+    """Collect the shards that are not there or not whole."""
+    from tqdm import tqdm
+
+    out = Path(config.out).expanduser()
     shards = _shards(config)
     surplus = set((out / "shards").glob("*.hdf5")) - {
         _shard_path(out, s.start, config) for s in shards
@@ -237,16 +263,6 @@ def collect(
     ) as bar:
         for done in _run([(config, factory, numbers) for numbers in todo], config.workers):
             bar.update(done)
-    write_index(
-        out,
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-        image_format=config.image_format,
-        env_spec=env.spec.to_json() if env.spec is not None else None,
-        description=f"wm-gym collect {json.dumps(config.identity())}",
-    )
-    env.close()
-    return EpisodeDataset(out)
 
 
 def behaviour_of(config: CollectConfig, seed: int) -> str:
@@ -327,22 +343,6 @@ def _episodes_in(shard: Path) -> int:
             return len(file)
     except OSError:  # absent, or cut off by a full disk or a copy: it is made again
         return 0
-
-
-def _claim(out: Path, config: CollectConfig) -> None:
-    path = out / _SETTINGS
-    if path.exists():
-        stored = json.loads(path.read_text())
-        wanted = config.identity()
-        different = sorted(k for k in wanted | stored if stored.get(k) != wanted.get(k))
-        if different:
-            raise ValueError(
-                f"{out} holds a collection with other {', '.join(different)} "
-                f"({ {k: stored.get(k) for k in different} }); collect into another folder, or "
-                "with these settings"
-            )
-    else:
-        write_atomically(path, json.dumps(config.identity(), indent=1).encode())
 
 
 _Job = tuple[CollectConfig, Factory, range]

@@ -21,6 +21,8 @@ import numpy as np
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
 from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.run_lock import one_writer
+from wm_gym.run_settings import check_run_settings
 from wm_gym.semantic.question_sets import QUESTION_SETS
 from wm_gym.training.saqa import (
     INDEX,
@@ -83,10 +85,16 @@ def collect_qa(config: CollectQAConfig) -> Path:
         The folder of the questions.
 
     Raises:
-        ValueError: if the folder holds questions asked with other settings.
+        RunSettingsError: if the folder holds questions asked with other settings.
+        InUseError: if another process collects into it.
         EpisodeError: if a source holds episodes of another simulator than the first, or of one
             whose states answer no questions.
     """
+    with one_writer(config.out):
+        return _collect_qa(config)
+
+
+def _collect_qa(config: CollectQAConfig) -> Path:
     from tqdm import tqdm
 
     out = config.out.expanduser()
@@ -216,11 +224,12 @@ def _entries(config: CollectQAConfig, out: Path) -> list[SourceEntry]:
     if not path.exists():
         return []
     index = json.loads(path.read_text())
-    if index["settings"] != json.loads(json.dumps(config.identity())):
-        raise ValueError(
-            f"{out} holds questions asked with other settings, {index['settings']}; collect into "
-            "another folder"
-        )
+    check_run_settings(
+        out,
+        index["settings"],
+        config.identity(),
+        remedy="collect the questions into another folder",
+    )
     if len(index["sources"]) > len(config.data):
         raise ValueError(
             f"{out} holds questions about {len(index['sources'])} sources; name all of them in "

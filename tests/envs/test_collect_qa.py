@@ -138,7 +138,7 @@ def test_an_interrupted_run_goes_on(saqa, config, tmp_path):
     collect_qa(dataclasses.replace(config, out=out))
     assert (out / "source_0.npz").stat().st_mtime_ns == written
     assert len(SAQADataset(out)) == len(saqa)
-    with pytest.raises(ValueError, match="asked with other settings"):
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
         collect_qa(dataclasses.replace(config, out=out, seed=1))
     with pytest.raises(ValueError, match="questions about 2 sources"):
         collect_qa(dataclasses.replace(config, out=out, data=config.data[:1]))

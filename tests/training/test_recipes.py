@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.killed_runs import killed_once_at
-from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
+from wm_gym.run_settings import RunSettingsError
 from wm_gym.training.dynamics_loss import changed_tokens
 from wm_gym.training.latent_dynamics import (
     LatentBatches,
@@ -114,7 +114,7 @@ def test_training_learns_to_follow_actions(latents: Path, tmp_path: Path):
 
 def test_other_settings_are_refused_on_resumption(latents: Path, tmp_path: Path):
     train_latent_dynamics(recipe(latents, tmp_path))
-    with pytest.raises(CheckpointError, match=r"history_noise.*another --out"):
+    with pytest.raises(RunSettingsError, match=r"history_noise: 0.3 there, 0.5 now.*another --out"):
         train_latent_dynamics(recipe(latents, tmp_path, history_noise=0.5))
 
 

@@ -14,8 +14,8 @@ import wm_gym  # noqa: F401  registers the ids
 from tests.semantic.conftest import TINY, tiny_semantic_model
 from tests.semantic.cube_episodes import CUBES, write_cube_episodes
 from tests.semantic.episodes import write_episodes
-from wm_gym.checkpoints import CheckpointError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
+from wm_gym.run_settings import RunSettingsError
 from wm_gym.semantic.model import SemanticNetwork
 from wm_gym.semantic.world_model import load_semantic_model
 from wm_gym.training.loop import LoopConfig
@@ -106,7 +106,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, qa, tmp_p
     assert losses(out) == losses(trained.parent)
     one, two = (load_semantic_model(f).network.state_dict() for f in (trained, out / "checkpoint"))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    with pytest.raises(CheckpointError, match="other settings"):
+    with pytest.raises(RunSettingsError, match=r"rows: \d+ there, 8 now"):
         train_semantic(config(qa, out, rows=8))
 
 
@@ -320,5 +320,5 @@ def test_questions_that_were_replaced_do_not_resume(qa, tmp_path):
     train_semantic(config(copied, out, loop=half))
     shutil.rmtree(copied)
     collect_qa(dataclasses.replace(made, seed=7))
-    with pytest.raises(CheckpointError, match="questions_sha256"):
+    with pytest.raises(RunSettingsError, match="questions_sha256"):
         train_semantic(config(copied, out))

@@ -14,6 +14,7 @@ import io
 import json
 import pickle
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 from wm_gym.checkpoints import CheckpointError, write_atomically
+from wm_gym.run_lock import RunLock
+from wm_gym.run_settings import check_run_settings, plain_settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,7 +144,7 @@ def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
 
 
 class TrainingLoop:
-    """Runs a recipe's steps.
+    """Runs a recipe's steps; nobody else may train in its folder until `run` has ended.
 
     Args:
         folder: run folder; holds `state.pt`, `log.jsonl` and TensorBoard files.
@@ -149,6 +152,11 @@ class TrainingLoop:
         config: loop settings.
         fingerprint: settings that must not change between a run and its resumption.
         accelerator: from accelerate; one on the default device is made if None.
+
+    Raises:
+        CheckpointError: if the state in the folder is damaged.
+        RunSettingsError: if it was made with another fingerprint.
+        InUseError: if another process trains in the folder.
     """
 
     def __init__(
@@ -169,10 +177,18 @@ class TrainingLoop:
         self.module, self.optimizer = self.accelerator.prepare(module, self.optimizer)
         self.bare: nn.Module = self.accelerator.unwrap_model(self.module)
         self.ema = {k: v.detach().clone() for k, v in self.bare.state_dict().items()}
-        self.fingerprint = json.loads(json.dumps(dict(fingerprint), default=str))
+        self.fingerprint = plain_settings(fingerprint)
         self.step = 0
         self.seconds = 0.0
-        self._resume()
+        self._release: Callable[[], object] = lambda: None
+        if self.accelerator.is_main_process:
+            # held from before the state is read; a loop that is dropped unrun gives it back, too
+            self._release = weakref.finalize(self, RunLock.of_folder(folder).acquire().release)
+        try:
+            self._resume()
+        except BaseException:
+            self._release()
+            raise
 
     @property
     def _state_file(self) -> Path:
@@ -188,16 +204,10 @@ class TrainingLoop:
                 f"{self._state_file} cannot be read ({error}); delete it to train from the start, "
                 "or choose another --out"
             ) from error
-        if state["fingerprint"] != self.fingerprint:
-            changed = {
-                key: (state["fingerprint"].get(key), value)
-                for key, value in self.fingerprint.items()
-                if state["fingerprint"].get(key) != value
-            }
-            raise CheckpointError(
-                f"{self._state_file} was made with other settings (stored, asked): {changed}; "
-                "resume with the same settings or choose another --out"
-            )
+        check_run_settings(
+            self._state_file, state["fingerprint"], self.fingerprint,
+            remedy="resume with the same settings, or choose another --out",
+        )  # fmt: skip
         self.bare.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema = {key: value.to(self.ema[key]) for key, value in state["ema"].items()}
@@ -282,6 +292,17 @@ class TrainingLoop:
         Returns:
             The step reached.
         """
+        try:
+            return self._run(step_function, every, callback)
+        finally:
+            self._release()
+
+    def _run(
+        self,
+        step_function: StepFunction | Sequence[StepFunction],
+        every: int,
+        callback: Callable[[int], Mapping[str, float] | None] | None,
+    ) -> int:
         from torch.utils.tensorboard import SummaryWriter
 
         config, main = self.config, self.accelerator.is_main_process
