@@ -8,15 +8,16 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from wm_gym.checkpoints import CheckpointError, write_atomically
+from wm_gym.identity import describe_class, describe_value, given_attributes, hash_of_tensors
 from wm_gym.spec import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -121,6 +122,13 @@ class Policy(ABC):
 
     kind: ClassVar[str] = ""
     frame_history: int = 0
+    _made_with: tuple[Any, ...]
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Keep the arguments: they are what tells a user's policies apart."""
+        policy = super().__new__(cls)
+        policy._made_with = (*arguments, named)
+        return policy
 
     def __init__(self, action_spec: ActionSpec, frame_spec: FrameSpec | None = None) -> None:
         _check_specs(type(self).__name__, action_spec, frame_spec)
@@ -158,6 +166,15 @@ class Policy(ABC):
         """Tensors to store."""
         return {}
 
+    def identity(self) -> dict[str, Any]:
+        """What its actions depend on, as JSON: `run_policy` compares it before it adds to results.
+
+        By default its class, specs, config and weights; of a user's own class also the code, the
+        arguments it was made with and the attributes of their names. Override it if an object's
+        actions depend on anything else, such as attributes set later.
+        """
+        return policy_identity(self, self.config(), self.weights())
+
     @classmethod
     def from_saved(
         cls,
@@ -168,6 +185,57 @@ class Policy(ABC):
     ) -> Policy:
         """Builds the policy from what `config` and `weights` gave."""
         return cls(action_spec, frame_spec, **config)
+
+
+def policy_identity(
+    policy: Policy, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
+    """What a policy's actions depend on, as JSON, see `Policy.identity`.
+
+    Args:
+        policy: the policy.
+        settings: of it; in place of the policies in it, their identities.
+        weights: its own.
+    """
+    found = {
+        "class": describe_class(type(policy)),
+        "action_spec": asdict(policy.action_spec),
+        "frame_spec": None if policy.frame_spec is None else asdict(policy.frame_spec),
+        "settings": dict(settings),
+        "weights_sha256": hash_of_tensors(weights) if weights else None,
+    }
+    if POLICY_KINDS.get(policy.kind) != f"{type(policy).__module__}:{type(policy).__qualname__}":
+        # nobody has written down what decides its actions: what it was made with, and is set to
+        found["made_with"] = describe_value(policy._made_with)
+        found["attributes"] = given_attributes(policy)
+    return found
+
+
+def policies_within(policy: Policy) -> list[Policy]:
+    """A policy and those that it is made of, each once."""
+    found: dict[int, Policy] = {}
+    seen: set[int] = set()
+
+    def visit(thing: object) -> None:
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, Policy):
+            found[id(thing)] = thing
+        elif isinstance(thing, list | tuple | set | frozenset):
+            for item in thing:
+                visit(item)
+            return
+        elif isinstance(thing, dict):
+            visit(list(thing.values()))
+            return
+        elif not type(thing).__module__.startswith("wm_gym.policies."):
+            return
+        for item in getattr(thing, "__dict__", {}).values():
+            visit(item)
+
+    visit(policy)
+    return list(found.values())
 
 
 def check_policy(policy: object) -> Policy:

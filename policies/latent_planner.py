@@ -20,7 +20,7 @@ from wm_gym.planning.plan import ActionBox
 from wm_gym.planning.planner import PLANNERS, plan
 from wm_gym.planning.rollout_value import RolloutValue, reward_score
 from wm_gym.policies.base import Observation, Policy, PolicyError
-from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
+from wm_gym.policies.proposals import Proposals, plan_seed, planner_identity, saved_bases
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
 if TYPE_CHECKING:
@@ -133,18 +133,28 @@ class LatentPlannerPolicy(Policy):
 
     def config(self) -> dict[str, Any]:
         """Where the model is, and all settings."""
-        kind = next(name for name, cls in PLANNERS.items() if type(self.planner) is cls)
         return {
             "checkpoint": str(self.model.folder),
             "denoising_steps": self.model.denoising_steps,
+            **self._settings(),
+            "bases": self.proposals.config(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """All settings but model and bases."""
+        kind = next(name for name, cls in PLANNERS.items() if type(self.planner) is cls)
+        return {
             "planner": {"kind": kind, **asdict(self.planner)},
             "horizon": self.horizon,
             "execute": self.execute,
             "score": self.score,
             "reduce": self.reduce,
             "micro_batch": self.micro_batch,
-            "bases": self.proposals.config(),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; the model counts by its weights, wherever it is."""
+        return planner_identity(self, self.model, self.proposals, self._settings())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policies that propose; the world model stays where it is."""

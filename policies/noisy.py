@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class NoisyPolicy(Policy):
     def config(self) -> dict[str, Any]:
         """Noise level and the description of the policy underneath."""
         return {"sigma": self.sigma, "policy": describe(self.policy)}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; the policy underneath need not be one that can be saved."""
+        return policy_identity(self, {"sigma": self.sigma, "policy": self.policy.identity()})
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policy underneath."""

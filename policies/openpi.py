@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from wm_gym.policies.act_client import PolicyServerError
-from wm_gym.policies.base import Observation, Policy, PolicyError
+from wm_gym.policies.base import Observation, Policy, PolicyError, policy_identity
 from wm_gym.policies.chunks import Chunks, join_chunks
 from wm_gym.spec import ActionSpec, FrameSpec
 
@@ -216,6 +216,11 @@ class OpenPiPolicy(Policy):
     def config(self) -> dict[str, Any]:
         """Where the server is and what it calls things."""
         return asdict(self.settings)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; how patiently the server is asked does not count."""
+        free = ("timeout_s", "patience_s")
+        return policy_identity(self, {k: v for k, v in self.config().items() if k not in free})
 
     @classmethod
     def from_saved(

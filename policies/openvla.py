@@ -12,7 +12,7 @@ import numpy as np
 
 from wm_gym.policies.act_client import ActClient
 from wm_gym.policies.act_server import check_images_matter
-from wm_gym.policies.base import Observation, Policy, PolicyError
+from wm_gym.policies.base import Observation, Policy, PolicyError, policy_identity
 from wm_gym.policies.chunks import Chunks, join_chunks
 from wm_gym.spec import ActionSpec, FrameSpec
 
@@ -151,6 +151,11 @@ class OpenVLAPolicy(Policy):
     def config(self) -> dict[str, Any]:
         """The client's settings and whether pictures are checked."""
         return {"client": asdict(self.client), "check_images": self.check_images}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; how patiently the server is asked does not count."""
+        asked = {"url": self.client.url, "unnorm_key": self.client.unnorm_key}
+        return policy_identity(self, asked | {"check_images": self.check_images})
 
     @classmethod
     def from_saved(

@@ -17,7 +17,7 @@ from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
 from wm_gym.planning.subgoals import SubgoalPlanner
 from wm_gym.policies.base import Observation, Policy
-from wm_gym.policies.proposals import Proposals, plan_seed, saved_bases
+from wm_gym.policies.proposals import Proposals, plan_seed, planner_identity, saved_bases
 from wm_gym.semantic.directed_tasks import DIRECTED_MULTI_STEP, directed_task
 from wm_gym.semantic.question_sets import QUESTION_SETS
 from wm_gym.semantic.rephrase import rephrased
@@ -167,10 +167,17 @@ class PlannerPolicy(Policy):
                 f"{model.spec.name} is in no folder, so a saved policy could not find it; save it "
                 "with save_semantic_model and load it from there"
             )
-        kind = next(n for n, cls in PLANNERS.items() if type(self.planner.planner) is cls)
         return {
             "checkpoint": str(model.folder.resolve()),
             "weights_sha256": dict(model.spec.weights_sha256),
+            **self._settings(),
+            "bases": self.proposals.config(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """All settings but model and bases."""
+        kind = next(n for n, cls in PLANNERS.items() if type(self.planner.planner) is cls)
+        return {
             "planner": {"kind": kind, **asdict(self.planner.planner)},
             "value": asdict(self.planner.value),
             "horizon": self.planner.horizon,
@@ -180,8 +187,11 @@ class PlannerPolicy(Policy):
             "done_threshold": self.planner.threshold,
             "stays_done": self.planner.stays_done,
             "directed": self.directed,
-            "bases": self.proposals.config(),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; the model counts by its weights, wherever it is."""
+        return planner_identity(self, self.planner.model, self.proposals, self._settings())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policies that propose; the world model stays where it is."""

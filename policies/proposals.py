@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 from wm_gym.policies.compatibility import check_compatible
 from wm_gym.spec import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    from wm_gym.semantic.world_model import SemanticWorldModel
+    from wm_gym.world_model import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,21 @@ def saved_bases(
         kept = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
         bases.append(build(one, kept))
     return bases
+
+
+def planner_identity(
+    policy: Policy,
+    model: LatentWorldModel | SemanticWorldModel,
+    proposals: Proposals,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a planning policy's actions depend on, see `Policy.identity`."""
+    models = {
+        "weights_sha256": dict(model.spec.weights_sha256),
+        "denoising_steps": getattr(model, "denoising_steps", None),
+    }
+    bases = {"bases": [base.identity() for base in proposals.bases]}
+    return policy_identity(policy, {**models, **settings, **bases})
 
 
 def fitted(chunk: np.ndarray, horizon: int) -> np.ndarray:

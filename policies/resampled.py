@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 from wm_gym.policies.compatibility import IncompatiblePolicyError
 from wm_gym.spec import ActionSpec
@@ -149,6 +149,11 @@ class ResampledPolicy(Policy):
             "environment": environment,
             "policy": describe(self.policy),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; the policy underneath need not be one that can be saved."""
+        settings = {"method": self.method, "deltas": self.deltas.tolist()}
+        return policy_identity(self, settings | {"policy": self.policy.identity()})
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policy underneath."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from wm_gym.policies.base import Observation, Policy, build, describe
+from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,10 @@ class ResizedPolicy(Policy):
     def config(self) -> dict[str, Any]:
         """The description of the policy underneath."""
         return {"policy": describe(self.policy)}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Policy.identity`; the policy underneath need not be one that can be saved."""
+        return policy_identity(self, {"policy": self.policy.identity()})
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the policy underneath."""

@@ -17,7 +17,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from wm_gym.domains import domain_of
 from wm_gym.spec import ActionSpec, FrameSpec
 
-Frames = dict[int, np.ndarray]
+
+@dataclass(frozen=True)
+class RowStart:
+    """What a row begins with.
+
+    Attributes:
+        frame: first frame, uint8 (H, W, 3).
+        instruction: what is to be done.
+        success: whether the goal holds already; None where the environment does not say.
+    """
+
+    frame: np.ndarray
+    instruction: str
+    success: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,8 @@ class EpisodeRows(Protocol):
 
     def reset(
         self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
-    ) -> tuple[Frames, dict[int, str]]:
-        """Begins episodes; returns frame and instruction by row."""
+    ) -> dict[int, RowStart]:
+        """Begins episodes; returns what each row begins with."""
         ...
 
     def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
@@ -98,14 +111,15 @@ class VectorRows:
 
     def reset(
         self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
-    ) -> tuple[Frames, dict[int, str]]:
+    ) -> dict[int, RowStart]:
         """Begins episodes in some rows; see `EpisodeRows.reset`."""
         begun = dict(zip(rows, zip(seeds, options, strict=True), strict=True))
         self._filler = begun[rows[0]]
         observations, infos = self._reset(begun)
         instructions = infos.get("instruction", [""] * self.count)
-        return {row: observations[row] for row in rows}, {
-            row: str(instructions[row]) for row in rows
+        return {
+            row: RowStart(observations[row], str(instructions[row]), _holds_at_reset(infos, row))
+            for row in rows
         }
 
     def _reset(self, begun: dict[int, tuple[int, Mapping[str, Any]]]) -> tuple[Any, dict[str, Any]]:
@@ -181,14 +195,14 @@ class SimulatorRows:
 
     def reset(
         self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
-    ) -> tuple[Frames, dict[int, str]]:
+    ) -> dict[int, RowStart]:
         """Begins episodes in some rows; see `EpisodeRows.reset`."""
-        frames: Frames = {}
-        instructions = {}
+        begun = {}
         for row, seed, given in zip(rows, seeds, options, strict=True):
-            frames[row], info = self.envs[row].reset(seed=seed, options=dict(given))
-            instructions[row] = str(info.get("instruction", ""))
-        return frames, instructions
+            frame, info = self.envs[row].reset(seed=seed, options=dict(given))
+            held = _holds_at_reset(info)
+            begun[row] = RowStart(np.array(frame), str(info.get("instruction", "")), held)
+        return begun
 
     def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:
         """Steps the rows that have an action; see `EpisodeRows.step`."""
@@ -204,6 +218,22 @@ class SimulatorRows:
         """Closes all simulators."""
         for env in self.envs:
             env.close()
+
+
+AT_RESET = ("success_at_reset", "is_success")
+"""Keys of a reset's info that say whether the goal holds already, the better one first."""
+
+
+def _holds_at_reset(info: Mapping[str, Any], row: int | None = None) -> bool | None:
+    """What the info of a reset says, of one row if it is that of a vector environment."""
+    for key in AT_RESET:
+        value = info.get(key)
+        if value is not None and row is not None:
+            known = info.get(f"_{key}")
+            value = value[row] if known is None or known[row] else None
+        if value is not None:
+            return bool(value)
+    return None
 
 
 def environment_specs(

@@ -2,69 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from wm_gym.checkpoints import write_atomically
-from wm_gym.policies.base import Observation, Policy, check_policy
+from wm_gym.in_use import sole_user
+from wm_gym.policies.action_use import ActionUse, warn_of_action_use
+from wm_gym.policies.base import Observation, Policy, check_policy, policies_within
 from wm_gym.policies.chunks import ChunkError, read_chunk
 from wm_gym.policies.compatibility import ActionConversion, check_compatible
 from wm_gym.policies.recordings import write_recording
+from wm_gym.policies.records import (
+    EpisodeAsked,
+    EpisodeRecord,
+    ResultsError,
+    ResultsFile,
+    episodes_asked,
+)
 from wm_gym.policies.rows import EpisodeRows, as_rows
+from wm_gym.policies.run_identity import rows_environments, run_identity, start_contents
+from wm_gym.run_lock import RunLock
 
 if TYPE_CHECKING:
     import gymnasium
     from gymnasium.vector import VectorEnv
 
+__all__ = ["BLOCK_ROUNDS", "EpisodeRecord", "ResultsError", "run_policy"]
+
 BLOCK_ROUNDS = 4  # episodes that share a block, as a multiple of the rows
-
-
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """What became of one episode.
-
-    Attributes:
-        index: its place in the list of episodes asked for.
-        start: name of its start state, "" if it had none.
-        seed: its seed.
-        instruction: what was to be done.
-        success: whether the goal held at some step.
-        steps: steps made.
-        error: why it ended early, or None.
-        seconds: wall time from its reset to its end, shared with its neighbours.
-        frames: (T+1, H, W, 3) uint8 if frames were kept.
-        actions: (T, A) in the environment's units if actions were kept.
-    """
-
-    index: int
-    start: str
-    seed: int
-    instruction: str
-    success: bool
-    steps: int
-    error: str | None = None
-    seconds: float = 0.0
-    frames: np.ndarray | None = field(default=None, compare=False)
-    actions: np.ndarray | None = field(default=None, compare=False)
-
-    def to_json(self) -> str:
-        """One line of a results file; without frames and actions."""
-        content = asdict(self)
-        del content["frames"], content["actions"]
-        return json.dumps(content)
-
-
-class ResultsError(ValueError):
-    """A results file that belongs to other episodes than those asked for."""
 
 
 def run_policy(
@@ -92,7 +64,12 @@ def run_policy(
 
     With `results`, records are appended to a file of JSON lines, a block of episodes at a time, and
     blocks that are there already are not run again: an interrupted run, started again, gives the
-    same file as one that was not (wall times apart).
+    same file as one that was not (wall times apart). What all of them depend on stands in
+    `<results>.settings.json` and is compared first: policy, environment and `max_steps`. Nobody
+    else may write to the file meanwhile.
+
+    Every record says how much of the action range was used and whether the goal held at reset, and
+    a run warns if more than a fifth of its actions were clipped or nearly null.
 
     Args:
         env: a vector environment (autoreset "Disabled"), a simulator, twin or several, or rows.
@@ -115,6 +92,9 @@ def run_policy(
         PolicyError: if `policy` is none, naming what is missing.
         IncompatiblePolicyError: if policy and environment speak different languages.
         ResultsError: if `results` holds other episodes.
+        RunSettingsError: if they are of another policy, environment or `max_steps`, or do not say.
+        InUseError: if another process writes to `results`, or another thread uses the policy or the
+            environment.
     """
     check_policy(policy)
     rows = as_rows(env)
@@ -128,41 +108,53 @@ def run_policy(
     else:
         conversion = ActionConversion(tuple(range(policy.action_spec.size)), (1.0,), (0.0,))
     options = [{"start": start} if isinstance(start, str) else dict(start) for start in starts]
-    records: list[EpisodeRecord] = []
+    block = _Block(
+        rows, policy, conversion, max_steps, keep_frames or recordings is not None, keep_actions
+    )
     size = BLOCK_ROUNDS * rows.count
-    if results is not None:
-        records = _read_results(Path(results), options, seeds, size)
-    with_frames = keep_frames or recordings is not None
-    block = _Block(rows, policy, conversion, max_steps, with_frames, keep_actions)
-    with tqdm(
-        total=len(options),
-        initial=len(records),
-        desc=description,
-        unit="episode",
-        disable=not progress,
-    ) as bar:
+    with contextlib.ExitStack() as held:
+        held.enter_context(
+            sole_user(
+                [*policies_within(policy), *(env.unwrapped for env in rows_environments(rows))],
+                f"run_policy ({description})",
+                "make or load one for each run_policy, or run them one after the other",
+            )
+        )
+        stored = None
+        asked = episodes_asked(options, seeds, start_contents(rows, options))
+        if results is not None:
+            held.enter_context(RunLock.of_file(results))
+            settings = run_identity(rows, policy, max_steps)
+            stored = ResultsFile(results, asked, settings, size)
+        if recordings is not None:
+            held.enter_context(RunLock.of_folder(recordings))
+        bar = held.enter_context(
+            tqdm(total=len(options), desc=description, unit="episode", disable=not progress)
+        )
+        records = stored.open() if stored is not None else []
+        bar.update(len(records))
         for first in range(len(records), len(options), size):
             numbers = range(first, min(first + size, len(options)))
-            finished: dict[int, EpisodeRecord] = {}
-            if results is not None:
-                finished = _read_finished(Path(results), numbers, options, seeds)
-                bar.update(len(finished))
+            finished = stored.kept(numbers) if stored is not None else {}
+            bar.update(len(finished))
             try:
-                done = block.run(numbers, options, seeds, bar, finished)
+                done = block.run(numbers, options, asked, bar, finished)
             except BaseException:
-                if results is not None and finished:
+                if stored is not None and finished:
+                    stored.allow_changes(run_identity(rows, policy, max_steps))
                     _write_recordings(recordings, finished.values())
-                    _write_finished(Path(results), finished)
+                    stored.keep(finished)
                 raise
             _write_recordings(recordings, done)
             if not keep_frames:
                 done = [replace(record, frames=None) for record in done]
-            if results is not None:
-                _append(Path(results), done)
-                _finished_file(Path(results)).unlink(missing_ok=True)
+            if stored is not None:
+                stored.allow_changes(run_identity(rows, policy, max_steps))
+                stored.append(done)
             records += done
-    if results is not None:  # what a kill left between the last block and its removal
-        _finished_file(Path(results)).unlink(missing_ok=True)
+        if stored is not None:  # what a kill left between the last block and its removal
+            stored.clear()
+    warn_of_action_use(records, description)
     return records
 
 
@@ -179,6 +171,9 @@ class _Running:
     frames: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     steps: int = 0
+    success_at_reset: bool | None = None
+    clipped: int = 0
+    null: int = 0
 
 
 @dataclass
@@ -196,25 +191,30 @@ class _Block:
         self,
         numbers: range,
         options: Sequence[Mapping[str, Any]],
-        seeds: Sequence[int],
+        asked: Sequence[EpisodeAsked],
         bar: tqdm,
         done: dict[int, EpisodeRecord],
     ) -> list[EpisodeRecord]:
         """Runs the episodes that are not in `done`, which gets each as it ends."""
         waiting = [number for number in numbers if number not in done]
         running: dict[int, _Running] = {}
+        use = ActionUse.of_rows(self.rows)
 
         def end(row: int, success: bool, error: str | None) -> None:
             episode = running.pop(row)
             done[episode.index] = EpisodeRecord(
                 episode.index,
-                str(options[episode.index].get("start", "")),
-                int(seeds[episode.index]),
+                asked[episode.index].start,
+                asked[episode.index].seed,
                 episode.instruction,
                 success,
                 episode.steps,
                 error,
                 round(time.monotonic() - episode.began, 3),
+                asked[episode.index].start_sha256,
+                episode.success_at_reset,
+                round(episode.clipped / episode.steps, 4) if use and episode.steps else None,
+                round(episode.null / episode.steps, 4) if use and episode.steps else None,
                 np.stack(episode.frames) if self.keep_frames else None,
                 np.asarray(episode.actions, np.float32) if self.keep_actions else None,
             )
@@ -224,7 +224,7 @@ class _Block:
             free = [row for row in range(self.rows.count) if row not in running][: len(waiting)]
             if free:
                 begun = [waiting.pop(0) for _ in free]
-                running |= self._begin(free, begun, options, seeds)
+                running |= self._begin(free, begun, options, asked)
             for row, error in self._ask(running).items():
                 end(row, False, error)
             if not running:
@@ -235,7 +235,10 @@ class _Block:
                 if self.policy.frame_history:
                     episode.history.append(episode.frame.copy())
                 episode.frame = result.frame
-                episode.steps += result.error is None
+                if result.error is None:
+                    episode.steps += 1
+                    episode.clipped += use is not None and use.clipped(actions[row])
+                    episode.null += use is not None and use.nearly_null(actions[row])
                 if self.keep_frames:
                     episode.frames.append(result.frame.copy())
                 if self.keep_actions:
@@ -249,22 +252,25 @@ class _Block:
         free: list[int],
         begun: list[int],
         options: Sequence[Mapping[str, Any]],
-        seeds: Sequence[int],
+        asked: Sequence[EpisodeAsked],
     ) -> dict[int, _Running]:
-        own = [int(seeds[number]) for number in begun]
-        frames, instructions = self.rows.reset(free, own, [options[number] for number in begun])
-        self.policy.reset(free, own, [instructions[row] for row in free])
+        own = [asked[number].seed for number in begun]
+        starts = self.rows.reset(free, own, [options[number] for number in begun])
+        self.policy.reset(free, own, [starts[row].instruction for row in free])
         now = time.monotonic()
+        history = self.policy.frame_history
         return {
             row: _Running(
                 number,
-                instructions[row],
-                frames[row],
+                start.instruction,
+                start.frame,
                 now,
-                deque([frames[row].copy()] * self.policy.frame_history, self.policy.frame_history),
-                frames=[frames[row].copy()] if self.keep_frames else [],
+                deque([start.frame.copy()] * history, history),
+                frames=[start.frame.copy()] if self.keep_frames else [],
+                success_at_reset=start.success,
             )
             for row, number in zip(free, begun, strict=True)
+            for start in (starts[row],)
         }
 
     def _ask(self, running: dict[int, _Running]) -> dict[int, str]:
@@ -293,86 +299,8 @@ class _Block:
         return errors
 
 
-def _read_results(
-    path: Path, options: Sequence[Mapping[str, Any]], seeds: Sequence[int], size: int
-) -> list[EpisodeRecord]:
-    """Records of the whole blocks that a file holds; what a kill left of a block is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    records = []
-    for number, line in enumerate(content.splitlines(keepends=True)):
-        try:
-            record = EpisodeRecord(**json.loads(line))
-        except (TypeError, ValueError):
-            if line.endswith(b"\n"):
-                raise ResultsError(f"{path}, line {number + 1}, is no record: remove it") from None
-            break  # a kill in the middle of a line
-        if number >= len(options) or (record.index, record.seed, record.start) != (
-            number,
-            int(seeds[number]),
-            str(options[number].get("start", "")),
-        ):
-            raise ResultsError(
-                f"{path} holds, in line {number + 1}, episode {record.index} with start "
-                f"{record.start!r} and seed {record.seed}, which is not what is asked for; write "
-                "the results of other episodes to another file"
-            )
-        records.append(record)
-    kept = len(records) if len(records) == len(options) else len(records) // size * size
-    records = records[:kept]
-    whole = "".join(record.to_json() + "\n" for record in records).encode()
-    if whole != content:
-        write_atomically(path, whole)
-    return records
-
-
-def _append(path: Path, records: Sequence[EpisodeRecord]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(record.to_json() + "\n" for record in records))
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _write_recordings(folder: str | Path | None, records: Iterable[EpisodeRecord]) -> None:
     """Frames of episodes that ran in this process; those of earlier ones are there already."""
     for record in records:
         if folder is not None and record.frames is not None:
             write_recording(Path(folder), record.index, record.frames)
-
-
-def _finished_file(results: Path) -> Path:
-    return results.with_name(results.name + ".finished")
-
-
-def _write_finished(results: Path, finished: Mapping[int, EpisodeRecord]) -> None:
-    lines = "".join(finished[number].to_json() + "\n" for number in sorted(finished))
-    write_atomically(_finished_file(results), lines.encode())
-
-
-def _read_finished(
-    results: Path, numbers: range, options: Sequence[Mapping[str, Any]], seeds: Sequence[int]
-) -> dict[int, EpisodeRecord]:
-    """Episodes of a block that had ended when its run was stopped by an error.
-
-    Those of a block before are among the results: a kill came before the file was removed.
-    """
-    path = _finished_file(results)
-    if not path.exists():
-        return {}
-    try:
-        found = [EpisodeRecord(**json.loads(line)) for line in path.read_bytes().splitlines()]
-    except (TypeError, ValueError) as error:
-        raise ResultsError(f"{path} holds no records ({error}): remove the file") from error
-    for record in found:
-        number = record.index
-        if not 0 <= number < numbers.stop or (record.seed, record.start) != (
-            int(seeds[number]),
-            str(options[number].get("start", "")),
-        ):
-            raise ResultsError(
-                f"{path} holds episode {number} with start {record.start!r} and seed "
-                f"{record.seed}, which is not what is asked for: remove the file"
-            )
-    return {record.index: record for record in found if record.index in numbers}

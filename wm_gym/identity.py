@@ -1,7 +1,7 @@
 """Objects as JSON that is equal for objects that behave alike: what stored results depend on.
 
 Numbers, texts and containers stand for themselves; arrays, weights and code by their SHA-256; other
-objects by their class, and those of a user's own class by their attributes, too.
+objects by their class, and those of a user's own class by what they were made with, too.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -73,13 +74,27 @@ def _describe(value: Any, above: tuple[int, ...]) -> Any:
     own = getattr(value, "identity", None)
     if callable(own):
         return _describe(own(), above)
-    names: Iterable[str] = ()
-    if is_dataclass(value):
-        names = [field.name for field in fields(value)]
-    elif is_own(type(value).__module__):
-        names = getattr(value, "__dict__", {})
+    names = [field.name for field in fields(value)] if is_dataclass(value) else _given(value)
     content = {name: _describe(getattr(value, name), above) for name in names}
     return {"class": describe_class(type(value), above), **content}
+
+
+def given_attributes(value: object) -> dict[str, Any]:
+    """Attributes that are named after constructor arguments of a user's own class, as JSON.
+
+    Others, such as counters and what an object keeps of an episode, are its state.
+    """
+    return {name: describe_value(getattr(value, name)) for name in _given(value)}
+
+
+def _given(value: object) -> list[str]:
+    held = getattr(value, "__dict__", {})
+    found = []
+    for kind in type(value).__mro__:
+        if is_own(kind.__module__) and "__init__" in vars(kind):
+            for argument in inspect.signature(kind.__init__).parameters:
+                found += [name for name in (argument, f"_{argument}") if name in held]
+    return sorted(set(found))
 
 
 def class_name(kind: type) -> str:
@@ -88,13 +103,12 @@ def class_name(kind: type) -> str:
 
 
 def is_own(module: str) -> bool:
-    """Whether a module is that of a user: code of packages is known by their versions."""
-    if module == "__main__":
-        return True
+    """Whether a module is a user's own; the code of packages is known by their versions."""
+    package = module.partition(".")[0]
+    if package in sys.stdlib_module_names or package == "wm_gym":
+        return package == "__main__"
     file = getattr(sys.modules.get(module), "__file__", None)
-    if module.partition(".")[0] in sys.stdlib_module_names or file is None:
-        return module not in sys.builtin_module_names and file is not None
-    return module.partition(".")[0] != "wm_gym" and "site-packages" not in Path(file).parts
+    return file is None or "site-packages" not in Path(file).parts
 
 
 def describe_class(kind: type, above: tuple[int, ...] = ()) -> Any:
@@ -102,7 +116,8 @@ def describe_class(kind: type, above: tuple[int, ...] = ()) -> Any:
     own = [part for part in kind.__mro__ if is_own(part.__module__)]
     if not own:
         return class_name(kind)
-    return {"name": class_name(kind), "code": {class_name(k): _members(k, above) for k in own}}
+    code = json.dumps([_members(part, above) for part in own], sort_keys=True)
+    return {"name": class_name(kind), "code_sha256": hashlib.sha256(code.encode()).hexdigest()}
 
 
 def _members(kind: type, above: tuple[int, ...]) -> Any:

@@ -1,5 +1,6 @@
 import json
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_wrong_number_of_chunks_is_named():
     assert all("3 chunks for 2 rows" in r.error for r in records[:6])
 
 
-def test_an_interrupted_run_gives_the_same_file(tmp_path):
+def test_an_interrupted_run_gives_the_same_file(tmp_path, monkeypatch):
     def content(path):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
@@ -131,14 +132,17 @@ def test_an_interrupted_run_gives_the_same_file(tmp_path):
     class Killed(Exception):
         pass
 
-    class Mortal(LineVectorEnv):
-        def step(self, actions):
-            if self.stepped > 40:
-                raise Killed
-            return super().step(actions)
+    whole_step = LineVectorEnv.step
 
-    with pytest.raises(Killed):
-        run(VectorRows(Mortal(1), ACTIONS, FRAMES), policy, results=part)
+    def step_or_die(self, actions):
+        if self.stepped > 40:
+            raise Killed
+        return whole_step(self, actions)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        env = vector(1)
+        patch.setattr(env.env, "step", partial(step_or_die, env.env))
+        run(env, policy, results=part)
     assert len(content(part)) == BLOCK_ROUNDS
     with part.open("a") as file:
         file.write('{"index": 4, "sta')  # killed in the middle of a line

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wm_gym.evaluation.compare_real.summary import agreement, outcomes
-from wm_gym.policies.rows import EpisodeRows, Frames, RowStep
+from wm_gym.policies.rows import EpisodeRows, RowStart, RowStep
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real.policies import NamedPolicy
@@ -40,7 +40,7 @@ class UnendingRows:
 
     def reset(
         self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Mapping[str, Any]]
-    ) -> tuple[Frames, dict[int, str]]:
+    ) -> dict[int, RowStart]:
         """Begins episodes; see `EpisodeRows.reset`."""
         for row in rows:
             self._steps[row] = 0
