@@ -14,6 +14,7 @@ import numpy as np
 
 from wm_gym.checkpoints import CheckpointError, write_atomically
 from wm_gym.identity import describe_class, describe_value, given_attributes, hash_of_tensors
+from wm_gym.packed_files import PackedFileError, is_stored, packed_path, read_file
 from wm_gym.spec import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -384,6 +385,7 @@ def save_policy(
         )
         content["weights_sha256"] = hashlib.sha256(stored).hexdigest()
         write_atomically(folder / WEIGHTS_FILE, stored)
+        packed_path(folder / WEIGHTS_FILE).unlink(missing_ok=True)
     write_atomically(folder / POLICY_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return folder
 
@@ -437,9 +439,12 @@ def _load_weights(folder: Path, expected: Any) -> dict[str, torch.Tensor]:
     from safetensors.torch import load
 
     path = folder / WEIGHTS_FILE
-    if not path.exists():
+    if not is_stored(path):
         raise PolicyError(f"{path} is missing; get the policy again")
-    stored = path.read_bytes()
+    try:
+        stored = read_file(path)
+    except PackedFileError as error:
+        raise PolicyError(str(error)) from error
     found = hashlib.sha256(stored).hexdigest()
     if found != expected:
         raise PolicyError(

@@ -15,6 +15,7 @@ from wm_gym.cli import main
 from wm_gym.envs.collect import CollectConfig, collect
 from wm_gym.envs.start_states import FILENAME
 from wm_gym.evaluation.demo.clips import DemoClips
+from wm_gym.packed_files import packed_path, plain_path
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
 from wm_gym.world_model import load_world_model
 
@@ -114,12 +115,18 @@ def test_no_damaged_file_of_a_model_that_ships_is_taken(shipped_checkpoint, ship
     weights = sorted(Checkpoint.open(folder).spec.weights_sha256)
     assert {"dynamics.safetensors", "latent.safetensors", "reward.safetensors"} <= set(weights)
     for name in weights:
-        whole = (folder / name).read_bytes()
+        whole, packed = Checkpoint.open(folder).read(name), packed_path(folder / name)
+        stored = packed.read_bytes()
         for damage in (flip_a_bit, cut_off):
+            damage(packed)
+            with pytest.raises(CheckpointError, match=rf"{packed.name} cannot be decompressed"):
+                gymnasium.make(shipped_id, checkpoint=str(folder))
+            packed.write_bytes(stored)
+            (folder / name).write_bytes(whole)
             damage(folder / name)
             with pytest.raises(CheckpointError, match=rf"{name} has SHA-256"):
                 gymnasium.make(shipped_id, checkpoint=str(folder))
-            (folder / name).write_bytes(whole)
+            (folder / name).unlink()
     card = json.loads((folder / "card.json").read_text())
     del card["action"]["gain"]
     (folder / "card.json").write_text(json.dumps(card))
@@ -207,7 +214,7 @@ def test_a_data_file_is_written_with_its_hash(folder):
 
 def test_every_file_that_ships_is_the_one_its_card_means(shipped_checkpoint):
     opened = Checkpoint.open(Path(shipped_checkpoint))
-    files = {path.name for path in opened.folder.iterdir()} - {"card.json"}
+    files = {plain_path(path).name for path in opened.folder.iterdir()} - {"card.json"}
     assert files == opened.spec.weights_sha256.keys() | opened.spec.data_sha256.keys()
     for name in files:
         assert opened.read(name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from wm_gym.packed_files import PackedFileError, is_stored, packed_path, read_file
 from wm_gym.semantic_card import SemanticSpec, semantic_spec_from_dict
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
 
@@ -105,7 +106,7 @@ def _download(checkpoint: str, match: re.Match[str], kind: Literal["latent", "se
 
     folder = match["folder"]
     within = f"{folder}/" if folder else ""
-    patterns = [f"{within}*.{ending}" for ending in ("json", "safetensors", "npz")]
+    patterns = [f"{within}*.{ending}" for ending in ("json", "safetensors", "npz", "xz")]
     try:
         root = Path(
             snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns)
@@ -165,7 +166,7 @@ class Checkpoint(Generic[Card]):
         return Checkpoint(folder, semantic_spec_from_dict(card, str(path)))
 
     def read(self, filename: str, remedy: str = "get the checkpoint again") -> bytes:
-        """Read one file beside the card after checking its hash.
+        """Read one file beside the card, plain or packed, after checking its hash.
 
         Args:
             filename: name within the folder.
@@ -176,7 +177,7 @@ class Checkpoint(Generic[Card]):
             CheckpointError: if the file is missing or is not the one the card means.
         """
         path = self.folder / filename
-        if not path.exists():
+        if not is_stored(path):
             raise CheckpointError(f"{path} is missing; {remedy}")
         expected = (self.spec.weights_sha256 | self.spec.data_sha256).get(filename)
         if expected is None:
@@ -185,7 +186,10 @@ class Checkpoint(Generic[Card]):
                 f"would go unnoticed; `wm-gym hash-files {self.folder}` adds it if you trust the "
                 f"file, else {remedy}"
             )
-        content = path.read_bytes()
+        try:
+            content = read_file(path)
+        except PackedFileError as error:
+            raise CheckpointError(str(error)) from error
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise CheckpointError(
@@ -346,6 +350,7 @@ def save_checkpoint(
         folder.mkdir(exist_ok=True)
         for filename in [*contents, "card.json"]:
             os.replace(staging / filename, folder / filename)
+            packed_path(folder / filename).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written

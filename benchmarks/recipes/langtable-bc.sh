@@ -31,5 +31,6 @@ wm-gym train behaviour-cloning --data "$run/episodes" --look "$look" --out "$run
 for stage in 1 2 3 4; do
   mkdir -p "$assets/stage_$stage"
   cp "$run/policy/stage_$stage"/policy.{json,safetensors} "$assets/stage_$stage/"
+  rm -f "$assets/stage_$stage/policy.safetensors.xz"  # scripts/pack_assets.py makes the new one
 done
 echo "policies: $assets"

@@ -4,14 +4,12 @@ import pytest
 import torch
 
 from wm_gym.dynamics.diffusion import DDPMSampler, sampling_steps
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(DATA.glob("rollout_ddpm*.safetensors")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", case_paths(DATA, "rollout_ddpm*"), ids=lambda p: p.stem)
 def test_the_noise_schedule_is_the_recorded_one(path):
     case = read_case(path)
     sampler = DDPMSampler(case.config["diffusion_kwargs"]["sampling_timesteps"])

@@ -11,12 +11,12 @@ from wm_gym.evaluation.parity.dynamics import (
     run_dit_case,
     run_state_dict_shapes,
 )
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize("path", sorted(DATA.glob("dit_*.safetensors")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", case_paths(DATA, "dit_*"), ids=lambda p: p.stem)
 def test_equals_the_authors_network(path):
     result = run_dit_case(path)
     assert result.passed, result

@@ -4,14 +4,12 @@ import pytest
 import torch
 
 from wm_gym.dynamics.flow import FlowSampler
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(DATA.glob("rollout_flow*.safetensors")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", case_paths(DATA, "rollout_flow*"), ids=lambda p: p.stem)
 def test_the_sampling_schedule_is_the_recorded_one(path):
     config = read_case(path).config
     settings = config["flow_kwargs"]

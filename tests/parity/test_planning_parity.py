@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 from wm_gym.evaluation.parity.planning import run_planning_parity
 
-CASES = sorted((Path(__file__).parent / "data").glob("planner_*.safetensors"))
+CASES = case_paths(Path(__file__).parent / "data", "planner_*")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from wm_gym.evaluation.parity.dynamics import roll_out, run_rollout_case
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 
 DATA = Path(__file__).parent / "data"
-CASES = sorted(DATA.glob("rollout_*.safetensors"))
+CASES = case_paths(DATA, "rollout_*")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)

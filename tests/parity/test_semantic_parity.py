@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.evaluation.parity.latents import read_case
+from wm_gym.evaluation.parity.latents import case_paths, read_case
 from wm_gym.evaluation.parity.semantic import load_network, run_semantic_parity
 
 DATA = Path(__file__).parent / "data"
-CASES = sorted(DATA.glob("swm_*.safetensors"))
+CASES = case_paths(DATA, "swm_*")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)

@@ -10,6 +10,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.latents.registry import load_latent_space
+from wm_gym.packed_files import read_file
 from wm_gym.training.assemble import adapter_parts, painter_parts
 from wm_gym.training.mini_space import part_sizes, read_mini_space
 from wm_gym.training.svae import load_adapter
@@ -53,6 +54,6 @@ def test_what_is_no_source_of_a_space_is_refused(tmp_path: Path):
         part_sizes(ASSETS / "bridge-vjepa-mini", "adapter.json", "adapter")
     damaged = shutil.copytree(ASSETS / "bridge-vae-mini", tmp_path / "damaged")
     weights = damaged / "latent.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    weights.write_bytes(read_file(weights)[:-1] + b"x")
     with pytest.raises(CheckpointError, match=r"latent.safetensors has SHA-256"):
         read_mini_space(damaged)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.checkpoints import CheckpointError
+from wm_gym.packed_files import PackedFileError, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -167,11 +168,10 @@ def load_safetensors(path: Path, name: str) -> dict[str, Tensor]:
         CheckpointError: if it is no whole safetensors file.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        return load_tensors(path)
+    except (SafetensorError, PackedFileError, OSError) as error:
         raise _not_whole(path, name, error) from error
 
 

@@ -22,6 +22,7 @@ from wm_gym.latents.registry import (
     PIXEL_DECODER_WEIGHTS,
     find_space,
 )
+from wm_gym.packed_files import load_tensors
 from wm_gym.spec import (
     ContextSpec,
     DynamicsSpec,
@@ -150,10 +151,8 @@ def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
 
 def adapter_parts(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Sizes and weights of an S-VAE."""
-    from safetensors.torch import load_file
-
     sizes = part_sizes(folder, svae.RECORD, "adapter")
-    return sizes, load_file(folder / ADAPTER_WEIGHTS)
+    return sizes, load_tensors(folder / ADAPTER_WEIGHTS)
 
 
 def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -162,15 +161,13 @@ def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str
     Raises:
         ValueError: if it reads latents of another width.
     """
-    from safetensors.torch import load_file
-
     sizes = part_sizes(folder, pixel_decoder.RECORD, "pixel_decoder")
     if sizes["latent_dim"] != channels:
         raise ValueError(
             f"--pixel-decoder {folder} reads latents of {sizes['latent_dim']} channels, expected "
             f"{channels}; give the one trained on these latents, with the same --adapter"
         )
-    return sizes, load_file(folder / PIXEL_DECODER_WEIGHTS)
+    return sizes, load_tensors(folder / PIXEL_DECODER_WEIGHTS)
 
 
 def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
@@ -250,8 +247,6 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         FileNotFoundError: if a folder holds no finished run.
         ValueError: if a part is missing or does not belong to the others.
     """
-    from safetensors.torch import load_file
-
     record = config.dynamics / "dynamics.json"
     if not record.exists():
         raise FileNotFoundError(
@@ -266,7 +261,7 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     views = trained["network"].get("num_views", 1)
     domain = choose_domain(config, mini)
     weights = parts.weights | {
-        "dynamics.safetensors": load_file(config.dynamics / "dynamics.safetensors")
+        "dynamics.safetensors": load_tensors(config.dynamics / "dynamics.safetensors")
     }
     recipe = {
         "commands": _commands(config, source["space"]),
@@ -277,11 +272,11 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
     reward = distilled = None
     if config.reward is not None:
         reward = reward_spec(config.reward, scale)
-        weights["reward.safetensors"] = load_file(config.reward / "reward.safetensors")
+        weights["reward.safetensors"] = load_tensors(config.reward / "reward.safetensors")
     shift = config.sampling_shift or trained["shift"]
     if config.distilled is not None:
         record = json.loads((config.distilled / "distilled.json").read_text())
-        weights["distilled.safetensors"] = load_file(config.distilled / "distilled.safetensors")
+        weights["distilled.safetensors"] = load_tensors(config.distilled / "distilled.safetensors")
         distilled = DynamicsSpec(
             network=record["network"],
             shift=shift,

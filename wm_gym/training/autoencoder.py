@@ -19,6 +19,7 @@ from wm_gym.data.camera_frames import CameraFrames
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_pixels
+from wm_gym.packed_files import load_tensors
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
 from wm_gym.training.mini_space import write_mini_space
 
@@ -112,9 +113,7 @@ def start_from(model: VAEMini, weights: Path) -> None:
     Raises:
         ValueError: if they are of other sizes.
     """
-    from safetensors.torch import load_file
-
-    stored = {key: value.float() for key, value in load_file(weights).items()}
+    stored = {key: value.float() for key, value in load_tensors(weights).items()}
     own = model.state_dict()
     if not any(key.startswith("fine_painter.") for key in stored) and model.config.fine:
         stored = {k: v for k, v in stored.items() if not k.startswith("unpatchify.")}

@@ -22,6 +22,7 @@ import torch
 from wm_gym.data.latent_clips import read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.packed_files import load_tensors
 from wm_gym.training.dynamics_loss import TeacherForced, action_sensitivity, changed_tokens
 from wm_gym.training.latent_dynamics import LatentBatches, LatentDynamicsConfig
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
@@ -82,8 +83,6 @@ def train_distil(config: DistilConfig) -> Path:
     Raises:
         ValueError: if the teacher's steps are not a multiple of the student's.
     """
-    from safetensors.torch import load_file
-
     if config.teacher_steps % config.steps:
         raise ValueError(
             f"--teacher-steps {config.teacher_steps} is not a multiple of --steps {config.steps}"
@@ -91,7 +90,7 @@ def train_distil(config: DistilConfig) -> Path:
     torch.manual_seed(config.seed)
     record = json.loads((config.teacher / "dynamics.json").read_text())
     network_config = DiTConfig(**record["network"])
-    weights = load_file(config.teacher / "dynamics.safetensors")
+    weights = load_tensors(config.teacher / "dynamics.safetensors")
     teacher, student = DiT(network_config), DiT(network_config)
     for network in (teacher, student):
         network.load_state_dict(weights)

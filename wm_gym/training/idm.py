@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wm_gym.data.latent_clips import LatentClips, read_action_spec
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig, action_correlation
+from wm_gym.packed_files import load_tensors
 from wm_gym.training.loop import LoopConfig, TrainingLoop
 from wm_gym.training.run_folder import check_same_scale, write_run
 
@@ -124,8 +125,6 @@ def load_idm(folder: Path) -> tuple[TransformerIDM, dict[str, Any]]:
     Raises:
         FileNotFoundError: if the run was not finished.
     """
-    from safetensors.torch import load_file
-
     if not (folder / RECORD).exists():
         raise FileNotFoundError(
             f"{folder / RECORD} is missing; finish `wm-gym train idm` there: the same command goes "
@@ -133,7 +132,7 @@ def load_idm(folder: Path) -> tuple[TransformerIDM, dict[str, Any]]:
         )
     record = json.loads((folder / RECORD).read_text())
     network = TransformerIDM(TransformerIDMConfig(**record["network"]))
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    network.load_state_dict(load_tensors(folder / WEIGHTS))
     return network.eval().requires_grad_(False), record
 
 

@@ -30,6 +30,7 @@ from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.data.latent_clips import LatentClips, changed_cells, read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.packed_files import load_tensors
 from wm_gym.spec import ActionSpec
 from wm_gym.training.dynamics_loss import (
     Batch,
@@ -283,8 +284,6 @@ def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tup
         CheckpointError: if the weights to start from do not fit network or latents.
         ValueError: if the latents do not hold the views asked for.
     """
-    from safetensors.torch import load_file
-
     height, width, channels = batches.training.latents.shape[1:]
     source = json.loads((config.latents / "source.json").read_text())
     views = len(source.get("cameras", ())) or config.num_views
@@ -320,7 +319,7 @@ def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tup
         shift = config.shift or card.spec.dynamics.shift
         weights = card.load(card.spec.dynamics.weights)
     elif config.init is not None:
-        weights = {key: value.float() for key, value in load_file(config.init).items()}
+        weights = {key: value.float() for key, value in load_tensors(config.init).items()}
     sizes |= {
         "channels": channels,
         "action_width": batches.action.width,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.latents.fetch import load_strictly
 from wm_gym.latents.registry import MINI_WEIGHTS, find_space
+from wm_gym.packed_files import load_tensors, read_file
 from wm_gym.training.run_folder import write_run
 
 RECORD = "latent_space.json"
@@ -51,14 +52,12 @@ class MiniSpace:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its weights, float32."""
-        from safetensors.torch import load_file
-
-        return {key: value.float() for key, value in load_file(self.weights).items()}
+        return {key: value.float() for key, value in load_tensors(self.weights).items()}
 
     @property
     def source(self) -> dict[str, Any]:
         """What its latents depend on, JSON-ready."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_file(self.weights)).hexdigest()
         return {"space": self.space, "network": self.network, "sha256": digest}
 
 

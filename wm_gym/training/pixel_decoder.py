@@ -24,6 +24,7 @@ from wm_gym.data.frames import resize, split_views
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.registry import PIXEL_DECODER_WEIGHTS
+from wm_gym.packed_files import load_tensors
 from wm_gym.training.autoencoder import median_frame
 from wm_gym.training.frozen_features import FrozenFeatureConfig
 from wm_gym.training.latent_frames import LatentFrames
@@ -144,10 +145,8 @@ def start_from(decoder: PixelDecoder, weights: Path) -> None:
     Raises:
         ValueError: if they are of other sizes, or no such file is there.
     """
-    from safetensors.torch import load_file
-
     try:
-        decoder.load_state_dict(load_file(weights))
+        decoder.load_state_dict(load_tensors(weights))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"--init {weights} does not fit a pixel decoder of these sizes: {error}"

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from wm_gym.domains import domain_of_tasks
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
+from wm_gym.packed_files import load_tensors
 from wm_gym.training.episode_rule import (
     ScoredEpisode,
     choose_rule,
@@ -134,9 +135,7 @@ def start_from_decoder(network: SuccessClassifier, weights: Path, data: Labelled
     Raises:
         ValueError: if the autoencoder is of other sizes.
     """
-    from safetensors.torch import load_file
-
-    stored = load_file(weights)
+    stored = load_tensors(weights)
     trunk = network.trunk.state_dict()
     wanted = {key: stored[key].float() for key in trunk if key in stored}
     wanted |= {"mean": data.mean, "std": data.std}
@@ -152,10 +151,9 @@ def start_from(network: SuccessClassifier, weights: Path) -> None:
     Raises:
         ValueError: if they are of other sizes.
     """
-    from safetensors.torch import load_file
-
     try:
-        network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+        stored = load_tensors(weights)
+        network.load_state_dict({key: value.float() for key, value in stored.items()})
     except RuntimeError as error:
         raise ValueError(f"--init {weights} does not fit the classifier: {error}") from error
 

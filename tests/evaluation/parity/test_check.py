@@ -1,7 +1,6 @@
 """`wm-gym check-parity`: nothing is skipped in silence, nothing broken passes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from wm_gym.cli import main
+from wm_gym.packed_files import read_file
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 
@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[2] / "parity" / "data"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one small known case under another name."""
-    shutil.copy(DATA / "idm.safetensors", tmp_path / "my_idm.safetensors")
+    (tmp_path / "my_idm.safetensors").write_bytes(read_file(DATA / "idm.safetensors"))
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_a_wrong_output_fails(folder, capsys):
 
 
 def test_a_truncated_case_fails_and_the_others_still_run(folder, capsys):
-    whole = (DATA / "svae.safetensors").read_bytes()
+    whole = read_file(DATA / "svae.safetensors")
     (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     assert main(["check-parity", str(folder)]) == 1
     shown = capsys.readouterr().out

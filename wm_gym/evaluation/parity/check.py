@@ -13,7 +13,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from wm_gym.evaluation.parity.latents import ParityResult, parity_kind, read_case, run_latent_parity
+from wm_gym.evaluation.parity.latents import (
+    ParityResult,
+    case_paths,
+    parity_kind,
+    read_case,
+    run_latent_parity,
+)
 
 Runner = Callable[[Path], ParityResult | None]
 """Runs one file; None if the file is about something else."""
@@ -73,7 +79,7 @@ def check_parity(config: CheckParityConfig) -> int:
     Raises:
         ValueError: if the folder holds no case.
     """
-    paths = sorted(p for p in config.folder.glob("*") if p.suffix in (".safetensors", ".json"))
+    paths = sorted([*case_paths(config.folder), *config.folder.glob("*.json")])
     if not paths:
         raise ValueError(
             f"{config.folder} holds no *.safetensors or *.json; expected a folder laid out like "

@@ -20,6 +20,7 @@ from wm_gym.judges.probe import SpatiotemporalProbe, SpatiotemporalProbeConfig
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.svae import SVAE, SVAEConfig
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig
+from wm_gym.packed_files import plain_path, read_file
 
 ATOL, RTOL = 5e-5, 1e-4
 
@@ -55,17 +56,30 @@ class ParityCase:
     debug: dict[str, Tensor]
 
 
+def case_paths(folder: Path, pattern: str = "*") -> list[Path]:
+    """Paths of the safetensors cases of a folder, as plain files, sorted by name.
+
+    Args:
+        folder: of reference cases, plain or packed.
+        pattern: of their names without suffix.
+    """
+    found = folder.glob(f"{pattern}.safetensors*")
+    return sorted({path for path in map(plain_path, found) if path.suffix == ".safetensors"})
+
+
 def read_case(path: Path) -> ParityCase:
-    """Read a reference file."""
-    from safetensors import safe_open
+    """Read a reference file, plain or packed."""
+    from safetensors.torch import load
 
     groups: dict[str, dict[str, Tensor]] = {n: {} for n in ("weights", "input", "output", "debug")}
-    with safe_open(path, framework="pt") as file:
-        config = json.loads((file.metadata() or {}).get("config", "{}"))
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            group, _, name = key.partition(".")
-            if group in groups:
-                groups[group][name] = file.get_tensor(key)
+    content = read_file(path)
+    for key, tensor in load(content).items():
+        group, _, name = key.partition(".")
+        if group in groups:
+            groups[group][name] = tensor
+    # a safetensors file begins with the length of its JSON header
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    config = json.loads(header.get("__metadata__", {}).get("config", "{}"))
     return ParityCase(path.stem, config, *groups.values())
 
 
@@ -98,8 +112,7 @@ def run_latent_parity(path: Path) -> ParityResult:
 
 def latent_parity(folder: Path) -> list[ParityResult]:
     """Run every S-VAE, pixel-decoder, IDM and probe case of a folder, sorted by name."""
-    paths = sorted(folder.glob("*.safetensors"))
-    return [run_latent_parity(path) for path in paths if parity_kind(read_case(path))]
+    return [run_latent_parity(path) for path in case_paths(folder) if parity_kind(read_case(path))]
 
 
 def compare(name: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> ParityResult:
