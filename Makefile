@@ -4,6 +4,8 @@
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python -m
+# a process a core, each with one thread (tests/conftest.py); a file's tests share its fixtures
+PARALLEL ?= --numprocesses auto --dist loadfile
 
 .PHONY: help setup demo test test-fast gpu-smoke check format types clean
 
@@ -24,10 +26,10 @@ demo: $(INSTALLED)
 	@$(VENV)/bin/wm-gym demo
 
 test: $(INSTALLED)
-	$(RUN) pytest
+	$(RUN) pytest $(PARALLEL)
 
 test-fast: $(INSTALLED)
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest $(PARALLEL) -m "not slow"
 
 gpu-smoke: $(INSTALLED)
 	@$(VENV)/bin/python benchmarks/gpu_smoke.py --json outputs/gpu_smoke.json

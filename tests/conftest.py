@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -14,6 +15,9 @@ import pytest
 from tests.pictures import gl, skip_without_gl  # noqa: F401  fixtures for every folder
 from wm_gym.envs.registration import EMBEDDED_MODELS
 
+# One thread a test process, set before torch is imported and inherited by commands that tests
+# start: more would compete with the other workers' for the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a deadline measures the machine's load, not the code
 hypothesis.settings.register_profile("wm_gym", deadline=None)
 hypothesis.settings.load_profile("wm_gym")
@@ -26,6 +30,13 @@ NEEDS_OGBENCH = pytest.mark.skipif(
     reason="the development tools bring ogbench up to Python 3.12",
 )
 TINY_STARTS = (("reach", 2), ("separate", 1), ("push", 3))
+
+
+def pytest_configure() -> None:
+    """Keep torch to one thread, also if it was imported before this file."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,8 @@
 
 import re
 import shlex
-from importlib import import_module
 
-from wm_gym.cli import _command_name, _parse
-from wm_gym.commands.table import COMMANDS
+from wm_gym.cli import parse_command
 
 
 def documented_commands(text: str) -> list[list[str]]:
@@ -18,8 +16,4 @@ def documented_commands(text: str) -> list[list[str]]:
 
 def assert_understood(words: list[str]) -> None:
     """The command exists and takes these options."""
-    name = _command_name(words)
-    assert name is not None, words
-    command = COMMANDS[name]
-    config = getattr(import_module(command.module), command.config)
-    assert isinstance(_parse(config, name, words[len(name.split()) :]), config)
+    assert parse_command(words) is not None

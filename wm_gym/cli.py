@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"wm-gym {__version__}")
         return 0
-    name = _command_name(words)
+    name = command_name(words)
     if name is None:
         return _overview(words)
     try:
@@ -57,13 +57,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _command_name(words: Sequence[str]) -> str | None:
+def command_name(words: Sequence[str]) -> str | None:
     """The longest command that the words begin with."""
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in COMMANDS:
             return name
     return None
+
+
+def parse_command(words: Sequence[str]) -> Any:
+    """Read a command line without running it.
+
+    Args:
+        words: after `wm-gym`.
+
+    Returns:
+        The config that the command would run with.
+
+    Raises:
+        ValueError: if there is no such command, or its config refuses a value.
+        SystemExit: if an option is unknown, missing or ill-typed; the message is printed.
+    """
+    name = command_name(words)
+    if name is None:
+        raise ValueError(f"wm-gym has no command {' '.join(words[:2])!r}; see `wm-gym --help`")
+    command = COMMANDS[name]
+    config_class = getattr(import_module(command.module), command.config)
+    return _parse(config_class, name, words[len(name.split()) :])
 
 
 def _run(command: Command, name: str, words: Sequence[str]) -> Any:
