@@ -14,6 +14,7 @@ def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None)
 
     - `metadata.json` and `index.json`: episodes of `wm-gym collect` (Minari).
     - `meta/info.json`: LeRobot v2.0, v2.1 or v3.0.
+    - `features.json`: one version of an RLDS data set of TensorFlow Datasets.
     - `*.npz` beside `*.mp4`: one split of the published models' data.
 
     Args:
@@ -35,6 +36,10 @@ def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None)
                 "leave it out"
             )
         return EpisodeDataset(folder)
+    if (folder / "features.json").exists():
+        from wm_gym.data.rlds import RLDSDataset
+
+        return RLDSDataset(folder, cameras)
     if any(folder.glob("*.npz")) or any(folder.glob("*/*.npz")):
         from wm_gym.data.mp4_npz import Mp4NpzDataset
 
@@ -42,8 +47,8 @@ def open_dataset(folder: str | Path, cameras: str | Sequence[str] | None = None)
     found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
     raise EpisodeError(
         f"{folder} is no known dataset (found: {found}); expected index.json of `wm-gym collect`, "
-        "meta/info.json of LeRobot, or npz files beside mp4 files. Other Minari datasets: play "
-        "them into wm_gym.data.shards.write_shard"
+        "meta/info.json of LeRobot, features.json of RLDS, or npz files beside mp4 files. Other "
+        "Minari datasets: play them into wm_gym.data.shards.write_shard"
     )
 
 
