@@ -14,10 +14,9 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.frames import resize_views
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
-from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch
+from wm_gym.judges.verdicts import Clip, JudgeContext, JudgeError, Verdict, check_batch
 
 if TYPE_CHECKING:
-    from wm_gym.judges.registry import JudgeContext
     from wm_gym.world_model import LatentWorldModel
 
 FRAMES_AT_ONCE = 256

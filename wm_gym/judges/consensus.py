@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from wm_gym.judges.verdicts import SUCCESS_SCORE, Clip, Judge, Verdict, check_batch, no_verdict
-
-if TYPE_CHECKING:
-    from wm_gym.judges.registry import JudgeContext
+from wm_gym.judges.verdicts import (
+    SUCCESS_SCORE,
+    Clip,
+    Judge,
+    JudgeContext,
+    Verdict,
+    check_batch,
+    no_verdict,
+)
 
 Rule = Literal["all", "majority", "mean"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -13,10 +13,14 @@ from PIL import Image
 from wm_gym.chat.requests import ChatModel, ChatReply, ChatRequest
 from wm_gym.judges.answer_cache import AnswerCache, content_key, default_cache_folder
 from wm_gym.judges.rubric import PROMPT, load_prompt, majority_score, read_score
-from wm_gym.judges.verdicts import SUCCESS_SCORE, Clip, Verdict, check_batch, no_verdict
-
-if TYPE_CHECKING:
-    from wm_gym.judges.registry import JudgeContext
+from wm_gym.judges.verdicts import (
+    SUCCESS_SCORE,
+    Clip,
+    JudgeContext,
+    Verdict,
+    check_batch,
+    no_verdict,
+)
 
 NO_CACHE = "none"
 

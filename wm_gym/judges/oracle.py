@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch, no_verdict
-
-if TYPE_CHECKING:
-    from wm_gym.judges.registry import JudgeContext
-
-SuccessPredicate = Callable[[np.ndarray, str], bool]
-"""Whether a privileged state (S,) fulfils an instruction; see `wm_gym.envs.sims.predicates`."""
+from wm_gym.judges.verdicts import (
+    Clip,
+    JudgeContext,
+    JudgeError,
+    SuccessPredicate,
+    Verdict,
+    check_batch,
+    no_verdict,
+)
 
 
 @dataclass(frozen=True)

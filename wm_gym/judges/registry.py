@@ -7,64 +7,12 @@ mark as in a URL, and are checked against the judge's config before anything is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from wm_gym.judges.verdicts import Judge, JudgeError
-
-if TYPE_CHECKING:
-    from wm_gym.judges.oracle import SuccessPredicate
-    from wm_gym.world_model import LatentWorldModel
-
-
-@dataclass(frozen=True)
-class JudgeContext:
-    """What a judge may use of the place it is made for.
-
-    Attributes:
-        world_model: gives the world model in use, or None if there is none.
-        predicate: success by a simulator's privileged states, or None if there are none.
-        device: torch device for models.
-        simulator: id of the simulator that episodes are of, where no world model says it.
-    """
-
-    world_model: Callable[[], LatentWorldModel] | None = None
-    predicate: SuccessPredicate | None = None
-    device: str = "cpu"
-    simulator: str | None = None
-
-    def need_simulator(self, judge: str) -> str | None:
-        """Id of the simulator that episodes are of, None if the world model in use has none.
-
-        Raises:
-            JudgeError: if there is neither.
-        """
-        return self.simulator or self.need_world_model(judge).spec.twin
-
-    def need_world_model(self, judge: str) -> LatentWorldModel:
-        """The world model in use.
-
-        Raises:
-            JudgeError: if there is none.
-        """
-        if self.world_model is None:
-            raise JudgeError(
-                f"judge {judge!r} needs a world model and none is in use here; name one: "
-                f"'{judge}?checkpoint=FOLDER'"
-            )
-        return self.world_model()
-
-
-class JudgeConfig(Protocol):
-    """A frozen dataclass of plain values; its fields are the judge's parameters."""
-
-    def make(self, context: JudgeContext) -> Judge:
-        """Make the judge."""
-        ...
-
+from wm_gym.judges.verdicts import Judge, JudgeConfig, JudgeContext, JudgeError
 
 JUDGES: dict[str, tuple[str, str]] = {
     "classifier": ("wm_gym.judges.classifier", "ClassifierJudgeConfig"),

@@ -16,12 +16,11 @@ import torch
 
 from wm_gym.data.frames import resize
 from wm_gym.instructions import Goal, InstructionSet
-from wm_gym.judges.verdicts import Clip, JudgeError, Verdict, check_batch
+from wm_gym.judges.verdicts import Clip, JudgeContext, JudgeError, Verdict, check_batch
 from wm_gym.semantic.tasks import DesiredAnswer, semantic_task
 from wm_gym.semantic.value import present_probabilities
 
 if TYPE_CHECKING:
-    from wm_gym.judges.registry import JudgeContext
     from wm_gym.semantic.world_model import SemanticWorldModel
 
 EMBEDDED = "embedded"

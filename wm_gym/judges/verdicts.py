@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from wm_gym.world_model import LatentWorldModel
+
 SUCCESS_SCORE = 0.5
 """The least score that counts as success: "partial" and more, as in arXiv:2605.06388."""
+
+
+SuccessPredicate = Callable[[np.ndarray, str], bool]
+"""Whether a privileged state (S,) fulfils an instruction; see `wm_gym.envs.sims.predicates`."""
 
 
 class JudgeError(RuntimeError):
@@ -165,3 +172,49 @@ def check_batch(clips: Sequence[Clip], instructions: Sequence[str]) -> None:
         raise ValueError(
             f"{len(clips)} clips and {len(instructions)} instructions; expected as many of each"
         )
+
+
+@dataclass(frozen=True)
+class JudgeContext:
+    """What a judge may use of the place it is made for.
+
+    Attributes:
+        world_model: gives the world model in use, or None if there is none.
+        predicate: success by a simulator's privileged states, or None if there are none.
+        device: torch device for models.
+        simulator: id of the simulator that episodes are of, where no world model says it.
+    """
+
+    world_model: Callable[[], LatentWorldModel] | None = None
+    predicate: SuccessPredicate | None = None
+    device: str = "cpu"
+    simulator: str | None = None
+
+    def need_simulator(self, judge: str) -> str | None:
+        """Id of the simulator that episodes are of, None if the world model in use has none.
+
+        Raises:
+            JudgeError: if there is neither.
+        """
+        return self.simulator or self.need_world_model(judge).spec.twin
+
+    def need_world_model(self, judge: str) -> LatentWorldModel:
+        """The world model in use.
+
+        Raises:
+            JudgeError: if there is none.
+        """
+        if self.world_model is None:
+            raise JudgeError(
+                f"judge {judge!r} needs a world model and none is in use here; name one: "
+                f"'{judge}?checkpoint=FOLDER'"
+            )
+        return self.world_model()
+
+
+class JudgeConfig(Protocol):
+    """A frozen dataclass of plain values; its fields are the judge's parameters."""
+
+    def make(self, context: JudgeContext) -> Judge:
+        """Make the judge."""
+        ...

@@ -26,7 +26,7 @@ from wm_gym.evaluation.compare_real.policies import (
     warn_of_few,
 )
 from wm_gym.evaluation.compare_real.split import UnendingRows, describe_split, split_report
-from wm_gym.evaluation.compare_real.summary import STATISTICS, summarise
+from wm_gym.evaluation.compare_real.summary import STATISTICS, Bootstrap, summarise
 from wm_gym.evaluation.models import embedded_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.run_folder import Clock, claim_folder
@@ -153,22 +153,23 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     true_rows.close()
     imagined = run_dream(config, dream, policies, starts, "imagined", clock)
     domain = spec.name.split("-")[0]
+    bootstrap = Bootstrap(config.resamples, config.seed)
     report: dict[str, Any] = {
         "domain": domain,
         "world_model": _describe(dream, config.checkpoint),
         "max_steps": config.max_steps,
         "starts_per_task": config.starts,
         "judge": config.judge or "classifier",
-        **summarise(config, policies, imagined, true),
+        **summarise(policies, config.tasks, imagined, true, bootstrap),
     }
     if recorded is not None:
-        report["split"] = split_report(config, policies, imagined, recorded, true)
+        report["split"] = split_report(policies, imagined, recorded, true, bootstrap)
     if bad is not None and config.bad_checkpoint is not None:
         bad.engine.starts.stored = bad.engine.starts.stored or stored
         records = run_dream(config, bad, policies, starts, "imagined_bad", clock)
         report["bad_world_model"] = {
             "world_model": _describe(bad, config.bad_checkpoint),
-            **summarise(config, policies, records, true),
+            **summarise(policies, config.tasks, records, true, bootstrap),
         }
     header = measurement_header(seeds=starts.seeds, duration_s=clock.total())
     report = {**header, **report}

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_gym.evaluation.compare_real.summary import agreement, outcomes
+from wm_gym.evaluation.compare_real.summary import Bootstrap, agreement, outcomes
 from wm_gym.policies.rows import EpisodeRows, RowStart, RowStep
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real.policies import NamedPolicy
-    from wm_gym.evaluation.compare_real.run import CompareRealConfig
     from wm_gym.policies.runner import EpisodeRecord
 
 
@@ -57,20 +56,20 @@ class UnendingRows:
 
 
 def split_report(
-    config: CompareRealConfig,
     policies: Sequence[NamedPolicy],
     imagined: list[list[list[EpisodeRecord]]],
     recorded: list[list[list[EpisodeRecord]]],
     true: list[list[list[EpisodeRecord]]],
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """How far judge and dream are off, each by itself.
 
     Args:
-        config: the comparison's.
         policies: P of them.
         imagined: imagined episodes, policies × tasks × starts.
         recorded: the simulator's, judged as the imagined ones are.
         true: the simulator's, with true success.
+        bootstrap: resampling of the intervals.
 
     Returns:
         `judge` (judged against true) and `dream` (imagined against judged), each with the
@@ -80,8 +79,8 @@ def split_report(
     """
     dream, judged, real = outcomes(imagined), outcomes(recorded), outcomes(true)
     return {
-        "judge": agreement(config, judged, real) | _wrong(judged, real),
-        "dream": agreement(config, dream, judged) | _wrong(dream, judged),
+        "judge": agreement(judged, real, bootstrap) | _wrong(judged, real),
+        "dream": agreement(dream, judged, bootstrap) | _wrong(dream, judged),
         "policies": {entry.name: float(judged[p].mean()) for p, entry in enumerate(policies)},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,20 +20,44 @@ from wm_gym.policies.runner import EpisodeRecord
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real.policies import NamedPolicy
-    from wm_gym.evaluation.compare_real.run import CompareRealConfig
 
 STATISTICS = {"pearson": pearson, "spearman": spearman, "mmrv": mmrv}
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampling of policies and episodes, for the intervals of statistics.
+
+    Attributes:
+        resamples: number of resamples, at least 1.
+        seed: seed of the resampling.
+    """
+
+    resamples: int
+    seed: int
+
+
 def summarise(
-    config: CompareRealConfig,
     policies: Sequence[NamedPolicy],
+    tasks: Sequence[str],
     imagined: list[list[list[EpisodeRecord]]],
     true: list[list[list[EpisodeRecord]]],
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    """Success rates of every policy and their agreement, over all tasks and for each."""
+    """Success rates of every policy and their agreement, over all tasks and for each.
+
+    Args:
+        policies: P of them.
+        tasks: K names.
+        imagined: imagined episodes, policies × tasks × starts.
+        true: the simulator's, likewise.
+        bootstrap: resampling of the intervals.
+
+    Returns:
+        Entries of the report: statistics, `policies` and `tasks`.
+    """
     dream, real = outcomes(imagined), outcomes(true)  # (P, K, N)
-    summary: dict[str, Any] = agreement(config, dream, real)
+    summary: dict[str, Any] = agreement(dream, real, bootstrap)
     summary["policies"] = [
         {
             "name": entry.name,
@@ -41,12 +66,12 @@ def summarise(
             **_rates(dream[p], real[p]),
             "imagined_errors": sum(r.error is not None for task in imagined[p] for r in task),
             "true_errors": sum(r.error is not None for task in true[p] for r in task),
-            "tasks": {task: _rates(dream[p, k], real[p, k]) for k, task in enumerate(config.tasks)},
+            "tasks": {task: _rates(dream[p, k], real[p, k]) for k, task in enumerate(tasks)},
         }
         for p, entry in enumerate(policies)
     ]
     summary["tasks"] = {
-        task: agreement(config, dream[:, k], real[:, k]) for k, task in enumerate(config.tasks)
+        task: agreement(dream[:, k], real[:, k], bootstrap) for k, task in enumerate(tasks)
     }
     return summary
 
@@ -66,12 +91,12 @@ def _rates(dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
     return rates
 
 
-def agreement(config: CompareRealConfig, dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+def agreement(dream: np.ndarray, real: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     """Statistics over policies, and over episodes, of outcomes (P, …) in two worlds."""
     report: dict[str, Any] = {}
     for name, statistic in STATISTICS.items():
         found: Interval = bootstrap_interval(
-            statistic, dream, real, resamples=config.resamples, seed=config.seed
+            statistic, dream, real, resamples=bootstrap.resamples, seed=bootstrap.seed
         )
         report[name] = found.estimate
         report[f"{name}_interval"] = [found.low, found.high]
