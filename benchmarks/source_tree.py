@@ -167,8 +167,9 @@ def _normalised(path: Path) -> list[tuple[int, str]]:
     text = path.read_text()
     skipped: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        quoted = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if quoted or isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Expr | ast.Import | ast.ImportFrom):
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     kept = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -247,8 +248,12 @@ def config_hops(root: Path, module: str, function: str, name: str = "config") ->
 
 
 def _definitions(tree: ast.Module, name: str) -> list[ast.AST]:
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return [n for n in ast.walk(tree) if isinstance(n, kinds) and n.name == name]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.name == name
+    ]
 
 
 def _resolved(
