@@ -55,6 +55,25 @@ def test_an_autoencoder_without_fine_painter_can_be_gone_on_with(tmp_path):
         start_from(other, tmp_path / "plain.safetensors")
 
 
+def test_what_looks_alike_has_the_same_latents_everywhere_if_asked_for():
+    sizes = SMALL | {"encoder_depth": 0, "overlap": 2}
+    torch.manual_seed(0)
+    alike = VAEMini(VAEMiniConfig(**sizes, same_everywhere=True))
+    placed = VAEMini(VAEMiniConfig(**sizes))
+    empty = torch.full((1, 24, 36, 3), 127, dtype=torch.uint8)
+    for model in (alike, placed):
+        model.background.copy_(torch.full((3, 24, 36), 127 / 127.5 - 1.0))
+    shifted = [empty.clone(), empty.clone()]
+    for column, frame in enumerate(shifted):  # the same spot, one cell of 12 pixels further
+        frame[:, 4:8, 12 * column + 4 : 12 * column + 8] = 255
+    bare, here, there = (alike.encode(frame)[0] for frame in (empty, *shifted))
+    assert (bare == bare[0, 0]).all()
+    assert torch.equal(here[0, 0], there[0, 1]) and not torch.equal(here[0, 0], bare[0, 0])
+    assert torch.equal(here[1, 2], bare[1, 2])  # an encoder without blocks sees no further
+    places = placed.encode(empty)[0].flatten(0, 1)
+    assert len(places.unique(dim=0)) == len(places)
+
+
 def test_a_patch_that_fine_cells_do_not_tile_is_refused():
     with pytest.raises(ValueError, match="patch 6 is not a multiple of the 4 pixels"):
         VAEMiniConfig(**SMALL | {"patch": 6}, fine=8)

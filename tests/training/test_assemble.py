@@ -198,7 +198,10 @@ def test_an_adapter_belongs_to_compressed_spaces_only(runs: Path, tmp_path: Path
 def test_the_card_says_what_the_command_was_told(runs: Path):
     assemble(settings(runs, licence="CC-BY-4.0", training_data="mine", horizon=7))
     read = Checkpoint.open(runs / "out").spec
+    assert read.dynamics.unchanged_threshold == 0.0
     assert (read.licence, read.training_data, read.horizon) == ("CC-BY-4.0", "mine", 7)
+    assemble(settings(runs, unchanged_threshold=0.12))
+    assert load_world_model(runs / "out").sampler.unchanged_threshold == 0.12  # pyright: ignore
 
 
 def test_an_adapter_on_a_space_trained_here(tmp_path: Path):

@@ -34,6 +34,9 @@ class VAEMiniConfig:
         heads: attention heads.
         fine: channels of the decoder's convolutions on fine cells; 0 leaves them out, and a cell's
             picture is a linear image of its token.
+        same_everywhere: the encoder does not know which cell it encodes: what looks alike, bare
+            table included, has the same latents in every cell. A transition network that sees only
+            neighbouring cells needs this. False, as in models of before, encodes the place too.
     """
 
     height: int = 96
@@ -46,6 +49,7 @@ class VAEMiniConfig:
     decoder_depth: int = 3
     heads: int = 4
     fine: int = 0
+    same_everywhere: bool = False
 
     def __post_init__(self) -> None:
         """Check that patches tile the frame and heads divide the width."""
@@ -127,7 +131,8 @@ class VAEMini(nn.Module):
         rows, columns = config.grid
         kernel = config.patch + 2 * config.overlap
         self.patchify = nn.Conv2d(3, config.dim, kernel, config.patch, config.overlap)
-        self.encoder_position = nn.Parameter(torch.randn(rows * columns, config.dim) * 0.02)
+        places = 1 if config.same_everywhere else rows * columns
+        self.encoder_position = nn.Parameter(torch.randn(places, config.dim) * 0.02)
         self.encoder = nn.Sequential(
             *(Block(config.dim, config.heads) for _ in range(config.encoder_depth))
         )

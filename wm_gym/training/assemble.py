@@ -74,6 +74,9 @@ class AssembleConfig:
     """Default steps per frame."""
     sampling_shift: float = 0.0
     """Noise-schedule shift for sampling; 0 takes the one of training."""
+    unchanged_threshold: float = 0.0
+    """Mean absolute change of a cell, in standard deviations of the latents, below which a rollout
+    leaves the cell exactly as it was; 0 takes every cell as it was sampled, as published."""
     embedded: bool = True
     """Whether this is one of the small models that ship with wm_gym."""
     description: str = ""
@@ -282,6 +285,7 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
             shift=shift,
             denoising_steps=record["denoising_steps"],
             weights="distilled.safetensors",
+            unchanged_threshold=config.unchanged_threshold,
         )
         recipe["distilled_hours"] = record["hours"]
     action = read_action_spec(config.latents)
@@ -308,7 +312,10 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         ),
         context=context_of(config, trained),
         dynamics=DynamicsSpec(
-            network=trained["network"], shift=shift, denoising_steps=config.denoising_steps
+            network=trained["network"],
+            shift=shift,
+            denoising_steps=config.denoising_steps,
+            unchanged_threshold=config.unchanged_threshold,
         ),
         distilled=distilled,
         reward=reward,

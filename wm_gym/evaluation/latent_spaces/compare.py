@@ -173,7 +173,10 @@ def complete(clips: OpenLoopClips) -> OpenLoopClips:
             f"only {len(rows)} clips have all {clips.truth.shape[1]} steps recorded, expected 2 or "
             "more; lower --horizons or collect longer episodes"
         )
-    return OpenLoopClips(clips.frames[rows], clips.actions[rows], clips.steps[rows], clips.history)
+    states = None if clips.states is None else clips.states[rows]
+    return OpenLoopClips(
+        clips.frames[rows], clips.actions[rows], clips.steps[rows], clips.history, states
+    )
 
 
 def compare_families(measured: Mapping[str, Measured]) -> dict[str, Any]:

@@ -25,12 +25,15 @@ class OpenLoopClips:
         actions: (N, n - 1 + T, A) float32; zero after a clip's end.
         steps: (N,) steps that are recorded, at most T.
         history: n.
+        states: (N, 1 + T, S) float64, the simulator's state at the start and after every step,
+            repeated after a clip's end; None if none were recorded.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     steps: np.ndarray
     history: int
+    states: np.ndarray | None = None
 
     @property
     def start(self) -> np.ndarray:
@@ -88,7 +91,7 @@ def sample_clips(
             f"{dataset.folder} has {len(usable)} episodes of at least {history * skip} actions, "
             "expected 2 or more; collect longer episodes"
         )
-    frames, actions, recorded = [], [], []
+    frames, actions, recorded, privileged = [], [], [], []
     for episode in usable:
         start = rng.integers(max(0, lengths[episode] - (history - 1 + steps)) + 1)
         available = int(min(steps, lengths[episode] - start - (history - 1)))
@@ -107,4 +110,8 @@ def sample_clips(
         frames.append(seen)
         actions.append(taken)
         recorded.append(available)
-    return OpenLoopClips(np.stack(frames), np.stack(actions), np.asarray(recorded), history)
+        privileged.append(dataset.labels(int(episode))[0][states[history - 1 :]])
+    known = np.stack(privileged) if privileged[0].shape[-1] else None
+    return OpenLoopClips(
+        np.stack(frames), np.stack(actions), np.asarray(recorded), history, states=known
+    )

@@ -115,6 +115,14 @@ def print_table(name: str, scores: dict[str, Any]) -> None:
             f"{blocks['rollout']:.0%} of {blocks['clips']} rollouts "
             f"(decoder {blocks['reconstruction']:.0%}, truth {blocks['truth']:.0%})"
         )
+    for horizon, kinds in (scores.get("whole_blocks") or {}).items():
+        shares = ", ".join(
+            f"{kind} {of['rollout']:.0%} of {of['blocks']} (decoder {of['reconstruction']:.0%}, "
+            f"copy {of['copy_first']:.0%})"
+            for kind, of in kinds.items()
+            if of["blocks"]
+        )
+        print(f"blocks whole at step {horizon.removeprefix('horizon_')}: {shares}")
     speed = scores["speed"]
     print(
         f"{speed['row_steps_per_second']:.1f} rows·steps/s at batch {speed['batch']}, "

@@ -24,6 +24,7 @@ from wm_gym.envs.collect import HELD_OUT_SEEDS
 from wm_gym.evaluation.open_loop.clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.open_loop.components import BlockReference
 from wm_gym.evaluation.open_loop.effectors import EFFECTORS
+from wm_gym.evaluation.open_loop.wholeness import whole_blocks
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.metrics.visual import changed_psnr, gap_closed, psnr, ssim
 
@@ -257,6 +258,9 @@ def measure_open_loop(
         scores[f"horizon_{horizon}"] = entry
     if domain is not None and domain.coloured_blocks:
         scores["block_persistence"] = block_persistence(clips, versions)
+        colours = [name.split()[0] for name in model.spec.objects]
+        reached = {*config.horizons, min(PERSISTENCE_STEPS, int(clips.steps.max()))}
+        scores["whole_blocks"] = whole_blocks(clips, versions, colours, sorted(reached))
     row_steps = clips.truth.shape[0] * clips.truth.shape[1]
     scores["speed"] = {
         "denoising_steps": model.denoising_steps,
