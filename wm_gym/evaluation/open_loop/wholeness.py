@@ -92,7 +92,9 @@ def whole_blocks(
     found: dict[str, Any] = {}
     height, width = clips.frames.shape[2:4]
     for horizon in sorted(horizons):
-        counts = {kind: dict.fromkeys(("blocks", *versions), 0) for kind in ("touched", "untouched")}
+        counts = {
+            kind: dict.fromkeys(("blocks", *versions), 0) for kind in ("touched", "untouched")
+        }
         for row in np.flatnonzero(clips.steps >= horizon):
             states = clips.states[row, : horizon + 1]
             middles = block_pixels(states[-1], height, width)
