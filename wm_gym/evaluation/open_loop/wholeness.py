@@ -25,6 +25,7 @@ TURNED_RAD = 0.05
 """...or turned by more than this."""
 LEAST, MOST = 0.6, 1.5
 """A whole block covers at least and at most so many times what it covers in the true frame."""
+KINDS = ("touched", "untouched")
 HIDDEN_PX = 12
 """A block of which the true frame shows fewer pixels (the peg hides it) is not judged."""
 
