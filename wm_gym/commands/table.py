@@ -44,6 +44,12 @@ COMMANDS: dict[str, Command] = {
         "evaluate_open_loop",
         "compare rollouts under recorded actions with the recorded frames",
     ),
+    "evaluate steadiness": Command(
+        "wm_gym.evaluation.open_loop.steadiness",
+        "SteadinessConfig",
+        "evaluate_steadiness",
+        "does a dream stand still under zero actions, and come back from where it was sent",
+    ),
     "evaluate reward-model": Command(
         "wm_gym.evaluation.success.reward_model",
         "RewardModelConfig",
