@@ -48,7 +48,7 @@ def main(config: DataMixturesConfig) -> dict[str, Any]:
     for path in sorted(config.run.glob("mixtures/*/future_qa.json")):
         parts = re.fullmatch(rf"({'|'.join(MIXTURES)})-(\d+)", path.parent.name)
         if parts:
-            found[parts[1]].append((int(parts[2]), json.loads(path.read_text())))
+            found[parts[1]].append((int(parts[2]), json.loads(path.read_text(encoding="utf-8"))))
     if missing := [name for name, models in found.items() if not models]:
         raise FileNotFoundError(
             f"{config.run}/mixtures has no measured model of {', '.join(missing)} (expected "
@@ -93,7 +93,7 @@ def main(config: DataMixturesConfig) -> dict[str, Any]:
 
 def steps_of(folder: Path) -> int:
     """Steps that the model of a run was trained for, by its card, after what it started from."""
-    card = json.loads((folder / "checkpoint" / "card.json").read_text())
+    card = json.loads((folder / "checkpoint" / "card.json").read_text(encoding="utf-8"))
     steps: int = card["recipe"]["settings"]["loop"]["steps"]
     return steps
 

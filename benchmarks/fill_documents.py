@@ -67,12 +67,12 @@ def main(config: FillConfig) -> int:
     outdated = []
     for document in DOCUMENTS:
         path = ROOT / document
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8")
         after = filled(before)
         if before != after and config.check:
             outdated.append(document)
         elif before != after:
-            path.write_text(after)
+            path.write_text(after, encoding="utf-8")
     for document in outdated:
         print(f"{document} is out of date: run python benchmarks/fill_documents.py")
     return int(bool(outdated))

@@ -29,7 +29,7 @@ class PolicyCardsConfig:
 
 def main(config: PolicyCardsConfig) -> None:
     """Read, write and print."""
-    report = json.loads(config.report.read_text())
+    report = json.loads(config.report.read_text(encoding="utf-8"))
     found = {folder: true_success_of(report, folder) for folder in config.policies}
     for folder, figures in found.items():
         write_policy_metric(folder, "true_success", figures)

@@ -71,7 +71,7 @@ def read(name: str) -> dict[str, Any]:
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(f"benchmarks/results/{name}.json is missing; measure it first")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def find(report: Any, path: str) -> Any:
@@ -130,7 +130,7 @@ def latent_spaces() -> str:
 
 def planned_by(report: dict[str, Any]) -> str:
     """Return the name of the model that planned, marked if its weights no longer ship."""
-    card = json.loads((ROOT / "assets" / report["model"] / "card.json").read_text())
+    card = json.loads((ROOT / "assets" / report["model"] / "card.json").read_text(encoding="utf-8"))
     current = report["settings"]["weights_sha256"] == card["weights_sha256"]
     return report["model"] if current else f"an earlier {report['model']}"
 

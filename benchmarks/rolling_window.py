@@ -137,7 +137,7 @@ def read_held_out(config: RollingWindowConfig, held_out: int) -> Recorded:
             f"that {config.steps} steps need; lower --steps"
         )
     rows = np.asarray(first[: config.episodes])[:, None] + np.arange(frames)
-    scale = json.loads((config.latents / "normalisation.json").read_text())
+    scale = json.loads((config.latents / "normalisation.json").read_text(encoding="utf-8"))
     stored = np.load(config.latents / "latents.npy", mmap_mode="r")
     latents = torch.from_numpy(np.asarray(stored[rows], np.float32))
     latents = (latents - torch.tensor(scale["mean"])) / torch.tensor(scale["std"])
@@ -149,8 +149,8 @@ def load_trained(config: RollingWindowConfig, weights: Path) -> LatentWorldModel
     """The trained network as a window model that steps in latents; it cannot decode."""
     from safetensors.torch import load_file
 
-    record = json.loads((config.out / "dynamics.json").read_text())
-    action = ActionSpec(**json.loads((config.latents / "action.json").read_text()))
+    record = json.loads((config.out / "dynamics.json").read_text(encoding="utf-8"))
+    action = ActionSpec(**json.loads((config.latents / "action.json").read_text(encoding="utf-8")))
     grid = np.load(config.latents / "latents.npy", mmap_mode="r").shape[1:3]
     network = DiT(DiTConfig(**record["network"]))
     dynamics = DynamicsSpec({}, shift=record["shift"], denoising_steps=config.denoising_steps)
@@ -233,9 +233,9 @@ def docs_table(report: dict[str, Any]) -> str:
 
 def fill_docs(page: Path, report: dict[str, Any]) -> None:
     """Replace what stands between the figures' comments of a page."""
-    before, rest = page.read_text().split(BEGIN)
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n{docs_table(report)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{docs_table(report)}\n{END}{after}", encoding="utf-8")
 
 
 def main(config: RollingWindowConfig) -> dict[str, Any]:
@@ -248,8 +248,8 @@ def main(config: RollingWindowConfig) -> dict[str, Any]:
     found = measure(load_trained(config, weights), recorded)
     report = {
         **measurement_header(seeds=0),
-        "model": json.loads((config.out / "dynamics.json").read_text()),
-        "latents": json.loads((config.latents / "source.json").read_text()),
+        "model": json.loads((config.out / "dynamics.json").read_text(encoding="utf-8")),
+        "latents": json.loads((config.latents / "source.json").read_text(encoding="utf-8")),
         "window": WINDOW,
         "episodes": len(recorded.latents),
         "steps": config.steps,

@@ -169,7 +169,7 @@ def measure(name: str, config: RolloutStepConfig) -> Iterator[dict[str, Any]]:
 
 def resident_mib() -> float:
     """Memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * 4096 / 2**20
 
 

@@ -223,7 +223,7 @@ def _entries(config: CollectQAConfig, out: Path) -> list[SourceEntry]:
     path = out / INDEX
     if not path.exists():
         return []
-    index = json.loads(path.read_text())
+    index = json.loads(path.read_text(encoding="utf-8"))
     check_run_settings(
         out,
         index["settings"],

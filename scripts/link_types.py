@@ -25,9 +25,9 @@ def link_types(root: Path = ROOT) -> Path:
     Returns:
         The folder that belongs on PYTHONPATH.
     """
-    mapping = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"][
-        "package-dir"
-    ]
+    mapping = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["package-dir"]
     package = root / ".types" / "wm_gym"
     shutil.rmtree(package.parent, ignore_errors=True)
     package.mkdir(parents=True)

@@ -38,6 +38,8 @@ def skip_without_gl() -> Iterator[None]:
 def gl() -> None:
     """Asked for by tests whose pictures are made in other processes."""
     code = "import gymnasium, wm_gym; gymnasium.make('LangTable-v0', frame_size=8).reset(seed=0)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if SIGN in run.stderr:
         pytest.skip(run.stderr.strip().splitlines()[-1])

@@ -40,7 +40,7 @@ def folder(tiny_checkpoint, tmp_path) -> Path:
 
 @pytest.fixture
 def card(tiny_checkpoint) -> dict:
-    return json.loads((Path(tiny_checkpoint) / "card.json").read_text())
+    return json.loads((Path(tiny_checkpoint) / "card.json").read_text(encoding="utf-8"))
 
 
 def make(folder: Path) -> gymnasium.Env:
@@ -127,9 +127,9 @@ def test_no_damaged_file_of_a_model_that_ships_is_taken(shipped_checkpoint, ship
             with pytest.raises(CheckpointError, match=rf"{name} has SHA-256"):
                 gymnasium.make(shipped_id, checkpoint=str(folder))
             (folder / name).unlink()
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     del card["action"]["gain"]
-    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CardError, match="gain"):
         gymnasium.make(shipped_id, checkpoint=str(folder))
 
@@ -164,7 +164,7 @@ def test_hash_files_mends_an_old_card_and_refuses_a_damaged_file(folder, card, c
     stated = card["data_sha256"]
     assert set(stated) == {FILENAME}
     del card["data_sha256"]
-    (folder / "card.json").write_text(json.dumps(card | {"card_version": 1}))
+    (folder / "card.json").write_text(json.dumps(card | {"card_version": 1}), encoding="utf-8")
     with pytest.raises(CardError, match=rf"no SHA-256 of {FILENAME}.*wm-gym hash-files {folder}"):
         make(folder)
     assert main(["hash-files", str(folder)]) == 0
@@ -246,7 +246,7 @@ def test_a_card_that_its_network_contradicts_is_refused(folder, card, part, entr
     card[part][entry] += 1
     if part == "latent":
         card[part] |= {"mean": [*card[part]["mean"], 0.0], "std": [*card[part]["std"], 1.0]}
-    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CardError, match=rf"'{part}.{entry}': \d.*its network reads"):
         make(folder)
 

@@ -137,7 +137,10 @@ def test_list_shows_models_and_simulators(tmp_path, capsys):
 
     assert main(["list", "--json", str(tmp_path / "ids.json")]) == 0
     shown = capsys.readouterr().out
-    ids = [entry["id"] for entry in json.loads((tmp_path / "ids.json").read_text())["ids"]]
+    ids = [
+        entry["id"]
+        for entry in json.loads((tmp_path / "ids.json").read_text(encoding="utf-8"))["ids"]
+    ]
     assert {"WM-LangTable-VAE-v0", "WM-Bridge-VJEPA-v0", "LangTable-v0"} <= set(ids)
     assert all(env_id in shown for env_id in ids)
 
@@ -155,7 +158,7 @@ def test_info_knows_every_id_that_list_shows(env_id, tmp_path, capsys):
 
     assert main(["info", env_id, "--json", str(tmp_path / "info.json")]) == 0
     shown = capsys.readouterr().out
-    report = json.loads((tmp_path / "info.json").read_text())
+    report = json.loads((tmp_path / "info.json").read_text(encoding="utf-8"))
     if env_id in SIMULATORS:
         domain = next(d for d in DOMAINS.values() if d.twin == env_id)
         assert all(name in shown for name in (*domain.tasks, *domain.objects, *domain.action.names))
@@ -300,7 +303,7 @@ def compute_table(folder, monkeypatch, capsys, sizes):
 
     monkeypatch.setattr(flops, "DIT_SIZES", {name: flops.DIT_SIZES[name] for name in sizes})
     assert main(["info", "--flops", "--json", str(folder / "flops.json")]) == 0
-    return json.loads((folder / "flops.json").read_text()), capsys.readouterr().out
+    return json.loads((folder / "flops.json").read_text(encoding="utf-8")), capsys.readouterr().out
 
 
 def check_compute_table(report, printed, sizes):

@@ -16,9 +16,9 @@ def measured(run, name, inside, outside, *, steps=900, questions=4000):
         place: {"accuracy": value, "questions": questions}
         for place, value in (("in_distribution", inside), ("out_of_distribution", outside))
     }
-    (folder / "future_qa.json").write_text(json.dumps({"future_qa": found}))
+    (folder / "future_qa.json").write_text(json.dumps({"future_qa": found}), encoding="utf-8")
     card = {"recipe": {"settings": {"loop": {"steps": steps}}}}
-    (folder / "checkpoint" / "card.json").write_text(json.dumps(card))
+    (folder / "checkpoint" / "card.json").write_text(json.dumps(card), encoding="utf-8")
 
 
 def collected(run, file=None):
@@ -40,7 +40,10 @@ def test_means_and_deviations_over_training_seeds(tmp_path, capsys):
     assert combined["in_distribution"]["paper"] == 92.92
     assert (report["training_steps"], report["questions"]) == (900, 4000)
     assert report["seeds"] == [0, 1, 2]
-    assert json.loads((tmp_path / "figures.json").read_text())["rows"] == report["rows"]
+    assert (
+        json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"]
+        == report["rows"]
+    )
     assert "combined    in distribution 81.0 ± 1.0 % (paper 92.9)" in capsys.readouterr().out
 
 

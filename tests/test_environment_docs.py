@@ -19,7 +19,7 @@ from wm_gym.envs.sims.bridge.objects import BACKGROUNDS, DISTRACTORS, TABLES
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.instructions import Goal
 
-TEXT = (Path(__file__).parent.parent / "docs" / "environments.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "environments.md").read_text(encoding="utf-8")
 ID = "WM-LangTable-VAE-v0"
 
 

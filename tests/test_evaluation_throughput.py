@@ -42,7 +42,10 @@ def test_a_row_of_the_table_adds_up(benchmark, embedded_checkpoint, tmp_path):
         rows=(1, 2), rounds=1, steps=3, json=tmp_path / "figures.json"
     )
     report = benchmark.main(config)
-    assert json.loads((tmp_path / "figures.json").read_text())["rows"] == report["rows"]
+    assert (
+        json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"]
+        == report["rows"]
+    )
     assert [row["rows"] for row in report["rows"]] == [1, 2]
     for row in report["rows"]:
         parts = row["seconds_by_part"]
@@ -55,10 +58,10 @@ def test_a_row_of_the_table_adds_up(benchmark, embedded_checkpoint, tmp_path):
 
 def test_the_loop_adds_less_than_a_twentieth():
     """As committed, with the cheapest model, where the share is largest."""
-    report = json.loads(RESULT.read_text())
+    report = json.loads(RESULT.read_text(encoding="utf-8"))
     assert report["denoising_steps"] == 1
     assert [row["rows"] for row in report["rows"]] == [1, 8, 32]
     assert all(row["overhead"] < 0.05 for row in report["rows"])
     one, eight, many = (f"{100 * row['overhead']:.1f} %" for row in report["rows"])
-    said = " ".join((ROOT / "docs" / "policies.md").read_text().split())
+    said = " ".join((ROOT / "docs" / "policies.md").read_text(encoding="utf-8").split())
     assert f"add {one} at 1 row, {eight} at 8 and {many} at 32" in said

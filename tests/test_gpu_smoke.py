@@ -31,7 +31,7 @@ def settings(smoke, **changes):
 def test_every_check_passes_on_the_cpu(smoke, tmp_path: Path, capsys):
     report = tmp_path / "smoke.json"
     assert smoke.main(settings(smoke, compile=False, json=report)) == 0
-    checks = json.loads(report.read_text())["checks"]
+    checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
     assert set(checks) == set(smoke.CHECKS) - {"compile"}
     assert all(check["passed"] for check in checks.values())
     assert checks["memory"]["bytes_at_the_end"] == checks["memory"]["bytes_after_20_steps"] > 0

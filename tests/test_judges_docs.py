@@ -12,7 +12,7 @@ from wm_gym.judges.language import APIJudgeConfig, LanguageJudgeConfig, VLMJudge
 from wm_gym.judges.registry import JUDGES
 from wm_gym.judges.rubric import PROMPT
 
-TEXT = (Path(__file__).parent.parent / "docs" / "judges.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "judges.md").read_text(encoding="utf-8")
 
 
 def rows(heading: str) -> dict[str, str]:

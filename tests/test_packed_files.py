@@ -102,9 +102,9 @@ def test_a_checkpoint_is_read_packed_and_its_card_stays(tiny_checkpoint, tmp_pat
     packed = Checkpoint.open(folder)
     assert packed.spec == opened.spec
     assert all(torch.equal(packed.load(name)[key], value) for key, value in before.items())
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     card["weights_sha256"][name] = "0" * 64
-    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CheckpointError, match=f"{name} has SHA-256"):
         Checkpoint.open(folder).load(name)
     save_checkpoint(folder, opened.spec, {name: before})

@@ -37,7 +37,10 @@ def test_both_planners_with_and_without_sharing(tmp_path, capsys):
         assert len(shared["seconds"]) == 2 and shared["seconds_per_chunk"] > 0
         ratio = alone["seconds_per_chunk"] / shared["seconds_per_chunk"]
         assert report["ratios"][name]["alone_over_shared"] == pytest.approx(ratio)
-    assert json.loads((tmp_path / "figures.json").read_text())["ratios"] == report["ratios"]
+    assert (
+        json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["ratios"]
+        == report["ratios"]
+    )
     assert "ratio" in capsys.readouterr().out
 
 

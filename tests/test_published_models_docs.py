@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs_commands import assert_understood, documented_commands
 
-PAGE = (Path(__file__).parents[1] / "docs" / "published-models.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "published-models.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ DOCUMENTS = ("README.md", "docs/results.md", "docs/langtable-model.md", "docs/br
 
 def fill(*arguments: str, script: Path = FILL) -> subprocess.CompletedProcess:
     words = [sys.executable, str(script), *arguments]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run(words, capture_output=True, text=True, check=False, encoding="utf-8")
 
 
 def test_documents_show_the_committed_results():
@@ -37,26 +37,26 @@ def test_a_changed_figure_is_found_and_filled_again(tmp_path):
     shutil.copy(ROOT / "README.md", tmp_path)
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     result = tmp_path / "benchmarks" / "results" / "imagined_vs_real_langtable.json"
-    report = json.loads(result.read_text())
-    result.write_text(json.dumps(report | {"pearson": 0.123}))
+    report = json.loads(result.read_text(encoding="utf-8"))
+    result.write_text(json.dumps(report | {"pearson": 0.123}), encoding="utf-8")
     script = tmp_path / "benchmarks" / FILL.name
     run = fill("--check", script=script)
     assert run.returncode == 1
     outdated = [line.split()[0] for line in run.stdout.splitlines()]
     assert outdated == ["README.md", "docs/results.md", "docs/langtable-model.md"]
     assert fill(script=script).returncode == 0 == fill("--check", script=script).returncode
-    assert "0.12 [" in MARKS.findall((tmp_path / "README.md").read_text())[0]
+    assert "0.12 [" in MARKS.findall((tmp_path / "README.md").read_text(encoding="utf-8"))[0]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_no_table_is_empty(document):
-    tables = MARKS.findall((ROOT / document).read_text())
+    tables = MARKS.findall((ROOT / document).read_text(encoding="utf-8"))
     assert tables and all(len(table.splitlines()) > 2 for table in tables)
 
 
 @pytest.mark.parametrize("page", ["langtable-model.md", "bridge-models.md"])
 def test_a_missed_aim_is_called_missed(page):
-    page = (ROOT / "docs" / page).read_text()
+    page = (ROOT / "docs" / page).read_text(encoding="utf-8")
     rows = re.findall(r"\| (≥|≤) (-?[\d.]+) +\| (-?[\d.]+) +\| (yes|\*\*no\*\*) +\|", page)
     assert len(rows) > 15
     for sign, aim, reached, met in rows:
@@ -66,14 +66,14 @@ def test_a_missed_aim_is_called_missed(page):
 
 
 def test_the_readme_gives_the_commands_of_the_makefile():
-    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    readme, makefile = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("demo", "test"):
         assert f"make {target}" in readme
         assert f"\n{target}:" in makefile
 
 
 def test_the_readme_is_short_and_its_links_and_pictures_are_there():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 135
     links = re.findall(r"\]\(([^):]+)\)", readme)
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -84,7 +84,7 @@ def test_the_readme_is_short_and_its_links_and_pictures_are_there():
 
 
 def test_the_examples_run(embedded_checkpoint, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
         names: dict = {}

@@ -42,7 +42,7 @@ def commands_of(
     """
     folder.mkdir(exist_ok=True)
     recorder = folder / "wm-gym"
-    recorder.write_text(RECORDER)
+    recorder.write_text(RECORDER, encoding="utf-8")
     recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
     written = folder / "commands"
     written.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def commands_of(
     command = ["bash", str(RECIPES / recipe), *arguments]
     # nothing is made, so a script that copies results in its last lines ends with an error
     subprocess.run(command, env=environment, capture_output=True, check=False)
-    recorded = written.read_text().split("\n\0")[:-1]
+    recorded = written.read_text(encoding="utf-8").split("\n\0")[:-1]
     return [words.split("\0")[:-1] for words in recorded]
 
 
@@ -96,7 +96,7 @@ def test_every_command_of_a_recipe_is_reached_and_understood(recipe, trial, tmp_
         else:
             assert parse_command(words) is not None
             reached.add(command_name(words))
-    assert reached >= named_in((RECIPES / recipe).read_text()) != set()
+    assert reached >= named_in((RECIPES / recipe).read_text(encoding="utf-8")) != set()
 
 
 def test_the_policies_that_ship_were_trained_with_the_recipes_settings(tmp_path):
@@ -107,7 +107,7 @@ def test_the_policies_that_ship_were_trained_with_the_recipes_settings(tmp_path)
     shipped = sorted((assets_folder() / "langtable-bc").glob("stage_*/policy.json"))
     assert len(shipped) == len(asked["stages"]) == 4
     for stage, path in zip(asked["stages"], shipped, strict=True):
-        training = json.loads(path.read_text())["training"]
+        training = json.loads(path.read_text(encoding="utf-8"))["training"]
         # the second phase came later; these policies were saved before it began
         known = {k for k in training["settings"] if k not in paths and not k.startswith("head")}
         for key in known - {"loop"}:
@@ -149,10 +149,14 @@ def test_the_idql_recipe_fits_together(tmp_path):
         assert main(words) == 0, words
     policy = load_policy(run / "critics" / "stage_1")
     assert isinstance(policy, IDQLPolicy) and policy.samples == 2
-    training = json.loads((run / "critics/stage_1/policy.json").read_text())["training"]
+    training = json.loads((run / "critics/stage_1/policy.json").read_text(encoding="utf-8"))[
+        "training"
+    ]
     folders = [str(run / "look"), str(run / "episodes")]
     assert training["settings"]["data"] == folders  # any quality, and the expert's
-    report = json.loads((run / "comparison/imagined_vs_real_langtable.json").read_text())
+    report = json.loads(
+        (run / "comparison/imagined_vs_real_langtable.json").read_text(encoding="utf-8")
+    )
     assert [entry["name"] for entry in report["policies"]] == ["stage_4", "stage_1"]
 
 
@@ -166,7 +170,9 @@ def test_the_world_model_recipe_fits_together(tmp_path):
     assert card.dynamics.denoising_steps == 2
     assert set(card.data_sha256) == {"start_states.npz", "demo_clips.npz"}
     assert set(card.metrics) >= {"open_loop", "reward_model"}
-    report = json.loads((run / "comparison/imagined_vs_real_langtable.json").read_text())
+    report = json.loads(
+        (run / "comparison/imagined_vs_real_langtable.json").read_text(encoding="utf-8")
+    )
     bad = report["bad_world_model"]["world_model"]
     assert bad["name"] == "langtable-vae-mini-early"
     weights = [world["weights_sha256"] for world in (report["world_model"], bad)]
@@ -203,11 +209,13 @@ def test_the_recipe_of_two_latent_spaces_fits_together(start, tmp_path):
     # one network size, whatever the latents
     sizes = [dict(card.dynamics.network, channels=0) for card in cards.values()]
     assert sizes[0] == sizes[1]
-    report = json.loads((run / "latent_spaces.json").read_text())
+    report = json.loads((run / "latent_spaces.json").read_text(encoding="utf-8"))
     assert set(report["families"]) == {"k_1", "k_4"}
     assert (run / "latent_spaces" / "latent_spaces.png").exists()
     for space in ("VAE", "VJEPA"):
-        report = json.loads((run / f"comparison-{space}/imagined_vs_real_bridge.json").read_text())
+        report = json.loads(
+            (run / f"comparison-{space}/imagined_vs_real_bridge.json").read_text(encoding="utf-8")
+        )
         assert len(report["policies"]) == 5
         env = gymnasium.make(
             f"WM-Bridge-{space}-v0", checkpoint=str(run / f"bridge-{space.lower()}-mini"), horizon=2

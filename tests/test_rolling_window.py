@@ -33,7 +33,9 @@ def test_the_modes_differ_from_the_step_on_that_slides_the_window(
     tmp_path: Path,
 ):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    page.write_text(
+        "before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n", encoding="utf-8"
+    )
     loop = LoopConfig(steps=30, learning_rate=1e-2, warmup_steps=1, ema=0.5)
     config = rolling_window.RollingWindowConfig(
         latents, tmp_path / "run", dim=16, depth=2, heads=1, patch=1, batch=2, held_out=3,
@@ -45,8 +47,11 @@ def test_the_modes_differ_from_the_step_on_that_slides_the_window(
     assert max(drift[:8]) < 1e-5
     assert min(drift[8:]) > 10 * max(drift[:8])
     assert report["rmse"]["exact_to_exact_of_another_seed"][0] > 0.1
-    assert json.loads((tmp_path / "figures.json").read_text())["rmse"] == report["rmse"]
-    text = page.read_text()
+    assert (
+        json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rmse"]
+        == report["rmse"]
+    )
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "old" not in text
     assert f"| {drift[9]:.3f} |" in text
@@ -57,6 +62,10 @@ def test_the_modes_differ_from_the_step_on_that_slides_the_window(
 
 
 def test_the_docs_quote_the_committed_measurement(rolling_window):
-    report = json.loads((ROOT / "benchmarks" / "results" / "rolling_window.json").read_text())
-    assert rolling_window.docs_table(report) in (ROOT / "docs" / "caches.md").read_text()
+    report = json.loads(
+        (ROOT / "benchmarks" / "results" / "rolling_window.json").read_text(encoding="utf-8")
+    )
+    assert rolling_window.docs_table(report) in (ROOT / "docs" / "caches.md").read_text(
+        encoding="utf-8"
+    )
     assert report["steps"] == 50

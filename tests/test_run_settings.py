@@ -122,7 +122,7 @@ def test_another_process_is_named_and_its_kill_leaves_no_lock(tmp_path):
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
     with RunLock.of_folder(tmp_path) as lock:
-        assert json.loads(lock.file.read_text())["pid"] == os.getpid()
+        assert json.loads(lock.file.read_text(encoding="utf-8"))["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.docs_commands import assert_understood, documented_commands
 
-TEXT = (Path(__file__).parent.parent / "docs" / "semantic-models.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "semantic-models.md").read_text(encoding="utf-8")
 
 
 def test_every_command_is_understood():
@@ -39,7 +39,9 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
 
 def test_what_a_threshold_is_worth_is_what_was_measured():
     results = Path(__file__).parent.parent / "benchmarks" / "results"
-    found = json.loads((results / "answer_threshold_langtable_swm.json").read_text())
+    found = json.loads(
+        (results / "answer_threshold_langtable_swm.json").read_text(encoding="utf-8")
+    )
     report = found["answer_threshold"]
     said = re.sub(r"\s+", " ", TEXT)
     for key in ("exact_answers", "balanced_accuracy"):

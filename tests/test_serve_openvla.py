@@ -44,7 +44,7 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     config = ServeOpenVLAConfig(COMMIT, environment=tmp_path / "env")
     assert serve_openvla(config) == 0 and len(ran) == 3
     assert serve_openvla(config) == 0 and len(ran) == 4
-    (tmp_path / "env" / "wm_gym.sha256").write_text("of other requirements")
+    (tmp_path / "env" / "wm_gym.sha256").write_text("of other requirements", encoding="utf-8")
     assert len(commands(config)) == 3
 
 
@@ -86,9 +86,14 @@ def test_the_server_needs_nothing_of_wm_gym():
         f"found = runpy.run_path({str(script)!r})\n"
         "print(found['decode'](found['encode'](found['np'].arange(2))).tolist())"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "[0, 1]", done.stderr
     told = subprocess.run(
-        [sys.executable, "-I", str(script), "--help"], capture_output=True, text=True
+        [sys.executable, "-I", str(script), "--help"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert "--revision" in told.stdout and told.returncode == 0

@@ -38,12 +38,14 @@ def test_a_row_for_every_simulator_and_picture(benchmark, tmp_path):
     ]
     assert all(row["steps_per_second"] > 0 and row["steps"] == 6 for row in rows)
     assert all(row["steps_per_processor_second"] > 0 and row["resets"] == 0 for row in rows)
-    assert json.loads((tmp_path / "figures.json").read_text())["rows"] == rows
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_cube_is_rendered_cheaply():
     """As committed; at OGBench's own frame size, too."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "simulator_step_cube.json").read_text())
+    report = json.loads(
+        (ROOT / "benchmarks" / "results" / "simulator_step_cube.json").read_text(encoding="utf-8")
+    )
     speed = {row["frame_size"]: row["steps_per_processor_second"] for row in report["rows"]}
     assert {row["simulator"] for row in report["rows"]} == {"Cube-v0"}
     assert speed.keys() >= {"96x96", "224x224"} and min(speed.values()) >= 20
@@ -52,6 +54,8 @@ def test_cube_is_rendered_cheaply():
 @pytest.mark.parametrize(("simulator", "wanted"), [("LangTable-v0", 150), ("BridgeSim-v0", 100)])
 def test_simulators_make_enough_steps_in_a_second_of_the_processor(simulator, wanted):
     """As committed; the clock of a busy machine shows less."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "simulator_step.json").read_text())
+    report = json.loads(
+        (ROOT / "benchmarks" / "results" / "simulator_step.json").read_text(encoding="utf-8")
+    )
     speed = {(row["simulator"], row["frame_size"]): row for row in report["rows"]}
     assert speed[simulator, "64x64"]["steps_per_processor_second"] >= wanted

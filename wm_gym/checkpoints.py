@@ -227,7 +227,7 @@ def open_any(folder: Path) -> Checkpoint[Any]:
 def _read_card(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "card.json"
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON ({error}); get the checkpoint again"

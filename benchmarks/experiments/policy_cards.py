@@ -52,7 +52,7 @@ def write_policy_metric(folder: Path, name: str, figures: Mapping[str, Any]) -> 
     """
     path = folder / POLICY_FILE
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PolicyError(
             f"{path} cannot be read as JSON ({error}); expected a folder written by save_policy"

@@ -143,7 +143,7 @@ def _resume(agent: BaseAlgorithm, folder: Path, settings: dict[str, Any]) -> Pro
     path = folder / PROGRESS
     if not path.exists():
         return None
-    progress = Progress(**json.loads(path.read_text()))
+    progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
     if progress.settings != settings:
         other = {
             name: (progress.settings.get(name), settings.get(name))

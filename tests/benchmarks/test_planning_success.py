@@ -164,14 +164,17 @@ def test_it_goes_on_where_it_was_killed(small, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure_planning(small)
     # a first round of four episodes of everybody, then the second of the base
-    held = {path.name: len(path.read_text().splitlines()) for path in small.out.glob("*.jsonl")}
+    held = {
+        path.name: len(path.read_text(encoding="utf-8").splitlines())
+        for path in small.out.glob("*.jsonl")
+    }
     name = small.tasks[0]
     assert held == {
         f"{name}-base.jsonl": 6,
         f"{name}-gradient.jsonl": 4,
         f"{name}-uniform.jsonl": 4,
     }
-    with (small.out / f"{name}-gradient.jsonl").open("a") as file:
+    with (small.out / f"{name}-gradient.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"index": 4, "sta')  # as kill -9 leaves it
     monkeypatch.setattr(planning_success, "run_policy", run)
     report = measure_planning(small, lambda line: None)
@@ -290,7 +293,9 @@ def test_cubes_are_reached_for_in_their_own_simulator(tmp_path):
     )  # fmt: skip
     (row,) = measure_planning(config, lambda line: None)["rows"]
     assert (row["method"], row["episodes"], row["errors"], row["paper"]) == ("mppi", 2, 0, 0.97)
-    records = [json.loads(line) for line in (config.out / "reach-mppi.jsonl").open()]
+    records = [
+        json.loads(line) for line in (config.out / "reach-mppi.jsonl").open(encoding="utf-8")
+    ]
     assert {record["steps"] for record in records} <= {1, 2, 3}
     assert all("cube" in record["instruction"] for record in records)
     with pytest.raises(ValueError, match="Cube-v0 has no base policy to improve; expected mppi"):
@@ -303,7 +308,7 @@ def test_the_script_writes_its_figures(small, tmp_path, capsys):
     )
     with benchmark_script("planning_success") as script:
         script.main(config)
-    report = json.loads((tmp_path / "figures.json").read_text())
+    report = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert [(row["task"], row["method"]) for row in report["rows"]] == [
         ("reach", "mppi"), ("MS3", "base"), ("MS3", "gradient"),
     ]  # fmt: skip
@@ -312,7 +317,7 @@ def test_the_script_writes_its_figures(small, tmp_path, capsys):
 
 
 def test_the_base_policys_noise_is_one_that_was_measured():
-    report = json.loads((RESULTS / "base_policy_noise.json").read_text())
+    report = json.loads((RESULTS / "base_policy_noise.json").read_text(encoding="utf-8"))
     chosen = PlanningConfig("any").base_noise_m
     (row,) = (row for row in report["rows"] if row["noise_m"] == chosen)
     assert 0.10 <= row["success_rate"] <= 0.25
@@ -328,4 +333,4 @@ def test_the_noise_script_counts_successes(tmp_path):
         )
         (row,) = script.main(config)["rows"]
     assert row["success_rate"] == 1.0 and row["episodes"] == 5
-    assert json.loads((tmp_path / "n.json").read_text())["wanted"] == [0.1, 0.25]
+    assert json.loads((tmp_path / "n.json").read_text(encoding="utf-8"))["wanted"] == [0.1, 0.25]

@@ -127,7 +127,10 @@ def test_three_columns_go_on_where_they_were_stopped(small, monkeypatch, tmp_pat
     assert names == sorted(path.name for path in (tmp_path / "whole").glob("*.jsonl"))
     for name in names:
         lines = [
-            [{**json.loads(line), "seconds": 0} for line in (out / name).read_text().splitlines()]
+            [
+                {**json.loads(line), "seconds": 0}
+                for line in (out / name).read_text(encoding="utf-8").splitlines()
+            ]
             for out in (small.out, tmp_path / "whole")
         ]
         assert lines[0] == lines[1] and len(lines[0]) == 5
@@ -197,7 +200,7 @@ def test_the_script_writes_its_figures(small, monkeypatch, tmp_path, capsys):
     words += ["--json", str(tmp_path / "figures.json")]
     with benchmark_script("policy_improvement") as script:
         script.main(script.tyro.cli(ImprovementConfig, args=words))
-    report = json.loads((tmp_path / "figures.json").read_text())
+    report = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert [row["column"] for row in report["rows"]] == ["base", "planned"]
     assert "wrote" in capsys.readouterr().out
 
@@ -207,12 +210,12 @@ def test_true_success_stands_in_the_policys_card(folders, tmp_path, capsys):
     save_policy(load_policy(folders / "base"), folder)
     before = (folder / "policy.json").read_bytes()
     claim_folder(tmp_path / "out", {}, [PolicySource.of(str(folder))])
-    report = json.loads((RESULTS / "imagined_vs_real_langtable.json").read_text())
-    (tmp_path / "report.json").write_text(json.dumps(report))
+    report = json.loads((RESULTS / "imagined_vs_real_langtable.json").read_text(encoding="utf-8"))
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
     with benchmark_script("policy_cards") as script:
         script.main(script.PolicyCardsConfig(tmp_path / "report.json", (folder,)))
     entry = next(e for e in report["policies"] if e["name"] == "stage_2")
-    content = json.loads((folder / "policy.json").read_text())
+    content = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     found = content["metrics"]["true_success"]
     for task, rates in entry["tasks"].items():
         assert found["tasks"][task]["success_rate"] == rates["true_success_rate"]
@@ -223,7 +226,7 @@ def test_true_success_stands_in_the_policys_card(folders, tmp_path, capsys):
     claim_folder(tmp_path / "out", {}, [PolicySource.of(str(folder))])  # its records stay valid
     assert load_policy(folder).kind == "diffusion-policy"
     write_policy_metric(folder, "other", {"a": 1})
-    assert set(json.loads((folder / "policy.json").read_text())["metrics"]) == {
+    assert set(json.loads((folder / "policy.json").read_text(encoding="utf-8"))["metrics"]) == {
         "true_success", "other",
     }  # fmt: skip
     with pytest.raises(PolicyError, match=r"no policy 'base'; expected one of \['stage_"):

@@ -29,12 +29,12 @@ def free_port() -> int:
 def wait_until_open(port: int, process: subprocess.Popen, log: Path) -> None:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, log.read_text(encoding="utf-8")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.5)
-    raise AssertionError(f"nothing listens after {PATIENCE_S} s: {log.read_text()}")
+    raise AssertionError(f"nothing listens after {PATIENCE_S} s: {log.read_text(encoding='utf-8')}")
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_a_served_model_says_what_the_same_model_says_here(tmp_path):
     told = ("push the red moon to the blue cube", "reach the blue cube")
     requests = [ChatRequest((text, images[0]), max_tokens=8) for text in told]
     requests.append(ChatRequest((told[0], images[0], "Picture", images[1]), max_tokens=8))
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
             stdout=file,

@@ -96,12 +96,12 @@ def write_v21(folder: Path, **video) -> Path:
         "episode_{episode_index:06d}.mp4",
     }
     (folder / "meta").mkdir(parents=True)
-    (folder / "meta" / "info.json").write_text(json.dumps(_info("v2.1", **paths)))
+    (folder / "meta" / "info.json").write_text(json.dumps(_info("v2.1", **paths)), encoding="utf-8")
     lines = [
         json.dumps({"episode_index": e, "tasks": [TASKS[e]], "length": n})
         for e, n in enumerate(LENGTHS)
     ]
-    (folder / "meta" / "episodes.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "meta" / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "data" / "chunk-000").mkdir(parents=True)
     for e in range(len(LENGTHS)):
         table = pa.table(_rows(e, sum(LENGTHS[:e])))
@@ -123,7 +123,7 @@ def write_v30(folder: Path, **video) -> Path:
     }
     for part in ("meta/episodes/chunk-000", "data/chunk-000"):
         (folder / part).mkdir(parents=True)
-    (folder / "meta" / "info.json").write_text(json.dumps(_info("v3.0", **paths)))
+    (folder / "meta" / "info.json").write_text(json.dumps(_info("v3.0", **paths)), encoding="utf-8")
     tasks = pa.table({"task_index": [0, 1], "__index_level_0__": [TASKS[0], TASKS[1]]})
     pq.write_table(tasks, folder / "meta" / "tasks.parquet")
     entries = []

@@ -200,7 +200,7 @@ def test_latents_are_kept_while_their_source_is_the_same(episodes, tmp_path):
     with pytest.raises(ValueError, match="is there already and holds no latents"):
         write("a", "mine")
     assert (tmp_path / "mine" / "success.npy").exists() and len(calls) == 16
-    (tmp_path / "mine" / "source.json").write_text("{")
+    (tmp_path / "mine" / "source.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"source.json is damaged .*; delete the folder"):
         write("a", "mine")
     shutil.rmtree(tmp_path / "mine")
@@ -258,7 +258,7 @@ def test_weighted_clips_are_drawn_in_proportion_to_their_states(tmp_path: Path):
         "success": np.zeros(11, bool),
     }.items():
         np.save(tmp_path / f"{name}.npy", value)
-    (tmp_path / "source.json").write_text("{}")
+    (tmp_path / "source.json").write_text("{}", encoding="utf-8")
     clips = LatentClips(tmp_path, length=3, frame_weights=counts + 1)
     expected = np.array([(counts + 1)[s : s + 3].sum() for s in (0, 1, 2, 3, 4, 7, 8)])
     assert len(clips) == len(expected) == (steps - 1).sum()

@@ -140,9 +140,9 @@ def test_pictures_in_the_table(tmp_path: Path):
     from PIL import Image
 
     folder = write_v21(tmp_path / "set")
-    info = json.loads((folder / "meta" / "info.json").read_text())
+    info = json.loads((folder / "meta" / "info.json").read_text(encoding="utf-8"))
     info["features"][TOP]["dtype"] = "image"
-    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    (folder / "meta" / "info.json").write_text(json.dumps(info), encoding="utf-8")
     path = folder / "data" / "chunk-000" / "episode_000002.parquet"
     table = pq.read_table(path)
     codes = []
@@ -163,8 +163,10 @@ def test_pictures_in_the_table(tmp_path: Path):
 @pytest.mark.parametrize("writer", [write_v21, write_v30])
 def test_an_unknown_version_is_named(writer, tmp_path: Path):
     folder = writer(tmp_path / "set")
-    info = json.loads((folder / "meta" / "info.json").read_text())
-    (folder / "meta" / "info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
+    info = json.loads((folder / "meta" / "info.json").read_text(encoding="utf-8"))
+    (folder / "meta" / "info.json").write_text(
+        json.dumps(info | {"codebase_version": "v1.6"}), encoding="utf-8"
+    )
     with pytest.raises(EpisodeError, match=r"'v1.6', expected one of .*v3.0.*convert"):
         open_dataset(folder, TOP)
 
@@ -230,8 +232,8 @@ def test_a_missing_video_and_a_missing_episode_are_named(tmp_path: Path):
     with pytest.raises(EpisodeError, match=r"000000001.mp4 is missing beside 000000001.npz"):
         open_dataset(folder)
     folder = write_v21(tmp_path / "lerobot")
-    lines = (folder / "meta" / "episodes.jsonl").read_text().splitlines()
-    (folder / "meta" / "episodes.jsonl").write_text("\n".join(lines[:2]))
+    lines = (folder / "meta" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "meta" / "episodes.jsonl").write_text("\n".join(lines[:2]), encoding="utf-8")
     with pytest.raises(EpisodeError, match="lists 2 episodes, expected 3"):
         open_dataset(folder, TOP)
 

@@ -73,8 +73,8 @@ def png(frame):
 def write(folder, split="train", **changes):
     """Two files: episodes 0 and 1, then 2. `changes` replace features of episode 1."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "features.json").write_text(json.dumps(FEATURES))
-    (folder / "dataset_info.json").write_text("{}")
+    (folder / "features.json").write_text(json.dumps(FEATURES), encoding="utf-8")
+    (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
     for number, episodes in enumerate(((0, 1), (2,))):
         file = writer.TFRecordWriter(str(folder / f"toy-{split}.tfrecord-0000{number}-of-00002"))
         for e in episodes:
@@ -176,9 +176,9 @@ def test_folders_that_are_none_are_refused(tmp_path):
     data = write(tmp_path / "other", split="val")
     with pytest.raises(EpisodeError, match=r"no split 'train'.*'val'"):
         open_dataset(data, "image_0")
-    (data / "features.json").write_text("{")
+    (data / "features.json").write_text("{", encoding="utf-8")
     with pytest.raises(EpisodeError, match=r"features\.json"):
         open_dataset(data, "image_0")
-    (data / "features.json").write_text(json.dumps(node(image=image())))
+    (data / "features.json").write_text(json.dumps(node(image=image())), encoding="utf-8")
     with pytest.raises(EpisodeError, match="no feature `steps`"):
         open_dataset(data, "image_0")

@@ -175,7 +175,7 @@ def test_other_episodes_under_the_same_name_are_noticed(folder, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "absent", "places", "index", "simulator"])
 def test_damage_is_named(config, tmp_path, damage):
     out = collect_qa(dataclasses.replace(config, out=tmp_path / "qa", data=config.data[:1]))
-    index = json.loads((out / INDEX).read_text())
+    index = json.loads((out / INDEX).read_text(encoding="utf-8"))
     whole = (out / "source_0.npz").read_bytes()
     if damage == "cut":
         (out / "source_0.npz").write_bytes(whole[: len(whole) // 2])
@@ -187,7 +187,7 @@ def test_damage_is_named(config, tmp_path, damage):
         del index["sources"][0]["records"]
     else:
         index["simulator"] = "Chess-v0"
-    (out / INDEX).write_text(json.dumps(index))
+    (out / INDEX).write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(QAError, match="damaged"):
         SAQADataset(out)
 
@@ -195,7 +195,7 @@ def test_damage_is_named(config, tmp_path, damage):
 def test_bad_input_is_refused(saqa, tmp_path):
     with pytest.raises(QAError, match="wm-gym collect-qa --out"):
         SAQADataset(tmp_path)
-    (tmp_path / INDEX).write_text('{"version": 9}')
+    (tmp_path / INDEX).write_text('{"version": 9}', encoding="utf-8")
     with pytest.raises(QAError, match="version is 9"):
         SAQADataset(tmp_path)
     with pytest.raises(ValueError, match="data is empty"):

@@ -66,7 +66,7 @@ def write_folder(folder: Path, states: np.ndarray, tasks: list[str]) -> Path:
     np.save(folder / "privileged.npy", states)
     np.save(folder / "bounds.npy", np.arange(len(states) + 1))
     scale = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    (folder / "normalisation.json").write_text(json.dumps(scale))
+    (folder / "normalisation.json").write_text(json.dumps(scale), encoding="utf-8")
     goals = tuple((task, *BridgeGoal(task).objects) for task in tasks)
     write_episode_facts(folder, EpisodeFacts("BridgeSim-v0", goals))
     return folder
@@ -85,9 +85,9 @@ def test_a_reward_model_learns_from_labels_that_know_one_goal_a_state(bridge, tm
         trunk_heads=2, batch=24, loop=loop,
     )  # fmt: skip
     train_reward(config)
-    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(np.isfinite(json.loads(line)["position_error_mm_median"]) for line in lines)
-    record = json.loads((tmp_path / "out" / "reward.json").read_text())
+    record = json.loads((tmp_path / "out" / "reward.json").read_text(encoding="utf-8"))
     assert record["network"]["objects"][4:] == ["plate", "towel", "yellow block", "basket"]
     sizes = [record["network"][f"trunk_{name}"] for name in ("dim", "depth", "heads")]
     assert sizes == [24, 1, 2]

@@ -25,7 +25,7 @@ BRIDGE_IDS = [env_id for env_id in EMBEDDED_MODELS if env_id.startswith("WM-Brid
 
 def _python(code: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, encoding="utf-8"
     ).stdout.strip()
 
 
@@ -77,8 +77,8 @@ def test_an_id_without_checkpoint_names_the_ways_to_get_one(env_id):
 def test_a_bridge_id_runs_a_checkpoint_without_a_simulator(tiny_checkpoint, tmp_path):
     folder = tmp_path / "own"
     shutil.copytree(tiny_checkpoint, folder)
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | {"twin": None}))
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    (folder / "card.json").write_text(json.dumps(card | {"twin": None}), encoding="utf-8")
     env = gymnasium.make("WM-Bridge-VAE-v0", checkpoint=str(folder), reward="none")
     assert env.reset(seed=0)[0].shape == (32, 32, 3)
     for make in (gymnasium.make, gymnasium.make_vec):
@@ -133,8 +133,8 @@ def test_check_env_with_a_checkpoint_of_ones_own(tiny_checkpoint, tmp_path, monk
     monkeypatch.setattr("wm_gym.envs.settings.stands_for", lambda _space: env_id.split("-")[2])
     folder = tmp_path / "own"
     shutil.copytree(tiny_checkpoint, folder)
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | {"twin": None}))
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    (folder / "card.json").write_text(json.dumps(card | {"twin": None}), encoding="utf-8")
     check_env(gymnasium.make(env_id, checkpoint=str(folder), reward="none").unwrapped)
 
 

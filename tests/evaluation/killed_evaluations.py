@@ -114,7 +114,7 @@ def run(evaluate: Callable[[Path], None], out: Path, steps_to_live: float) -> in
         mock.patch.object(compare_real, "make_twin", lambda dream: LineEnv(dream.envs[0].horizon)),
     ):
         evaluate(out)
-    out.with_suffix(".steps").write_text(str(steps))
+    out.with_suffix(".steps").write_text(str(steps), encoding="utf-8")
     os._exit(0)
 
 
@@ -122,12 +122,12 @@ def main(folder: Path) -> None:
     """All evaluations, undisturbed and killed."""
     for name, evaluate in EVALUATIONS.items():
         assert run(evaluate, folder / name / "whole", math.inf) == 0
-        steps = int((folder / name / "whole.steps").read_text())
+        steps = int((folder / name / "whole.steps").read_text(encoding="utf-8"))
         for share in LIVES:
             assert run(evaluate, folder / name / "killed", share * steps) == signal.SIGKILL
         assert run(evaluate, folder / name / "killed", math.inf) == 0
         # a quarter was left to do, and the last block of episodes was lost each time
-        assert int((folder / name / "killed.steps").read_text()) < 0.75 * steps
+        assert int((folder / name / "killed.steps").read_text(encoding="utf-8")) < 0.75 * steps
 
 
 if __name__ == "__main__":

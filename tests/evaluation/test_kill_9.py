@@ -21,7 +21,9 @@ OF_THE_RUN = {"seconds", "duration_s", "date"}
 def evaluated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     words = [sys.executable, "-m", "tests.evaluation.killed_evaluations", str(folder)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -35,9 +37,11 @@ def content(path: Path) -> Any:
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
     if path.suffix == ".jsonl":
-        return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        return [
+            timeless(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     if path.suffix == ".json":
-        return timeless(json.loads(path.read_text()))
+        return timeless(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: arrays[name].tolist() for name in arrays}

@@ -43,11 +43,11 @@ def test_a_tiny_model_is_fine_tuned_and_measured(example, tiny_checkpoint, tmp_p
         for key, value in new.load("dynamics.safetensors").items()
     ]
     assert all(moved)
-    scale = json.loads((tmp_path / "latents" / "normalisation.json").read_text())
+    scale = json.loads((tmp_path / "latents" / "normalisation.json").read_text(encoding="utf-8"))
     assert tuple(scale["mean"]) == pytest.approx(old.spec.latent.mean)
     assert report["before"].keys() == report["after"].keys() == {"horizon_1", "horizon_4"}
     assert report["before"]["horizon_4"]["psnr"] != report["after"]["horizon_4"]["psnr"]
-    assert json.loads((tmp_path / "gain.json").read_text())["seeds"] == 0
+    assert json.loads((tmp_path / "gain.json").read_text(encoding="utf-8"))["seeds"] == 0
 
 
 @pytest.mark.parametrize(("now", "lost"), [(9.0, ["1"]), (11.0, []), (None, [])])

@@ -66,7 +66,7 @@ def test_nothing_to_show_is_refused_before_anything_runs(name, field):
 
 
 def test_every_small_setting_has_a_folder_of_its_own():
-    sources = [path.read_text() for path in EXAMPLES.glob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")]
     folders = [re.findall(r"--out (outputs/\w+_small)", source) for source in sources]
     assert [len(found) for found in folders] == [1] * len(sources)
     assert len({found[0] for found in folders}) == len(sources), "one refuses another's folder"
@@ -97,16 +97,16 @@ def test_an_evaluation_goes_on_where_it_stopped(embedded_checkpoint, tmp_path):
     module = load("evaluate_policy")
     args = module.Args(starts=2, max_steps=3, rows=2, shown=1, out=tmp_path)
     first = module.main(args)
-    before = {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")}
+    before = {p.name: p.read_text(encoding="utf-8") for p in tmp_path.glob("*.jsonl")}
     assert set(before) == {"imagined.jsonl", "simulator.jsonl"}
     assert module.main(args) == first
-    assert {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")} == before
+    assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.glob("*.jsonl")} == before
     rows = [json.loads(line) for line in before["imagined.jsonl"].splitlines()]
     assert [row["start"] for row in rows] == ["reach-6500", "reach-6501"]
     other = dataclasses.replace(args, policy="wm_gym.policies.random_policy:RandomPolicy")
     with pytest.raises(ValueError, match=r"holds a run with other settings .*policy: "):
         module.main(other)
-    assert {p.name: p.read_text() for p in tmp_path.glob("*.jsonl")} == before
+    assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.glob("*.jsonl")} == before
 
 
 def test_own_frames_and_actions(embedded_checkpoint, tmp_path):

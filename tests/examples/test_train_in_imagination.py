@@ -60,12 +60,12 @@ def test_an_agent_learns_in_the_dream_and_acts_in_the_simulator(name, tiny_check
     assert second["imagined_steps"] == 32
     assert second["history"][:2] == first["history"], "it goes on instead of starting anew"
     assert not (tmp_path / "agent_16.zip").exists() and (tmp_path / "agent_32.zip").exists()
-    assert json.loads((tmp_path / PROGRESS).read_text())["steps"] == 32
+    assert json.loads((tmp_path / PROGRESS).read_text(encoding="utf-8"))["steps"] == 32
     for label in ("untrained", OTHER.replace(":", "."), "trained"):
         found = second["true_success"][label]
         assert found["episodes"] == 3 and found["errors"] == 0
         assert found["interval"][0] <= found["success_rate"] <= found["interval"][1]
-    lines = (tmp_path / "trained_after_32.jsonl").read_text().splitlines()
+    lines = (tmp_path / "trained_after_32.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [8000, 8001, 8002]
     assert load_policy(tmp_path / "agent").kind == "sb3"
     assert imageio.imread(tmp_path / "learning.png").ndim == 3

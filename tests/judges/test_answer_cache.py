@@ -65,7 +65,7 @@ def test_a_damaged_answer_is_reported_and_asked_for_again(tmp_path, content):
 
 
 def test_a_folder_that_cannot_be_used_is_named_with_the_remedy(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     cache = AnswerCache(tmp_path / "file")
     for use in (lambda: cache.get("ab" * 32), lambda: cache.put("ab" * 32, {"texts": []})):
         with pytest.raises(JudgeError, match=r"file \(.*cache=FOLDER, or keep none"):
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_used_is_named_with_the_remedy(tmp_path, monkeyp
 def test_an_answer_of_another_layout_is_none(tmp_path):
     cache = AnswerCache(tmp_path)
     cache.put("ab12", {"texts": ["x"]})
-    cache.path("ab12").write_text(json.dumps({"layout": 99, "answer": {}}))
+    cache.path("ab12").write_text(json.dumps({"layout": 99, "answer": {}}), encoding="utf-8")
     assert cache.get("ab12") is None
 
 

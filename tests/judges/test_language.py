@@ -248,7 +248,10 @@ def test_models_that_are_none_are_refused(tmp_path):
     (tmp_path / "bare" / "chat_template.jinja").unlink()
     with pytest.raises(ChatError, match="has no chat template"):
         LocalChat(LocalChatConfig(folder))
-    assert json.loads((tmp_path / "bare" / "config.json").read_text())["model_type"] == "llava"
+    assert (
+        json.loads((tmp_path / "bare" / "config.json").read_text(encoding="utf-8"))["model_type"]
+        == "llava"
+    )
 
 
 def test_a_config_of_a_local_judge_shares_the_settings_of_all():

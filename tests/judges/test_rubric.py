@@ -102,9 +102,9 @@ def test_the_prompt_that_ships_states_the_rubric_and_shows_pictures_in_order():
 
 def test_a_prompt_of_ones_own_is_named_after_its_words(tmp_path):
     file = tmp_path / "mine.txt"
-    file.write_text("{count} {instruction} {pictures}")
+    file.write_text("{count} {instruction} {pictures}", encoding="utf-8")
     first = load_prompt(str(file))
-    file.write_text("{count} {instruction} {pictures} now")
+    file.write_text("{count} {instruction} {pictures} now", encoding="utf-8")
     second = load_prompt(str(file))
     assert first.version.startswith("mine@") and first.version != second.version
     assert first.sha256 != second.sha256

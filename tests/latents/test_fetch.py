@@ -102,7 +102,9 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
 
 def test_a_web_page_in_the_place_of_weights_is_no_attack(tmp_path):
-    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>404: Not Found</html>")
+    (tmp_path / "page.pt").write_text(
+        "<!DOCTYPE html><html>404: Not Found</html>", encoding="utf-8"
+    )
     with pytest.raises(CheckpointError, match=r"no whole file of weights \(not in torch's format"):
         load_pickle(tmp_path / "page.pt", "Toy")
 
@@ -307,7 +309,7 @@ def test_what_is_not_on_the_hub_has_no_revision_and_logs_its_checksum(
 
 
 def test_the_docs_state_every_entry_s_licence_and_pins():
-    page = (Path(__file__).parents[2] / "docs" / "published-models.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "published-models.md").read_text(encoding="utf-8")
     for model in PUBLISHED:
         (row,) = [line for line in page.splitlines() if f"({model.page})" in line]
         assert model.licence in row

@@ -29,7 +29,7 @@ def test_every_published_key_list_loads():
 
 @pytest.mark.parametrize("size", DIT_SIZES)
 def test_the_named_sizes_are_the_published_ones(size):
-    content = json.loads((DATA / "state_dict_shapes.json").read_text())["dit"]
+    content = json.loads((DATA / "state_dict_shapes.json").read_text(encoding="utf-8"))["dit"]
     entry = content[f"{size}/svae_p1_wide_C96"]
     config = dit_config(entry["init"])
     assert {name: getattr(config, name) for name in DIT_SIZES[size]} == DIT_SIZES[size]

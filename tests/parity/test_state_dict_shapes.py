@@ -15,7 +15,9 @@ from wm_gym.latents.pixel_decoder import (
 from wm_gym.latents.svae import SVAE, SVAEConfig, infer_svae_config
 from wm_gym.training.import_checkpoint import infer_dit_config
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "state_dict_shapes.json").read_text())
+REFERENCE = json.loads(
+    (Path(__file__).parent / "data" / "state_dict_shapes.json").read_text(encoding="utf-8")
+)
 DIT, OTHER = REFERENCE["dit"], REFERENCE["other"]
 
 

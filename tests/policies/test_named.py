@@ -46,8 +46,10 @@ SOURCE = """
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A current directory with own_policies.py, forgotten afterwards."""
-    (tmp_path / "own_policies.py").write_text(dedent(SOURCE))
-    (tmp_path / "broken_policies.py").write_text("import no_such_package_at_all\n")
+    (tmp_path / "own_policies.py").write_text(dedent(SOURCE), encoding="utf-8")
+    (tmp_path / "broken_policies.py").write_text(
+        "import no_such_package_at_all\n", encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
@@ -94,7 +96,10 @@ def test_a_folder_comes_first_and_its_content_imports_nothing(here):
     folder = save_policy(RandomPolicy(ACTIONS), here / "own_policies:Right")
     assert isinstance(open_policy("own_policies:Right", ACTIONS, FRAMES), RandomPolicy)
     path = folder / "policy.json"
-    path.write_text(path.read_text().replace('"random"', '"own_policies:Right"'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"random"', '"own_policies:Right"'),
+        encoding="utf-8",
+    )
     with pytest.raises(PolicyError, match="kind 'own_policies:Right' is unknown"):
         open_policy(str(folder), ACTIONS, FRAMES)
     assert "own_policies" not in sys.modules
@@ -103,7 +108,7 @@ def test_a_folder_comes_first_and_its_content_imports_nothing(here):
 def test_record_takes_an_own_policy_and_converts_its_units(here, capsys):
     from wm_gym.cli import main
 
-    with (here / "own_policies.py").open("a") as file:
+    with (here / "own_policies.py").open("a", encoding="utf-8") as file:
         file.write(
             dedent("""
                 from dataclasses import replace

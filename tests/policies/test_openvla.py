@@ -64,7 +64,7 @@ def client(url, **settings):
 
 @pytest.fixture(scope="module")
 def reference():
-    return json.loads(PARITY.read_text())["openvla_bridge_orig"]
+    return json.loads(PARITY.read_text(encoding="utf-8"))["openvla_bridge_orig"]
 
 
 def test_statistics_are_those_of_the_reference(reference):
@@ -337,8 +337,10 @@ def test_a_server_that_dies_loses_no_finished_episode(tmp_path):
     assert [(r.index, r.success, r.steps) for r in records] == [
         (r.index, r.success, r.steps) for r in undisturbed
     ]
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    whole = [json.loads(line) for line in (tmp_path / "whole").read_text().splitlines()]
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    whole = [
+        json.loads(line) for line in (tmp_path / "whole").read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines + whole:
         del line["seconds"]
     assert lines == whole

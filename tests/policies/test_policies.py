@@ -96,7 +96,7 @@ def test_unreadable_policies_are_named(tmp_path):
     with pytest.raises(PolicyError, match="written by save_policy"):
         load_policy(tmp_path)
     folder = save_policy(RandomPolicy(PLANE), tmp_path / "random")
-    content = json.loads((folder / "policy.json").read_text())
+    content = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     for change, message in (
         ({"kind": "magic"}, "'magic' is unknown; expected one of"),
         ({"version": 99}, "this wm_gym reads 1"),
@@ -104,24 +104,26 @@ def test_unreadable_policies_are_named(tmp_path):
         ({"action_spec": content["action_spec"] | {"low": [float("nan")] * 2}}, "does not fit"),
         ({"kind": ["random"]}, r"\['random'\] is unknown; expected one of"),
     ):
-        (folder / "policy.json").write_text(json.dumps(content | change))
+        (folder / "policy.json").write_text(json.dumps(content | change), encoding="utf-8")
         with pytest.raises(PolicyError, match=message):
             load_policy(folder)
     for text in ("[1]", "null", '"random"', "[" * 100_000, "\0", json.dumps(content)[:50]):
-        (folder / "policy.json").write_text(text)
+        (folder / "policy.json").write_text(text, encoding="utf-8")
         with pytest.raises(PolicyError, match="cannot be read as JSON"):
             load_policy(folder)
 
 
 def test_weights_that_are_none_are_named_whatever_their_hash(tmp_path):
     folder = save_policy(cloning(), tmp_path)
-    content = json.loads((folder / "policy.json").read_text())
+    content = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     (folder / "policy.safetensors").write_bytes(b"no tensors")
     for found, message in (
         (hashlib.sha256(b"no tensors").hexdigest(), "holds no tensors"),
         (5, r"policy\.json says 5…"),
     ):
-        (folder / "policy.json").write_text(json.dumps(content | {"weights_sha256": found}))
+        (folder / "policy.json").write_text(
+            json.dumps(content | {"weights_sha256": found}), encoding="utf-8"
+        )
         with pytest.raises(PolicyError, match=message):
             load_policy(folder)
 

@@ -11,7 +11,7 @@ import pytest
 
 from wm_gym.cli import parse_command
 
-TEXT = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 MODULES = ("my_policies", "my_trained_policies")
 
 
@@ -25,7 +25,7 @@ def modules(tmp_path, monkeypatch):
         if named is None:
             others.append(block)
         else:
-            (tmp_path / f"{named[1]}.py").write_text(block)
+            (tmp_path / f"{named[1]}.py").write_text(block, encoding="utf-8")
     assert sorted(path.stem for path in tmp_path.glob("*.py")) == list(MODULES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

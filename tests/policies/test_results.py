@@ -127,7 +127,7 @@ def test_what_acting_changes_is_no_setting(tmp_path):
     policy, results = Tiring(), tmp_path / "r.jsonl"
     records = run(policy, results)
     assert run(policy, results) == records == run(Tiring(), results)
-    stored = json.loads((tmp_path / "r.jsonl.settings.json").read_text())
+    stored = json.loads((tmp_path / "r.jsonl.settings.json").read_text(encoding="utf-8"))
     assert stored["changed_by_acting"] == ["policy.attributes._pace_m"]
     with pytest.raises(RunSettingsError, match=r"policy\.made_with"):
         run(Tiring(0.05), results)
@@ -205,14 +205,14 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     first = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(results)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    encoding="utf-8")  # fmt: skip
     assert first.stdout is not None and first.stdout.readline() == "in the middle\n"
     with pytest.raises(InUseError, match=rf"r\.jsonl is being written by process {first.pid} on "):
         run(Mover(), results)
     first.kill()
     first.communicate()
     assert len(run(Mover(), results)) == 3  # a kill leaves no lock behind
-    assert len(results.read_text().splitlines()) == 3
+    assert len(results.read_text(encoding="utf-8").splitlines()) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.settings.json"]
 
 
@@ -282,7 +282,7 @@ def test_a_record_says_how_its_policy_used_the_range(pace_m, clipped, null, tmp_
         records = run(Mover(pace_m), results)
     shares = [(record.clipped_share, record.null_share) for record in records]
     assert shares == [(clipped, null)] * 3
-    stored = [EpisodeRecord(**json.loads(line)) for line in results.read_text().splitlines()]
+    stored = [EpisodeRecord(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
     assert [(r.clipped_share, r.null_share) for r in stored] == shares
 
 

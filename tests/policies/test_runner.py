@@ -122,7 +122,7 @@ def test_a_wrong_number_of_chunks_is_named():
 
 def test_an_interrupted_run_gives_the_same_file(tmp_path, monkeypatch):
     def content(path):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
@@ -144,7 +144,7 @@ def test_an_interrupted_run_gives_the_same_file(tmp_path, monkeypatch):
         patch.setattr(env.env, "step", partial(step_or_die, env.env))
         run(env, policy, results=part)
     assert len(content(part)) == BLOCK_ROUNDS
-    with part.open("a") as file:
+    with part.open("a", encoding="utf-8") as file:
         file.write('{"index": 4, "sta')  # killed in the middle of a line
     records = run(vector(1), policy, results=part)
     assert content(part) == content(whole)
@@ -158,11 +158,15 @@ def test_an_interrupted_run_gives_the_same_file(tmp_path, monkeypatch):
 def test_a_kill_before_finished_episodes_are_cleared_away_is_no_fault(tmp_path, blocks):
     path, kept = tmp_path / "results.jsonl", tmp_path / "results.jsonl.finished"
     whole = facts(run(vector(1), Walker(), results=path))
-    lines = path.read_text().splitlines(keepends=True)
-    kept.write_text("".join(lines[:BLOCK_ROUNDS]))  # of the first block, which is there
-    path.write_text("".join(lines if blocks == 2 else lines[:BLOCK_ROUNDS]))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept.write_text(
+        "".join(lines[:BLOCK_ROUNDS]), encoding="utf-8"
+    )  # of the first block, which is there
+    path.write_text("".join(lines if blocks == 2 else lines[:BLOCK_ROUNDS]), encoding="utf-8")
     assert facts(run(vector(1), Walker(), results=path)) == whole
-    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == list(range(7))
+    assert [
+        json.loads(line)["index"] for line in path.read_text(encoding="utf-8").splitlines()
+    ] == list(range(7))
     assert not kept.exists()
 
 

@@ -117,7 +117,7 @@ def test_damage_and_wrong_kinds_are_named(swm, swm_folder, tmp_path, tiny_checkp
         load_semantic_model(tiny_checkpoint)
     assert open_any(folder).spec == Checkpoint.open_semantic(Path(swm_folder)).spec
     assert set(hash_files(HashFilesConfig(str(folder)))) == {"tokenizer.json"}
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json has SHA-256"):
         load_semantic_model(folder)
     (folder / "semantic.safetensors").unlink()
@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(swm, tmp_path):
     other = tiny_semantic_model(seed=1)
     spec = save_semantic_model(tmp_path / "m", other.spec, other.network, other.tokenizer)
     card = {**spec.to_dict(), "network": {**spec.network, "depth": 3}}
-    (tmp_path / "m" / "card.json").write_text(json.dumps(card))
+    (tmp_path / "m" / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CheckpointError, match="does not fit the network of its card: absent"):
         load_semantic_model(tmp_path / "m")
 
@@ -168,9 +168,9 @@ def test_wrong_values_in_a_card_are_named(swm):
 def test_a_card_that_states_no_network_is_refused(tmp_path, network, said):
     model = tiny_semantic_model()
     save_semantic_model(tmp_path, model.spec, model.network, model.tokenizer)
-    card = json.loads((tmp_path / "card.json").read_text())
+    card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     card["network"] |= network
-    (tmp_path / "card.json").write_text(json.dumps(card))
+    (tmp_path / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CardError, match=re.escape(said)):
         load_semantic_model(tmp_path)
 
@@ -178,9 +178,9 @@ def test_a_card_that_states_no_network_is_refused(tmp_path, network, said):
 def test_scaling_that_is_not_finite_is_refused(tmp_path):
     model = tiny_semantic_model()
     save_semantic_model(tmp_path, model.spec, model.network, model.tokenizer)
-    card = json.loads((tmp_path / "card.json").read_text())
+    card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     card["action"]["gain"] = [float("nan")] * 2
-    (tmp_path / "card.json").write_text(json.dumps(card))
+    (tmp_path / "card.json").write_text(json.dumps(card), encoding="utf-8")
     with pytest.raises(CardError, match=r"action\.gain .*finite"):
         load_semantic_model(tmp_path)
 

@@ -140,8 +140,8 @@ def test_the_classifier_of_a_checkpoint_over_the_same_latents_is_kept(tmp_path: 
     with pytest.raises(ValueError, match="saw latents of another space or normalisation"):
         reward_spec(shipped, {**same, "mean": [0.0] * len(card.latent.mean)})
     bare = shutil.copytree(shipped, tmp_path / "bare")
-    content = json.loads((bare / "card.json").read_text())
-    (bare / "card.json").write_text(json.dumps({**content, "reward": None}))
+    content = json.loads((bare / "card.json").read_text(encoding="utf-8"))
+    (bare / "card.json").write_text(json.dumps({**content, "reward": None}), encoding="utf-8")
     with pytest.raises(ValueError, match="langtable-vae-mini has no success classifier"):
         reward_spec(bare, same)
     with pytest.raises(FileNotFoundError, match=r"no reward.json\) and is no checkpoint"):
@@ -155,20 +155,24 @@ def test_parts_that_do_not_belong_together_are_refused(runs: Path):
         assemble(settings(runs, dynamics=runs / "none"))
     with pytest.raises(FileNotFoundError, match=r"no source.json.*wm-gym train latents"):
         assemble(settings(runs, latents=runs / "none"))
-    record = json.loads((runs / "painter" / "pixel_decoder.json").read_text())
+    record = json.loads((runs / "painter" / "pixel_decoder.json").read_text(encoding="utf-8"))
     record["pixel_decoder"]["latent_dim"] = WIDE
-    (runs / "painter" / "pixel_decoder.json").write_text(json.dumps(record))
+    (runs / "painter" / "pixel_decoder.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(ValueError, match="reads latents of 1024 channels, expected 4"):
         assemble(settings(runs))
-    source = json.loads((runs / "narrow" / "source.json").read_text())
-    (runs / "narrow" / "source.json").write_text(json.dumps({**source, "card": "published"}))
+    source = json.loads((runs / "narrow" / "source.json").read_text(encoding="utf-8"))
+    (runs / "narrow" / "source.json").write_text(
+        json.dumps({**source, "card": "published"}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="encoded with the checkpoint 'published'"):
         assemble(settings(runs))
     mini = {**source, "space": "vae-mini"}
-    (runs / "narrow" / "source.json").write_text(json.dumps({**mini, "card": "small"}))
+    (runs / "narrow" / "source.json").write_text(
+        json.dumps({**mini, "card": "small"}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="encoded with the checkpoint 'small'"):
         assemble(settings(runs))
-    (runs / "narrow" / "source.json").write_text(json.dumps(mini))
+    (runs / "narrow" / "source.json").write_text(json.dumps(mini), encoding="utf-8")
     with pytest.raises(ValueError, match="vae-mini latents, which need --encoder"):
         assemble(settings(runs))
     assert not (runs / "out").exists()
@@ -182,7 +186,7 @@ def test_bridge_actions_can_be_asked_for(runs: Path, tmp_path: Path):
     config = EncodeLatentsConfig(
         runs / "data", tmp_path / "bridge", "VJEPA", domain="bridge-published"
     )
-    action = json.loads((encode_latents(config) / "action.json").read_text())
+    action = json.loads((encode_latents(config) / "action.json").read_text(encoding="utf-8"))
     assert (action["width"], action["frame_skip"], action["alignment"]) == (10, 2, "source")
     assert action["names"][-1] == "gripper"
 
@@ -216,7 +220,10 @@ def test_an_adapter_on_a_space_trained_here(tmp_path: Path):
     encode_latents(replace(encode, out=tmp_path / "narrow", adapter=tmp_path / "adapter"))
     wide, narrow = (np.load(tmp_path / name / "latents.npy") for name in ("wide", "narrow"))
     assert (wide.shape[1:], narrow.shape[1:]) == ((4, 4, 24), (4, 4, 4))
-    assert json.loads((tmp_path / "narrow/source.json").read_text())["space"] == "vjepa-mini-svae"
+    assert (
+        json.loads((tmp_path / "narrow/source.json").read_text(encoding="utf-8"))["space"]
+        == "vjepa-mini-svae"
+    )
     dynamics = LatentDynamicsConfig(
         tmp_path / "narrow", tmp_path / "dynamics", dim=16, depth=1, heads=1, batch=2,
         clip_length=5, held_out=1, bf16=False, loop=LoopConfig(steps=1, warmup_steps=1),

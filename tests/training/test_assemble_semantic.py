@@ -37,7 +37,7 @@ def test_it_halves_the_weights_and_says_where_they_come_from(tmp_path, capsys):
     assert card.recipe["commands"].count("wm-gym train semantic") == 2
     assert (card.recipe["steps"], card.recipe["hours"]) == ([10, 20], [0.25, 0.5])
     assert trained_blind(load_semantic_model(tmp_path / "mini")) == "none"
-    assert "somebodys" not in (tmp_path / "mini" / "card.json").read_text()
+    assert "somebodys" not in (tmp_path / "mini" / "card.json").read_text(encoding="utf-8")
     sizes = [(f / card.weights).stat().st_size for f in (tmp_path / "mini", source)]
     assert sizes[0] < 0.6 * sizes[1]
     shown = capsys.readouterr().out

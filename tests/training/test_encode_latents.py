@@ -54,7 +54,7 @@ def encoder(tmp_path: Path) -> Path:
 
 
 def stored(folder: Path, name: str) -> dict:
-    return json.loads((folder / f"{name}.json").read_text())
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_a_checkpoint_gives_encoder_scale_and_actions(own: Path, tiny_checkpoint, tmp_path: Path):

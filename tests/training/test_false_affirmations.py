@@ -40,7 +40,7 @@ def world(tmp_path_factory):
     np.save(folder / "bounds.npy", np.array([0, ROWS]))
     np.save(folder / FOREIGN_LATENTS, rng.normal(0, 3.0, (60, 3, 3, 2)).astype(np.float16))
     scale = {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
-    (folder / "normalisation.json").write_text(json.dumps(scale))
+    (folder / "normalisation.json").write_text(json.dumps(scale), encoding="utf-8")
     np.savez(
         folder / "goal_labels.npz",
         goals=json.dumps(GOALS),
@@ -85,7 +85,7 @@ def test_the_trained_classifier_reads_the_instruction_and_affirms_no_foreign_pic
         loop=LoopConfig(steps=400, learning_rate=5e-3, warmup_steps=10, ema=0.9),
     )
     train_reward(config)
-    record = json.loads((tmp_path / "reward" / "reward.json").read_text())
+    record = json.loads((tmp_path / "reward" / "reward.json").read_text(encoding="utf-8"))
     assert set(record["held_out"]) == {"a", "b"}
     for row in record["held_out"].values():
         assert row["balanced_accuracy"] > 0.95

@@ -60,7 +60,7 @@ def write_latents(folder: Path, data: Colours, cameras: tuple[str, ...] = ()) ->
     np.save(folder / "latents.npy", (20 * np.tanh(cells - 0.5) @ mixing + 3).astype(np.float16))
     np.save(folder / "bounds.npy", np.arange(EPISODES + 1) * STATES)
     source = {"space": "toy", "cameras": list(cameras)} if cameras else {"space": "toy"}
-    (folder / "source.json").write_text(json.dumps(source))
+    (folder / "source.json").write_text(json.dumps(source), encoding="utf-8")
     return folder
 
 
@@ -100,7 +100,9 @@ def decoder_recipe(data: Colours, latents: Path, out: Path, **changes) -> TrainP
 
 
 def logged(folder: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line[name] for line in lines if name in line]
 
 
@@ -123,7 +125,7 @@ def test_the_adapter_learns_features_it_was_not_shown(latents: Path, tmp_path: P
     weights = train_svae(config)
     errors = logged(config.out, "relative_error")
     assert np.mean(errors[:3]) > 0.5
-    record = json.loads((config.out / "adapter.json").read_text())
+    record = json.loads((config.out / "adapter.json").read_text(encoding="utf-8"))
     assert record["held_out"]["held_out_relative_error"] < 0.1
     assert record["held_out"]["held_out_angle"] < 0.05
     # three colours lie in sixteen channels: four are enough
@@ -211,7 +213,7 @@ def test_the_decoder_paints_frames_it_was_not_shown(data: Colours, latents: Path
     weights = load_file(train_pixel_decoder(config))
     errors = logged(config.out, "absolute_error")
     assert errors[-1] < 0.4 * errors[0]
-    record = json.loads((config.out / "pixel_decoder.json").read_text())
+    record = json.loads((config.out / "pixel_decoder.json").read_text(encoding="utf-8"))
     assert record["held_out"]["held_out_psnr"] > 18
     assert (config.out / "decoded_000150.png").exists()
     decoder = PixelDecoder(infer_pixel_decoder_config(weights, attn_heads=1))
@@ -283,7 +285,7 @@ def test_decoder_and_recorded_episodes_meet_by_row(tmp_path: Path):
     bounds = np.concatenate([[0], np.cumsum(data.lengths + 1)])
     np.save(folder / "bounds.npy", bounds)
     np.save(folder / "latents.npy", np.zeros((bounds[-1], 2, 10, 3), np.float16))
-    (folder / "source.json").write_text("{}")
+    (folder / "source.json").write_text("{}", encoding="utf-8")
     pairs = PairedFrames(data, LatentFrames(folder, 1), (16, 80))
     seen = pairs.colours(np.asarray([3, 9]))
     numbers = decode_frame((seen.numpy() * 255).round())
@@ -304,9 +306,9 @@ def test_help_explains_every_setting(name: str, capsys: pytest.CaptureFixture[st
 def test_weights_of_an_adapter_are_checked_when_loaded(latents: Path, tmp_path: Path):
     config = adapter_recipe(latents, tmp_path / "run", steps=1)
     train_svae(config)
-    record = json.loads((config.out / "adapter.json").read_text())
+    record = json.loads((config.out / "adapter.json").read_text(encoding="utf-8"))
     record["adapter"]["latent_dim"] = 8
-    (config.out / "adapter.json").write_text(json.dumps(record))
+    (config.out / "adapter.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(CheckpointError, match="does not fit SVAE"):
         load_adapter(config.out)
 
@@ -338,7 +340,7 @@ def test_a_weight_on_objects_changes_what_is_learned_and_a_run_can_start_from_an
     weighted = train_pixel_decoder(config)
     first, second = load_file(plain), load_file(weighted)
     assert any(not torch.equal(first[key], second[key]) for key in first)
-    assert "held_out_object_psnr" in (config.out / "log.jsonl").read_text()
+    assert "held_out_object_psnr" in (config.out / "log.jsonl").read_text(encoding="utf-8")
     onward = replace(config, out=tmp_path / "onward", init=plain)
     onward = replace(onward, loop=replace(onward.loop, steps=1, learning_rate=1e-9, ema=0.0))
     third = load_file(train_pixel_decoder(onward))

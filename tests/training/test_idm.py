@@ -35,10 +35,12 @@ def write_latents(folder: Path, seed: int, mean: float = 0.5) -> Path:
     np.save(folder / "privileged.npy", np.zeros((rows, 26), np.float32))
     np.save(folder / "success.npy", np.zeros(rows, bool))
     np.save(folder / "bounds.npy", np.arange(EPISODES + 1) * (STEPS + 1))
-    (folder / "source.json").write_text(json.dumps({"space": "vae-mini", "sha256": "x"}))
+    (folder / "source.json").write_text(
+        json.dumps({"space": "vae-mini", "sha256": "x"}), encoding="utf-8"
+    )
     scale = {"mean": [mean] * 3, "std": [1.0] * 3}
-    (folder / "normalisation.json").write_text(json.dumps(scale))
-    (folder / "action.json").write_text(json.dumps(asdict(LANGTABLE.action)))
+    (folder / "normalisation.json").write_text(json.dumps(scale), encoding="utf-8")
+    (folder / "action.json").write_text(json.dumps(asdict(LANGTABLE.action)), encoding="utf-8")
     return folder
 
 

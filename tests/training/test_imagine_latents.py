@@ -47,11 +47,11 @@ def test_every_episode_is_imagined_from_its_first_frame_under_its_actions(
 ):
     config = ImagineLatentsConfig(episodes, tiny_checkpoint, tmp_path / "out", episodes=4, rows=3)
     out = imagine_latents(config)
-    numbers = json.loads((out / "source.json").read_text())["numbers"]
+    numbers = json.loads((out / "source.json").read_text(encoding="utf-8"))["numbers"]
     assert len(numbers) == 4 and numbers == sorted(set(numbers))
     data = open_dataset(episodes)
     latents, bounds = np.load(out / "latents.npy"), np.load(out / "bounds.npy")
-    scale = json.loads((out / "normalisation.json").read_text())
+    scale = json.loads((out / "normalisation.json").read_text(encoding="utf-8"))
     normalised = (latents.astype(np.float32) - scale["mean"]) / scale["std"]
     privileged, actions = np.load(out / "privileged.npy"), np.load(out / "actions.npy")
     for k, e in enumerate(numbers):
@@ -64,7 +64,7 @@ def test_every_episode_is_imagined_from_its_first_frame_under_its_actions(
         np.testing.assert_allclose(normalised[rows], torch.cat(expected).numpy(), atol=5e-3)
         np.testing.assert_array_equal(privileged[rows], data.labels(e)[0].astype(np.float32))
         np.testing.assert_array_equal(actions[rows][:-1], data.actions(e).astype(np.float32))
-    facts = json.loads((out / "episodes.json").read_text())
+    facts = json.loads((out / "episodes.json").read_text(encoding="utf-8"))
     assert len(facts["goals"]) == 4
 
 
@@ -129,15 +129,15 @@ def test_a_classifier_learns_that_what_dissolves_is_no_success(bridge, tmp_path:
     x, goals, _, _ = imagined.batch(rows, columns)
     for name, one in (("alone", config), ("both", both)):
         weights = train_reward(one)
-        record = json.loads((one.out / "reward.json").read_text())
+        record = json.loads((one.out / "reward.json").read_text(encoding="utf-8"))
         network = SuccessClassifier(SuccessClassifierConfig(**record["network"])).eval()
         network.load_state_dict(load_file(weights))
         with torch.inference_mode():
             found[name] = network(x, goals)[0].sigmoid().mean().item()
     assert found["both"] < 0.15 < found["alone"]
-    lines = (both.out / "log.jsonl").read_text().splitlines()
+    lines = (both.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(np.isfinite(json.loads(line)["position_error_mm_median"]) for line in lines)
-    record = json.loads((both.out / "reward.json").read_text())
+    record = json.loads((both.out / "reward.json").read_text(encoding="utf-8"))
     assert record["imagined_held_out"] == {}  # no success there, so nothing to balance
     # what has both outcomes in one world only is decided there
     real = LabelledLatents.read(folder, 0.02)
@@ -160,7 +160,9 @@ def test_imagined_latents_of_another_world_are_refused(bridge, tmp_path: Path): 
     folder, dream = (write_folder(tmp_path / name, states, tasks) for name in ("real", "dream"))
     for one in (folder, dream):
         label_goals(GoalLabelsConfig(one))
-    (dream / "normalisation.json").write_text('{"mean": [0.0, 0.0, 0.0], "std": [1, 1, 2.0]}')
+    (dream / "normalisation.json").write_text(
+        '{"mean": [0.0, 0.0, 0.0], "std": [1, 1, 2.0]}', encoding="utf-8"
+    )
     config = RewardConfig(folder, folder, tmp_path / "out", imagined=dream)
     with pytest.raises(ValueError, match=r"standard deviation of \[1\.0, 1\.0, 2\.0\], expected"):
         train_reward(config)

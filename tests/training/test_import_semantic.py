@@ -35,7 +35,9 @@ def base():
 @pytest.fixture
 def folder(base, tmp_path):
     base.save_pretrained(tmp_path / "base")
-    (tmp_path / "base" / "tokenizer.json").write_text(langtable_tokenizer().to_json())
+    (tmp_path / "base" / "tokenizer.json").write_text(
+        langtable_tokenizer().to_json(), encoding="utf-8"
+    )
     return tmp_path / "base"
 
 
@@ -120,7 +122,7 @@ def test_training_goes_on_with_the_scaling_that_the_weights_know(folder, tmp_pat
     )  # fmt: skip
     assert load_semantic_model(train_semantic(settings)).spec.action == imported
     other = replace(load_semantic_model(tmp_path / "base").spec, twin="Cube-v0")
-    (tmp_path / "base" / "card.json").write_text(json.dumps(other.to_dict()))
+    (tmp_path / "base" / "card.json").write_text(json.dumps(other.to_dict()), encoding="utf-8")
     with pytest.raises(ValueError, match=r"is a model of Cube-v0, and .*qa asks about LangTable"):
         train_semantic(replace(settings, out=tmp_path / "other"))
 
@@ -134,9 +136,9 @@ def test_what_is_absent_or_another_architecture_is_named(folder, tmp_path):
     def attempt():
         import_semantic(ImportSemanticConfig(str(folder), tmp_path / "out"))
 
-    content = json.loads((folder / "config.json").read_text())
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content["text_config"]["num_hidden_layers"] = 3
-    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"does not fit its config\.json: absent"):
         attempt()
     weights = load_file(folder / "model.safetensors")

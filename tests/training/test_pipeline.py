@@ -132,7 +132,10 @@ def test_the_autoencoder_learns_and_its_encoder_can_be_kept(episodes: Path, tmp_
         pictures_every=20,
     )  # fmt: skip
     weights = train_autoencoder(config)
-    lines = [json.loads(x) for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(x)
+        for x in (tmp_path / "whole" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert lines[-1]["weighted_error"] < 0.3 * lines[0]["weighted_error"]
     assert (tmp_path / "whole" / "reconstruction_000040.png").exists()
     again = AutoencoderConfig(

@@ -43,7 +43,9 @@ def train_in_group(rank: int, processes: int, port: int, config: LatentDynamicsC
 
 
 def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line["loss"] for line in lines if "loss" in line]
 
 
@@ -293,7 +295,9 @@ def two_views(latents: Path, tmp_path: Path) -> Path:  # noqa: F811
         (folder / file.name).write_bytes(file.read_bytes())
     single = np.load(latents / "latents.npy")
     np.save(folder / "latents.npy", np.concatenate([single, single[:, :, ::-1]], axis=2))
-    (folder / "source.json").write_text(json.dumps({"cameras": ["left", "right"]}))
+    (folder / "source.json").write_text(
+        json.dumps({"cameras": ["left", "right"]}), encoding="utf-8"
+    )
     return folder
 
 
@@ -307,12 +311,12 @@ def test_a_multi_view_model_starts_from_single_view_weights(
     config = recipe(two_views, tmp_path / "two", shift=0.0, num_views=2, init=weights)
     network, shift = initial_network(config, LatentBatches(config, LANGTABLE.action))
     assert network.config.num_views == 2
-    record = json.loads((single.out / "dynamics.json").read_text())
+    record = json.loads((single.out / "dynamics.json").read_text(encoding="utf-8"))
     assert shift == record["shift"]  # one view's tokens decide
     for key, value in load_file(weights).items():
         torch.testing.assert_close(network.state_dict()[key], value)
     train_latent_dynamics(config)
-    trained = json.loads((config.out / "dynamics.json").read_text())
+    trained = json.loads((config.out / "dynamics.json").read_text(encoding="utf-8"))
     assert trained["network"]["num_views"] == 2
 
 
@@ -357,7 +361,9 @@ def test_kill_9_loses_only_the_steps_since_the_last_state(
     out, log = tmp_path / "killed", tmp_path / "killed" / "log.jsonl"
     killed = start(latents, out, 0.5)
     deadline = time.monotonic() + 300
-    while not (log.exists() and '"step": 5' in log.read_text()):  # one step after a state
+    while not (
+        log.exists() and '"step": 5' in log.read_text(encoding="utf-8")
+    ):  # one step after a state
         assert time.monotonic() < deadline
         assert killed.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
@@ -374,10 +380,10 @@ def test_kill_9_loses_only_the_steps_since_the_last_state(
 def test_log_lines_of_lost_steps_are_dropped(latents: Path, tmp_path: Path):  # noqa: F811
     config = recipe(latents, tmp_path, loop=LoopConfig(steps=4, log_every=1, save_every=2))
     train_latent_dynamics(config)
-    with (tmp_path / "log.jsonl").open("a") as file:
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
     train_latent_dynamics(replace(config, loop=replace(config.loop, steps=5)))
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
@@ -398,7 +404,7 @@ def test_init_takes_sizes_and_schedule_from_a_checkpoint(
     with pytest.raises(CheckpointError, match="not of the latent space and normalisation"):
         train_latent_dynamics(config)
     scale = {"mean": spec.latent.mean, "std": spec.latent.std}
-    (folder / "normalisation.json").write_text(json.dumps(scale))
+    (folder / "normalisation.json").write_text(json.dumps(scale), encoding="utf-8")
     network, shift = initial_network(config, LatentBatches(config, LANGTABLE.action))
     assert (network.config.dim, network.config.band) == (32, 4)
     assert shift == spec.dynamics.shift

@@ -41,11 +41,11 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "privileged.npy", np.zeros((rows, 26), np.float32))
     np.save(folder / "success.npy", np.zeros(rows, bool))
     np.save(folder / "bounds.npy", np.arange(EPISODES + 1) * (STEPS + 1))
-    (folder / "source.json").write_text("{}")
+    (folder / "source.json").write_text("{}", encoding="utf-8")
     (folder / "normalisation.json").write_text(
-        json.dumps({"mean": [0.0] * CHANNELS, "std": [1.0] * CHANNELS})
+        json.dumps({"mean": [0.0] * CHANNELS, "std": [1.0] * CHANNELS}), encoding="utf-8"
     )
-    (folder / "action.json").write_text(json.dumps(asdict(LANGTABLE.action)))
+    (folder / "action.json").write_text(json.dumps(asdict(LANGTABLE.action)), encoding="utf-8")
     return folder
 
 
@@ -107,7 +107,10 @@ def test_training_learns_to_follow_actions(latents: Path, tmp_path: Path):
     loop = LoopConfig(steps=150, warmup_steps=10, learning_rate=3e-3, save_every=150, ema=0.9)
     config = recipe(latents, tmp_path, loop=loop, probe_every=150, history_noise=0.0)
     train_latent_dynamics(config)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     last = [line for line in lines if "changed_error_true_t1" in line][-1]
     assert last["changed_error_true_t1"] < 0.75 * last["changed_error_shuffled_t1"]
 

@@ -49,7 +49,10 @@ def trained(qa, tmp_path_factory) -> Path:
 
 
 def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"]
+        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_the_checkpoint_says_what_it_is(trained, qa):
@@ -238,7 +241,8 @@ def test_what_is_seen_is_learned_and_not_stored(qa, tmp_path):
     model = load_semantic_model(train_semantic(settings))
     assert set(model.network.state_dict()) == set(tiny_semantic_model().network.state_dict())
     logged = [
-        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     for line in logged:
         assert line["loss"] == pytest.approx(line["answer_loss"] + line["seeing_loss"], abs=1e-5)
@@ -247,10 +251,10 @@ def test_what_is_seen_is_learned_and_not_stored(qa, tmp_path):
 def test_seeing_needs_places(qa, tmp_path):
     older = tmp_path / "older"
     shutil.copytree(qa, older)
-    index = json.loads((older / INDEX).read_text())
+    index = json.loads((older / INDEX).read_text(encoding="utf-8"))
     del index["sources"][0]["places"]
     index["sources"][0]["folder"] = str(SAQADataset(qa).sources[0].folder.resolve())
-    (older / INDEX).write_text(json.dumps(index))
+    (older / INDEX).write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(QAError, match="does not say where things appear"):
         train_semantic(config(older, tmp_path / "run", seeing_weight=1.0))
     with pytest.raises(ValueError, match="grey frames"):
@@ -266,7 +270,7 @@ def test_grounding_is_learned_and_not_stored(qa, tmp_path):
     settings = config(qa, tmp_path / "run", grounding_weight=0.5, loop=loop, network=deeper)
     model = load_semantic_model(train_semantic(settings))
     assert set(model.network.state_dict()) == set(SemanticNetwork(deeper).state_dict())
-    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+    for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines():
         logged = json.loads(line)
         assert logged["loss"] == pytest.approx(
             logged["answer_loss"] + 0.5 * sum(logged[f"{part}_loss"] for part in parts),

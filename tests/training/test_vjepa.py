@@ -117,10 +117,13 @@ def test_the_teacher_is_the_moving_average_after_every_step(episodes: Path, tmp_
 
 def test_it_learns_to_predict_without_collapsing(episodes: Path, tmp_path: Path):
     train_vjepa(recipe(episodes, tmp_path, steps=80, measure_every=80))
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     first, last = lines[0], lines[-1]
     assert last["hidden_error"] < 0.6 * first["hidden_error"]
-    record = json.loads((tmp_path / "latent_space.json").read_text())
+    record = json.loads((tmp_path / "latent_space.json").read_text(encoding="utf-8"))
     assert record["space"] == "vjepa-mini" and record["steps"] == 80
     assert record["held_out"]["feature_std"] > 0.05
     assert record["held_out"]["feature_rank"] > 1.5

@@ -124,7 +124,7 @@ def _fingerprint() -> str:
 
 def _is_made(folder: Path) -> bool:
     stamp = folder / "wm_gym.sha256"
-    return stamp.exists() and stamp.read_text() == _fingerprint()
+    return stamp.exists() and stamp.read_text(encoding="utf-8") == _fingerprint()
 
 
 def _mark(folder: Path) -> None:

@@ -187,8 +187,10 @@ class EpisodeDataset:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
         try:
-            self.metadata: dict[str, Any] = json.loads((self.folder / "metadata.json").read_text())
-            index = json.loads((self.folder / "index.json").read_text())
+            self.metadata: dict[str, Any] = json.loads(
+                (self.folder / "metadata.json").read_text(encoding="utf-8")
+            )
+            index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
         except OSError as error:
             raise EpisodeError(
                 f"{self.folder} holds no finished dataset (metadata.json or index.json is absent); "

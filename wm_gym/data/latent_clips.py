@@ -61,7 +61,7 @@ def read_episode_facts(folder: Path) -> EpisodeFacts:
             f"{path} is missing; the `wm-gym train latents` command that made the folder, given "
             "again, adds it at once and encodes nothing anew"
         )
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     return EpisodeFacts(stored["simulator"], tuple(map(tuple, stored["goals"])))
 
 
@@ -93,7 +93,7 @@ def read_action_spec(folder: Path) -> ActionSpec:
             f"{path} is missing: nothing says what the actions are; write the latents with "
             "`wm-gym train latents`, which records it"
         )
-    return ActionSpec.from_dict(json.loads(path.read_text()))
+    return ActionSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 CHUNK = 65536
@@ -137,7 +137,7 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
             f"{out} is there already and holds no latents; choose another folder for out"
         )
     try:
-        stored: dict[str, Any] = dict(json.loads((out / "source.json").read_text()))
+        stored: dict[str, Any] = dict(json.loads((out / "source.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{out / 'source.json'} is damaged ({error}); delete the folder and encode again, or "
@@ -249,7 +249,7 @@ def _finish(
 ) -> None:
     for name, array in arrays.items():
         np.save(staging / f"{name}.npy", array)
-    (staging / "source.json").write_text(json.dumps(record, indent=1))
+    (staging / "source.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     staging.chmod(0o755)
     os.replace(staging, out)  # onto a folder only if it is empty
 

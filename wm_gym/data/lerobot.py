@@ -75,8 +75,8 @@ class LeRobotDataset(VideoEpisodes):
         self.folder = Path(folder).expanduser()
         path = self.folder / "meta" / "info.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise EpisodeError(
                 f"{path} cannot be read ({error}); {self.folder} is no LeRobot dataset, or an "
                 "incomplete one: copy or download it again"
@@ -303,8 +303,12 @@ class LeRobotDataset(VideoEpisodes):
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, json.JSONDecodeError) as error:
+        return [
+            json.loads(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+    except (OSError, ValueError) as error:
         raise EpisodeError(
             f"{path} cannot be read ({error}); copy or download the dataset again"
         ) from error

@@ -68,7 +68,7 @@ def claim_folder(
     settings["policy_files"] = hashes
     path = folder / SETTINGS_FILE
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         # policies may be added to a run; those it has must be the same
         kept = stored.get("policy_files", {})
         settings["policy_files"] = kept | settings["policy_files"]
@@ -96,7 +96,9 @@ class Clock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        self._before = (
+            json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
+        )
 
     def __enter__(self) -> None:
         self._began = time.monotonic()

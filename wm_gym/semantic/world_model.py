@@ -225,7 +225,7 @@ def embedded_semantic_models() -> dict[str, str]:
     """Folders under assets/ of the semantic world models that ship, by simulator."""
     found = {}
     for card in sorted(assets_folder().glob("*/card.json")):
-        content = json.loads(card.read_text())
+        content = json.loads(card.read_text(encoding="utf-8"))
         if content.get("kind") == "semantic" and content["twin"] is not None:
             found[content["twin"]] = card.parent.name
     return found

@@ -256,9 +256,9 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
             f"--dynamics {config.dynamics} holds no finished training (no {record.name}); give the "
             "run folder of `wm-gym train latent-dynamics`, run to its end"
         )
-    trained = json.loads(record.read_text())
-    scale = json.loads((check_latents_folder(config.latents) / "normalisation.json").read_text())
-    source = json.loads((config.latents / "source.json").read_text())
+    trained = json.loads(record.read_text(encoding="utf-8"))
+    scale = json.loads((check_latents_folder(config.latents) / "normalisation.json").read_text(encoding="utf-8"))
+    source = json.loads((config.latents / "source.json").read_text(encoding="utf-8"))
     mini = find_space(source["space"]).trained_here
     parts = mini_parts(config, source) if mini else published_parts(config, source)
     views = trained["network"].get("num_views", 1)
@@ -278,7 +278,7 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
         weights["reward.safetensors"] = load_tensors(config.reward / "reward.safetensors")
     shift = config.sampling_shift or trained["shift"]
     if config.distilled is not None:
-        record = json.loads((config.distilled / "distilled.json").read_text())
+        record = json.loads((config.distilled / "distilled.json").read_text(encoding="utf-8"))
         weights["distilled.safetensors"] = load_tensors(config.distilled / "distilled.safetensors")
         distilled = DynamicsSpec(
             network=record["network"],
@@ -341,7 +341,7 @@ def reward_spec(folder: Path, normalisation: Mapping[str, Any]) -> RewardSpec:
     """
     record = folder / "reward.json"
     if record.exists():
-        trained = json.loads(record.read_text())
+        trained = json.loads(record.read_text(encoding="utf-8"))
         return RewardSpec(
             network=trained["network"],
             threshold={task: row["threshold"] for task, row in trained["held_out"].items()},

@@ -88,7 +88,7 @@ def train_distil(config: DistilConfig) -> Path:
             f"--teacher-steps {config.teacher_steps} is not a multiple of --steps {config.steps}"
         )
     torch.manual_seed(config.seed)
-    record = json.loads((config.teacher / "dynamics.json").read_text())
+    record = json.loads((config.teacher / "dynamics.json").read_text(encoding="utf-8"))
     network_config = DiTConfig(**record["network"])
     weights = load_tensors(config.teacher / "dynamics.safetensors")
     teacher, student = DiT(network_config), DiT(network_config)

@@ -97,7 +97,9 @@ class ActionClips:
         self.clips = LatentClips(
             folder, horizon + 1, frame_skip=self.action.frame_skip, alignment="source"
         )
-        self.scale: dict[str, list[float]] = json.loads((folder / "normalisation.json").read_text())
+        self.scale: dict[str, list[float]] = json.loads(
+            (folder / "normalisation.json").read_text(encoding="utf-8")
+        )
 
     def sample(self, seed: int, step: int, batch: int) -> tuple[Tensor, Tensor]:
         """Latents (B, k + 1, h, w, D) and the network's view of the actions (B, k, A)."""
@@ -130,7 +132,7 @@ def load_idm(folder: Path) -> tuple[TransformerIDM, dict[str, Any]]:
             f"{folder / RECORD} is missing; finish `wm-gym train idm` there: the same command goes "
             "on where it stopped"
         )
-    record = json.loads((folder / RECORD).read_text())
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     network = TransformerIDM(TransformerIDMConfig(**record["network"]))
     network.load_state_dict(load_tensors(folder / WEIGHTS))
     return network.eval().requires_grad_(False), record
@@ -184,7 +186,7 @@ def train_idm(config: TrainIDMConfig) -> Path:
     record = {
         "network": asdict(network),
         "normalisation": data.scale,
-        "latents": json.loads((config.latents / "source.json").read_text()),
+        "latents": json.loads((config.latents / "source.json").read_text(encoding="utf-8")),
         "steps": loop.step,
         "hours": round(loop.seconds / 3600, 2),
         "held_out": measure(loop.step),

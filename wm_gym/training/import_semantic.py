@@ -154,7 +154,7 @@ def _read(path: Path) -> str:
             f"{path} is missing; expected a folder in transformers' layout: config.json, "
             "*.safetensors, tokenizer.json"
         )
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class LabelledLatents:
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; write it with `wm-gym label-goals`")
         labels = np.load(path, allow_pickle=False)
-        scale = json.loads((folder / "normalisation.json").read_text())
+        scale = json.loads((folder / "normalisation.json").read_text(encoding="utf-8"))
         return cls(
             np.load(folder / "latents.npy"),
             json.loads(str(labels["goals"])),

@@ -221,7 +221,9 @@ class LatentBatches:
             )
         self.config, self.action = config, action
         split = episodes - config.held_out
-        normalisation = json.loads((config.latents / "normalisation.json").read_text())
+        normalisation = json.loads(
+            (config.latents / "normalisation.json").read_text(encoding="utf-8")
+        )
         self.mean = torch.tensor(normalisation["mean"])
         self.std = torch.tensor(normalisation["std"])
 
@@ -285,7 +287,7 @@ def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tup
         ValueError: if the latents do not hold the views asked for.
     """
     height, width, channels = batches.training.latents.shape[1:]
-    source = json.loads((config.latents / "source.json").read_text())
+    source = json.loads((config.latents / "source.json").read_text(encoding="utf-8"))
     views = len(source.get("cameras", ())) or config.num_views
     if views != config.num_views or width % (views * config.patch):
         raise ValueError(

@@ -36,7 +36,9 @@ class LatentFrames:
 
     def __init__(self, folder: Path, held_out: int) -> None:
         self.folder = check_latents_folder(folder)
-        self.source: dict[str, Any] = json.loads((folder / "source.json").read_text())
+        self.source: dict[str, Any] = json.loads(
+            (folder / "source.json").read_text(encoding="utf-8")
+        )
         self.views = max(1, len(self.source.get("cameras", ())))
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         self.bounds: np.ndarray = np.load(folder / "bounds.npy")

@@ -358,7 +358,7 @@ class TrainingLoop:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 if json.loads(line)["step"] <= self.step:
                     kept.append(line + "\n")
@@ -374,5 +374,5 @@ class TrainingLoop:
             bar.set_postfix({"loss": f"{row['loss']:.4f}"}, refresh=False)
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
         line |= {key: round(value, 6) for key, value in row.items()}
-        with (self.folder / "log.jsonl").open("a") as file:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -95,7 +95,7 @@ def read_mini_space(folder: Path) -> MiniSpace:
     """
     path = folder / RECORD
     if path.exists():
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         return MiniSpace(record["space"], record["network"], folder / record["weights"])
     if not (folder / "card.json").exists():
         raise FileNotFoundError(
@@ -130,7 +130,7 @@ def part_sizes(folder: Path, record: str, part: str) -> dict[str, Any]:
         CheckpointError: if a checkpoint is damaged.
     """
     if (folder / record).exists():
-        return json.loads((folder / record).read_text())[part]
+        return json.loads((folder / record).read_text(encoding="utf-8"))[part]
     if (folder / "card.json").exists():
         checkpoint = Checkpoint.open(folder)
         if part in checkpoint.spec.latent.config:

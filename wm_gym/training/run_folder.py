@@ -37,7 +37,8 @@ def check_same_scale(latents: Path, held_out: Path) -> None:
         ValueError: if they differ.
     """
     first, second = (
-        json.loads((folder / "normalisation.json").read_text()) for folder in (latents, held_out)
+        json.loads((folder / "normalisation.json").read_text(encoding="utf-8"))
+        for folder in (latents, held_out)
     )
     if first != second:
         raise ValueError(

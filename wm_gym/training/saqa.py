@@ -156,8 +156,8 @@ class SAQADataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         try:
-            index = json.loads((self.folder / INDEX).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise QAError(
                 f"{self.folder / INDEX} cannot be read ({error}); make the questions with "
                 f"`wm-gym collect-qa --out {self.folder}`"

@@ -273,7 +273,12 @@ except RuntimeError as error:
     def said(code: str, **environment: str) -> str:
         command = [sys.executable, "-c", code]
         run = subprocess.run(
-            command, capture_output=True, text=True, env=bare | environment, check=True
+            command,
+            capture_output=True,
+            text=True,
+            env=bare | environment,
+            check=True,
+            encoding="utf-8",
         )
         assert "Warning" not in run.stderr
         return run.stdout
@@ -296,7 +301,12 @@ except RuntimeError as error:
 """
     environment = os.environ | {"MUJOCO_GL": "egl"}
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        encoding="utf-8",
     )
     assert "ERROR MuJoCo cannot be imported with MUJOCO_GL='egl'" in run.stdout
     assert "apt-get install libegl1" in run.stdout and "unset MUJOCO_GL" in run.stdout
@@ -323,7 +333,12 @@ else:
     def said(code: str, **environment: str) -> str:
         command = [sys.executable, "-c", code]
         run = subprocess.run(
-            command, capture_output=True, text=True, env=bare | environment, check=True
+            command,
+            capture_output=True,
+            text=True,
+            env=bare | environment,
+            check=True,
+            encoding="utf-8",
         )
         return run.stdout
 
@@ -350,7 +365,9 @@ def test_import_loads_no_mujoco():
 def test_triton_is_loaded_before_the_first_picture_or_not_at_all(tmp_path: Path):
     # after Mesa's LLVM, Triton's crashes the interpreter; torch's CUDA builds load it with the
     # first optimizer. Here a stand-in says when it was imported.
-    (tmp_path / "triton.py").write_text("import sys; print('first', 'mujoco' not in sys.modules)")
+    (tmp_path / "triton.py").write_text(
+        "import sys; print('first', 'mujoco' not in sys.modules)", encoding="utf-8"
+    )
     program = (
         "import gymnasium as gym, wm_gym; env = gym.make('LangTable-v0', frame_size=64);"
         "env.reset(seed=0); print('rendered')"
@@ -363,9 +380,12 @@ def test_triton_is_loaded_before_the_first_picture_or_not_at_all(tmp_path: Path)
             capture_output=True,
             text=True,
             check=True,
+            encoding="utf-8",
         )
         return run.stdout.split("\n")[:-1]
 
     assert said() == ["first True", "rendered"]
-    (tmp_path / "triton.py").write_text("raise ImportError('a broken installation')")
+    (tmp_path / "triton.py").write_text(
+        "raise ImportError('a broken installation')", encoding="utf-8"
+    )
     assert said() == ["rendered"]

@@ -150,7 +150,7 @@ def test_a_perfect_dream_agrees_perfectly(worlds, config):
     assert best["true_episodes"] == best["imagined_episodes"] == 2 * STARTS
     assert best["true_success_rate"] == best["imagined_success_rate"] == 1.0
     assert len({p["true_success_rate"] for p in report["policies"]}) > 3
-    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text(encoding="utf-8"))
     assert written["policies"][0]["tasks"]["reach"]["true_episodes"] == STARTS
     for name in ("command", "versions", "seeds", "machine", "duration_s"):
         assert written[name] is not None
@@ -164,7 +164,7 @@ def test_a_bad_dream_is_reported_as_worse(worlds, config):
     assert bad["mean_rate_difference"] < -0.2
     assert all(p["imagined_success_rate"] == 0 for p in bad["policies"])
     assert np.isnan(bad["pearson"])  # constant rates have no correlation
-    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text(encoding="utf-8"))
     assert written["bad_world_model"]["pearson"] is None
 
 
@@ -222,7 +222,9 @@ def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
             cell = imagined / f"{entry['name'].replace(' ', '_')}-{task}"
             clips = [read_recording(cell, index) for index in range(STARTS)]
             said = [bool(clip[-1][0, 16, 0]) for clip in clips]
-            stored = json.loads(Path(f"{cell}.dot_cell=16.json").read_text())["verdicts"]
+            stored = json.loads(Path(f"{cell}.dot_cell=16.json").read_text(encoding="utf-8"))[
+                "verdicts"
+            ]
             assert [verdict["success"] for verdict in stored] == said
             assert entry["tasks"][task]["imagined_success_rate"] == np.mean(said)
     ran = []
@@ -272,7 +274,7 @@ def test_the_split_tells_the_judges_error_from_the_dreams(worlds, config, monkey
             clips = [read_recording(folder, index) for index in range(STARTS)]
             assert {len(clip) for clip in clips} == {config.max_steps + 1}  # past their success
             judged = [bool(clip[-1][0, 16, 0]) for clip in clips]
-            lines = (config.out / "true" / f"{name}.jsonl").read_text().splitlines()
+            lines = (config.out / "true" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
             true = [json.loads(line)["success"] for line in lines]
             missed += [not j for j, t in zip(judged, true, strict=True) if t]
             invented += [j for j, t in zip(judged, true, strict=True) if not t]
@@ -333,7 +335,7 @@ class Right(Policy):
 """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
-    (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.1"))
+    (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.1"), encoding="utf-8")
     own = replace(config, policies=(config.policies[0], "line_policies:Right"))
     try:
         with pytest.warns(FewEpisodesWarning, match="4 policies .* 12 starts per task"):
@@ -342,7 +344,7 @@ class Right(Policy):
         assert (last["name"], last["folder"]) == ("line_policies.Right", "line_policies:Right")
         assert last["true_success_rate"] == last["imagined_success_rate"] == 1.0
         assert (config.out / "true" / "line_policies.Right-reach.jsonl").exists()
-        (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.05"))
+        (tmp_path / "line_policies.py").write_text(source.replace("PACE", "0.05"), encoding="utf-8")
         with pytest.raises(ValueError, match=r"other settings .the policy line_policies:Right"):
             compare_real(own)
     finally:
@@ -414,7 +416,7 @@ def test_an_unknown_task_lists_the_tasks(worlds, config):
 def test_reports_are_json_that_any_reader_accepts(tmp_path):
     content = {**measurement_header(seeds=range(3)), "value": np.float32(0.5), "none": np.nan}
     path = write_json(tmp_path / "a" / "report.json", content)
-    read = json.loads(path.read_text(), parse_constant=pytest.fail)
+    read = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert read["value"] == 0.5
     assert read["none"] is None
     assert read["seeds"] == [0, 1, 2]

@@ -52,7 +52,7 @@ def test_the_judge_decides_and_breakdowns_stay_what_they_were(tmp_path, monkeypa
     judge = ColourJudge(0, frames=0, silent_about="hard")
     given = [*records[:3], broken, silent, *records[5:]]
     found = judge_episodes(given, frames, judge, tmp_path / "v.json")
-    stored = json.loads((tmp_path / "v.json").read_text())["verdicts"]
+    stored = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))["verdicts"]
     assert [entry["index"] for entry in stored] == list(range(len(STARTS)))
     assert judge.batches == [4, 4, 1]
     assert found[3] == broken and stored[3]["error"] == "broke down: the policy returned NaN"

@@ -128,7 +128,7 @@ def write_idm(folder: Path, checkpoint: Path | str, k: int) -> Path:
         "normalisation": {"mean": latent.mean, "std": latent.std},
         "latents": {"space": latent.space},
     }
-    (folder / "idm.json").write_text(json.dumps(record))
+    (folder / "idm.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 
 
@@ -251,7 +251,7 @@ def test_the_command_measures_both_models_and_writes_their_cards(
         write_card=True,
     )
     report = evaluate_latent_spaces(config)
-    assert json.loads((tmp_path / "report.json").read_text())["models"].keys() == {
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["models"].keys() == {
         "tiny",
         "tiny-semantic",
     }

@@ -166,7 +166,7 @@ def test_the_whole_evaluation_fills_json_card_and_pictures(
         write_card=True,
     )
     evaluate_open_loop(config)
-    report = json.loads((tmp_path / "open_loop.json").read_text())
+    report = json.loads((tmp_path / "open_loop.json").read_text(encoding="utf-8"))
     assert {"command", "versions", "machine", "duration_s", "seeds"} <= set(report)
     names = [f"{metric}{suffix}" for metric in ("psnr", "ssim", "changed_psnr")
              for suffix in ("", "_reconstruction", "_copy_first", "_shuffled_actions")]  # fmt: skip

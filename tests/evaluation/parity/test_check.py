@@ -26,33 +26,33 @@ def test_a_known_case_passes_with_its_errors(folder, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "my_idm" in shown
     assert "1 passed, 0 failed, 0 unknown" in shown
-    (case,) = json.loads(report.read_text())["cases"]
+    (case,) = json.loads(report.read_text(encoding="utf-8"))["cases"]
     assert case["passed"]
     assert case["max_abs"] < 5e-5
 
 
 def test_json_cases_are_known_by_their_content(tmp_path, capsys):
-    content = json.loads((DATA / "schedules.json").read_text())
-    (tmp_path / "other.json").write_text(json.dumps(content))
+    content = json.loads((DATA / "schedules.json").read_text(encoding="utf-8"))
+    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["check-parity", str(tmp_path), "--strict"]) == 0
     assert "1 passed, 0 failed, 0 unknown" in capsys.readouterr().out
     content["rescale_bridge_action"]["examples"][2]["output"][3] += 0.01
     content["openvla_bridge_orig"]["examples"][0]["action_unnormalised"][1] += 0.01
-    (tmp_path / "other.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["check-parity", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "bridge action 2" in shown and "openvla action 0" in shown
 
 
 def test_an_unknown_case_is_named_and_fails_when_strict(folder, capsys):
-    (folder / "something_new.json").write_text("{}")
+    (folder / "something_new.json").write_text("{}", encoding="utf-8")
     assert main(["check-parity", str(folder)]) == 0
     assert "1 passed, 0 failed, 1 unknown (something_new.json)" in capsys.readouterr().out
     assert main(["check-parity", str(folder), "--strict"]) == 1
 
 
 def test_a_folder_of_unknown_cases_does_not_pass(tmp_path):
-    (tmp_path / "something_new.json").write_text("{}")
+    (tmp_path / "something_new.json").write_text("{}", encoding="utf-8")
     assert main(["check-parity", str(tmp_path)]) == 1
 
 

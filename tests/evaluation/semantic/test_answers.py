@@ -141,7 +141,7 @@ def test_the_command_writes_figures_card_and_plot(folder, tmp_path, capsys):
                  "--frames", 8, "--questions", 5, "--json", tmp_path / "r.json",
                  "--plot", tmp_path / "r.png", "--write-card"]  # fmt: skip
     assert main([str(a) for a in arguments]) == 0
-    report = json.loads((tmp_path / "r.json").read_text())
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     found = report["future_qa"]
     assert {"in_distribution", "out_of_distribution", "by_type", "controls"} <= set(found)
     assert found["in_distribution"]["questions"] == 40

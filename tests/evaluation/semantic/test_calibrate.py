@@ -68,7 +68,7 @@ def test_the_command_writes_the_threshold_into_the_card(folder, tmp_path, capsys
     words = ["calibrate-semantic", "--checkpoint", str(folder / "model"), "--data",
              str(folder / "episodes"), "--per-task", "20", "--batch", "30"]  # fmt: skip
     assert main([*words, "--json", str(tmp_path / "f.json"), "--write-card"]) == 0
-    found = json.loads((tmp_path / "f.json").read_text())["answer_threshold"]
+    found = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["answer_threshold"]
     card = Checkpoint.open_semantic(folder / "model").spec
     assert card.answer_threshold == found["threshold"] != found["threshold_before"] == 0.9
     assert card.metrics["answer_threshold"]["by_task"] == found["by_task"]

@@ -57,10 +57,13 @@ def test_a_model_that_knows_is_always_right(folder, knowing, tmp_path):
         assert label(folder, server, tmp_path, "--samples", "3", "--json",
                      str(tmp_path / "f.json")) == 0  # fmt: skip
         assert len(server.requests) == 10 * 4 * 3
-        found = json.loads((tmp_path / "f.json").read_text())["labels"]
+        found = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["labels"]
         assert (found["accuracy"], found["questions"], found["unanswered"]) == (1.0, 40, 0)
         assert sum(row["questions"] for row in found["by_type"].values()) == 40
-        rows = [json.loads(line) for line in (tmp_path / LABELS).read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / LABELS).read_text(encoding="utf-8").splitlines()
+        ]
         assert sorted(row["number"] for row in rows) == list(range(40))
         assert label(folder, server, tmp_path, "--samples", "3") == 0
         assert len(server.requests) == 120  # all were stored
@@ -72,7 +75,7 @@ def test_failures_are_counted_and_asked_again(folder, knowing, tmp_path, capsys)
     with ScriptedServer(knowing, ["refuse", "ok", "filter"]) as server:
         assert label(folder, server, tmp_path, *one) == 0
     assert "2 unanswered" in capsys.readouterr().out
-    with (tmp_path / LABELS).open("a") as file:
+    with (tmp_path / LABELS).open("a", encoding="utf-8") as file:
         file.write('{"number": 0, "yes": tr')  # a kill cut the line off
     with ScriptedServer(knowing) as server:
         assert label(folder, server, tmp_path, *one) == 0
@@ -85,7 +88,7 @@ def test_what_came_before_the_server_went_away_is_kept(folder, knowing, tmp_path
     with ScriptedServer(knowing, ["ok"] * 5 + ["401"]) as server:
         assert label(folder, server, tmp_path, *one) == 2
     assert "refuses model" in capsys.readouterr().err
-    assert 5 <= len((tmp_path / LABELS).read_text().splitlines()) < 40
+    assert 5 <= len((tmp_path / LABELS).read_text(encoding="utf-8").splitlines()) < 40
 
 
 ONE = ("--samples", "1", "--temperature", "0")
@@ -105,15 +108,15 @@ def test_labels_of_other_questions_are_not_taken_for_these(folder, knowing, tmp_
         assert label(tmp_path, server, tmp_path / "out", *ONE) == 2
         assert "labels of other questions or pictures" in capsys.readouterr().err
         settings = tmp_path / "out" / SETTINGS
-        older = json.loads(settings.read_text())
+        older = json.loads(settings.read_text(encoding="utf-8"))
         del older["asked_sha256"]  # as folders were written before there was one
-        settings.write_text(json.dumps(older))
+        settings.write_text(json.dumps(older), encoding="utf-8")
         assert label(tmp_path, server, tmp_path / "out", *ONE) == 2
         assert re.search(r"labels\.jsonl, line 1: it answers .*, and question",
                          capsys.readouterr().err)  # fmt: skip
         asked_from(folder, tmp_path, 0)
         assert label(tmp_path, server, tmp_path / "out", *ONE) == 0
-        assert json.loads(settings.read_text())["asked_sha256"]
+        assert json.loads(settings.read_text(encoding="utf-8"))["asked_sha256"]
         assert label(tmp_path, server, tmp_path / "out", *ONE, "--frames", "9") == 2
         assert "frames: 10, now 9" in capsys.readouterr().err
         assert len(server.requests) == 40
@@ -142,7 +145,7 @@ def test_settings_without_labels_bind_nobody(folder, knowing, tmp_path):
     with ScriptedServer(knowing) as server:
         assert label(folder, server, tmp_path, *ONE, "--chat.model", "right") == 0
         assert label(folder, server, tmp_path, *ONE) == 2
-    assert json.loads((tmp_path / SETTINGS).read_text())["model"] == "right"
+    assert json.loads((tmp_path / SETTINGS).read_text(encoding="utf-8"))["model"] == "right"
 
 
 def test_damaged_labels_are_named(folder, knowing, tmp_path, capsys):
@@ -167,7 +170,7 @@ def test_damaged_labels_are_named(folder, knowing, tmp_path, capsys):
             assert f"{tmp_path / LABELS}, line 2:" in error and said in error, error
             assert "remove that line" in error
         (tmp_path / LABELS).write_bytes(whole)
-        (tmp_path / SETTINGS).write_text('{"qa": ')
+        (tmp_path / SETTINGS).write_text('{"qa": ', encoding="utf-8")
         assert label(folder, server, tmp_path, *ONE) == 2
         assert f"{tmp_path / SETTINGS}, which says" in capsys.readouterr().err
         assert len(server.requests) == 40
@@ -189,12 +192,12 @@ def test_a_task_is_stored_and_held_against_the_simulator(folder, tmp_path, capsy
              "--attempts", "1", "--chat.model", "m", "--chat.base-url", server.base_url,
              "--data", str(folder / "episodes"), "--json", str(tmp_path / "f.json")]
         ) == 0  # fmt: skip
-    assert json.loads((tmp_path / "task_0.json").read_text()) == json.loads(
+    assert json.loads((tmp_path / "task_0.json").read_text(encoding="utf-8")) == json.loads(
         json.dumps(task.to_dict())
     )
     assert not (tmp_path / "task_1.json").exists()
     assert "1 of 2 instructions" in capsys.readouterr().out
-    first, second = json.loads((tmp_path / "f.json").read_text())["tasks"]
+    first, second = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["tasks"]
     assert (first["states"], first["successes"]) == (len(states), int(true.sum()))
     assert first["missed"] == int((true & ~said).sum())
     assert first["too_early"] == int((said & ~true).sum())
@@ -231,7 +234,7 @@ def test_tasks_that_came_are_kept_and_only_the_rest_is_asked_again(tmp_path, cap
         assert ask(server, "other") == 0
         assert len(server.requests) == 3
     for number, task in enumerate(tasks):
-        stored = json.loads((tmp_path / f"task_{number}.json").read_text())
+        stored = json.loads((tmp_path / f"task_{number}.json").read_text(encoding="utf-8"))
         assert stored == json.loads(json.dumps(task.to_dict()))
 
 

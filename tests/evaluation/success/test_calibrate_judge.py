@@ -175,7 +175,7 @@ def test_a_judge_that_sees_the_truth_and_one_that_takes_near_misses_for_success(
     assert len(pairs) == 12
     assert pairs["colour?channel=0", "oracle", "real"]["kappa"] == pytest.approx(1.0)
     assert pairs["oracle", judges[3], "real"]["clips"] == 0
-    written = json.loads((tmp_path / "out.json").read_text())
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert written["judges"]["colour?channel=1"]["real"]["false_positive_rate"]["rate"] == seen
     assert {"command", "versions", "machine", "seeds"} <= set(written)
     assert (tmp_path / "out.png").stat().st_size > 1000
@@ -248,7 +248,7 @@ def test_videos_are_judged_by_their_frames(videos, tmp_path, capsys):
     out = tmp_path / "verdicts.json"
     words = ["judge", *videos, "--instruction", "be red", "--judge", "colour", "--json", str(out)]
     assert main(words) == 0
-    first, second = json.loads(out.read_text())["verdicts"]
+    first, second = json.loads(out.read_text(encoding="utf-8"))["verdicts"]
     assert first["score"] == pytest.approx(40 / 255, abs=0.03) and not first["success"]
     assert second["score"] == pytest.approx(230 / 255, abs=0.03) and second["success"]
     assert first["instruction"] == second["instruction"] == "be red"
@@ -264,7 +264,7 @@ def test_the_classifier_takes_videos_of_any_size_and_an_instruction_each(
     told = ["reach the red moon", "reach the blue cube"]
     words = ["judge", *videos, "--checkpoint", tiny_checkpoint, "--json", str(out)]
     assert main([*words, "--instruction", *told]) == 0
-    verdicts = json.loads(out.read_text())["verdicts"]
+    verdicts = json.loads(out.read_text(encoding="utf-8"))["verdicts"]
     assert [verdict["instruction"] for verdict in verdicts] == told
     assert all(0 < verdict["score"] < 1 and verdict["model"] == "tiny" for verdict in verdicts)
 

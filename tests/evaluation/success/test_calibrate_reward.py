@@ -56,7 +56,7 @@ def test_the_card_gets_the_rule_that_is_best_on_both_worlds(pushes, checkpoint, 
     assert after.weights_sha256 == before.weights_sha256
     assert after.metrics["episode_rule"]["window"] == rule.window
     assert RewardModel.from_checkpoint(Checkpoint.open(checkpoint)).rule.window == rule.window
-    written = json.loads((tmp_path / "rule.json").read_text())
+    written = json.loads((tmp_path / "rule.json").read_text(encoding="utf-8"))
     assert written["episode_rule"]["thresholds"] == found["thresholds"]
 
 

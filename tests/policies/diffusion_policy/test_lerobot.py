@@ -136,7 +136,7 @@ def write(folder, config=CONFIG, tensors=None, inside=True):
         path = folder / "policy_preprocessor_step_3_normalizer_processor.safetensors"
         save_file(STATISTICS, path)
     save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_said(changes, message, folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").symlink_to(folder / "model.safetensors")
-    (other / "config.json").write_text(json.dumps(CONFIG | changes))
+    (other / "config.json").write_text(json.dumps(CONFIG | changes), encoding="utf-8")
     with pytest.raises(PolicyError, match=message):
         load_lerobot(other, PUSHT, FRAMES, state=(0.0, 0.0))
 

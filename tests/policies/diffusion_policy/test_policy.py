@@ -143,11 +143,11 @@ def test_saved_policies_act_the_same(name, tmp_path):
         one.reset([0, 1], [3, 4], [""] * 2)
     np.testing.assert_array_equal(loaded.act(observe([0, 1])), made.act(observe([0, 1])))
     assert (loaded.action_spec, loaded.frame_spec) == (made.action_spec, made.frame_spec)
-    content = (tmp_path / "policy" / "policy.json").read_text()
+    content = (tmp_path / "policy" / "policy.json").read_text(encoding="utf-8")
     changed = content.replace('"encoder": "attention"', '"encoder": "resnet34"').replace(
         '"encoder": "resnet18"', '"encoder": "resnet34"'
     )
-    (tmp_path / "policy" / "policy.json").write_text(changed)
+    (tmp_path / "policy" / "policy.json").write_text(changed, encoding="utf-8")
     with pytest.raises(PolicyError, match="the weights do not fit a diffusion policy"):
         load_policy(tmp_path / "policy")
 

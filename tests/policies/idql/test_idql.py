@@ -204,8 +204,10 @@ def test_saved_policies_act_the_same(tmp_path):
     loaded.reset([0, 1, 2], [5, 6, 7], [""] * 3)
     assert (loaded.kind, loaded.frame_history) == ("idql", 1)
     np.testing.assert_array_equal(loaded.act(observe([0, 1, 2])), policy.act(observe([0, 1, 2])))
-    stored = (tmp_path / "policy" / "policy.json").read_text()
-    (tmp_path / "policy" / "policy.json").write_text(stored.replace('"hidden": 16', '"hidden": 8'))
+    stored = (tmp_path / "policy" / "policy.json").read_text(encoding="utf-8")
+    (tmp_path / "policy" / "policy.json").write_text(
+        stored.replace('"hidden": 16', '"hidden": 8'), encoding="utf-8"
+    )
     with pytest.raises(PolicyError, match="the weights do not fit critics of"):
         load_policy(tmp_path / "policy")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from wm_gym.policies.base import load_policy
 
 ROOT = Path(__file__).parents[3]
-TEXT = (ROOT / "docs" / "rl-in-imagination.md").read_text()
+TEXT = (ROOT / "docs" / "rl-in-imagination.md").read_text(encoding="utf-8")
 
 
 def test_the_example_trains_and_saves_a_policy(embedded_checkpoint, tmp_path, monkeypatch):
@@ -24,7 +24,7 @@ def test_the_example_trains_and_saves_a_policy(embedded_checkpoint, tmp_path, mo
 def test_the_examples_are_there():
     for command in re.findall(r"python (examples/\S+)", TEXT):
         assert (ROOT / command).exists()
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
-        "packages"
-    ]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["packages"]
     assert "wm_gym.policies.sb3" in packages

@@ -174,13 +174,13 @@ def test_a_nan_ends_only_its_own_episode(ppo, tiny_checkpoint):
 def test_another_world_model_is_refused(ppo, tmp_path):
     folder = save_policy(SB3Policy.from_agent(ppo), tmp_path / "policy")
     write_tiny_checkpoint(tmp_path / "other", seed=1)
-    content = json.loads((folder / "policy.json").read_text())
+    content = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     content["config"]["view"]["checkpoint"] = str(tmp_path / "other")
-    (folder / "policy.json").write_text(json.dumps(content))
+    (folder / "policy.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PolicyError, match="does not show what the agent was trained on"):
         load_policy(folder)
     content["config"]["view"]["checkpoint"] = str(tmp_path / "nowhere")
-    (folder / "policy.json").write_text(json.dumps(content))
+    (folder / "policy.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(Exception, match="names no folder with a card"):
         load_policy(folder)
 
@@ -204,9 +204,9 @@ def test_other_dynamics_over_the_same_latents_are_the_same_view(tiny_checkpoint)
 
 def test_another_action_language_is_refused(ppo, tmp_path):
     folder = save_policy(SB3Policy.from_agent(ppo), tmp_path)
-    content = json.loads((folder / "policy.json").read_text())
+    content = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     content["action_spec"]["high"] = [0.05, 0.05]
-    (folder / "policy.json").write_text(json.dumps(content))
+    (folder / "policy.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PolicyError, match="name the checkpoint that it was trained with"):
         load_policy(folder)
 
@@ -268,9 +268,9 @@ def test_nothing_is_unpickled(ppo, tmp_path):
         torch.save(content, tmp_path / "other.pth")
         members["policy.pth"] = (tmp_path / "other.pth").read_bytes()
         write()
-        described = json.loads(description_file(path).read_text())
+        described = json.loads(description_file(path).read_text(encoding="utf-8"))
         described["weights_sha256"] = hashlib.sha256(members["policy.pth"]).hexdigest()
-        description_file(path).write_text(json.dumps(described))
+        description_file(path).write_text(json.dumps(described), encoding="utf-8")
         with pytest.raises(PolicyError, match="holds something else than tensors"):
             load_agent(path)
     assert not Trap.sprung
@@ -278,7 +278,7 @@ def test_nothing_is_unpickled(ppo, tmp_path):
 
 def test_a_damaged_description_or_archive_is_refused(ppo, tmp_path):
     path = save_agent(ppo, tmp_path / "agent.zip")
-    described = json.loads(description_file(path).read_text())
+    described = json.loads(description_file(path).read_text(encoding="utf-8"))
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     for content, message in (
@@ -286,10 +286,10 @@ def test_a_damaged_description_or_archive_is_refused(ppo, tmp_path):
         (described | {"config": {}}, "names no known algorithm"),
         (described | {"config": {"network": {"algorithm": "DQN"}}}, "names no known algorithm"),
     ):
-        description_file(path).write_text(json.dumps(content))
+        description_file(path).write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(PolicyError, match=message):
             load_agent(path)
-    description_file(path).write_text(json.dumps(described))
+    description_file(path).write_text(json.dumps(described), encoding="utf-8")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)

@@ -34,7 +34,7 @@ SCHEDULE_TOLERANCE = (1e-6, 1e-5)
 def run_dynamics_parity(path: Path) -> ParityResult | None:
     """Run one reference file, whichever kind it is; None if it is about something else."""
     if path.suffix == ".json":
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if "flow_schedules" in content:
             return run_schedules(path)
         return run_state_dict_shapes(path) if "dit" in content else None
@@ -151,7 +151,7 @@ def run_schedules(path: Path) -> ParityResult:
     The gripper, which the authors' policy code rounds to open or closed, is compared where it is
     one of the two: the action language here is linear in it.
     """
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     found: dict[str, Tensor] = {}
     expected: dict[str, Tensor] = {}
 
@@ -201,7 +201,7 @@ def run_state_dict_shapes(path: Path) -> ParityResult:
     from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from wm_gym.latents.svae import SVAE, SVAEConfig
 
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     wrong: dict[str, float] = {}
     for name, entry in {**content["dit"], **content["other"]}.items():
         with torch.device("meta"):

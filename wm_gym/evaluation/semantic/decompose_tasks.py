@@ -166,7 +166,7 @@ def _read_made(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(known, dict):
             raise ValueError("it is no JSON object")
     except (ValueError, RecursionError) as error:
@@ -183,7 +183,7 @@ def _read_kept(path: Path, objects: Sequence[str], questions: QuestionSet) -> Se
         ValueError: if the file is damaged.
     """
     try:
-        return read_task(path.read_text(), objects, questions)
+        return read_task(path.read_text(encoding="utf-8"), objects, questions)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
 

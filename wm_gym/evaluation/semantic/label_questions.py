@@ -156,7 +156,7 @@ def label_dataset(config: LabelQuestionsConfig) -> dict[str, Any]:
     chat = config.chat.make()
     write_atomically(config.out / SETTINGS, json.dumps(identity, indent=1).encode())
     bar = tqdm(total=len(drawn), initial=len(labels), desc="labelling", unit="question")
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
 
         def store(place: int, label: Label) -> None:
             bar.update()
@@ -240,7 +240,7 @@ def _check_settings(config: LabelQuestionsConfig, identity: dict[str, Any]) -> N
     if not (config.out / LABELS).stat().st_size:
         return  # nothing was answered, so nothing depends on the settings
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:

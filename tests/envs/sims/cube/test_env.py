@@ -194,7 +194,9 @@ try:
 except ImportError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert "Cube-v0 runs on the package ogbench" in run.stdout
     assert "pip install 'wm_gym[ogbench]'" in run.stdout
 
