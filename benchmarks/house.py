@@ -147,6 +147,7 @@ def trace_step(root: Path) -> dict[str, int]:
         check=True,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -183,12 +184,16 @@ def _print(revisions: dict[str, dict[str, Any]]) -> None:
 
 
 def _lines(path: Path) -> int:
-    return len(path.read_text().splitlines())
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def _git(root: Path, *words: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(root), *words], check=True, capture_output=True, text=True
+        ["git", "-C", str(root), *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     return done.stdout
 

@@ -41,7 +41,9 @@ class Import:
 
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name -> file, of every module of the package."""
-    setup = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    setup = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
     found = {}
     for package, folder in setup["package-dir"].items():
         for path in sorted((root / folder).rglob("*.py")):
@@ -55,7 +57,7 @@ def imports(root: Path) -> set[Import]:
     known = modules(root)
     found = set()
     for name, path in known.items():
-        for node, kind in _import_nodes(ast.parse(path.read_text()), "top"):
+        for node, kind in _import_nodes(ast.parse(path.read_text(encoding="utf-8")), "top"):
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             else:
@@ -164,7 +166,7 @@ def near_copies(files: list[Path]) -> list[tuple[Path, int, Path, int, int]]:
 
 
 def _normalised(path: Path) -> list[tuple[int, str]]:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     skipped: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
@@ -183,7 +185,7 @@ def resume_guards(root: Path) -> list[str]:
     """Functions that refuse a folder or file which holds a run with other settings."""
     found = []
     for name, path in modules(root).items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 raised = [
                     _message(child) for child in ast.walk(node) if isinstance(child, ast.Raise)
@@ -207,7 +209,7 @@ def isinstance_calls(paths: list[Path]) -> int:
         and isinstance(node.func, ast.Name)
         and node.func.id == "isinstance"
         for path in paths
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     )
 
 
@@ -226,7 +228,7 @@ def config_hops(root: Path, module: str, function: str, name: str = "config") ->
         the same name.
     """
     known = modules(root)
-    trees = {dotted: ast.parse(path.read_text()) for dotted, path in known.items()}
+    trees = {dotted: ast.parse(path.read_text(encoding="utf-8")) for dotted, path in known.items()}
     hops: list[str] = []
     waiting, seen = [(module, function)], set()
     while waiting:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from wm_gym.spec import ActionSpec
 
@@ -32,16 +34,16 @@ def check_batch(actions: Any, rows: int, spec: ActionSpec) -> None:
     try:
         found = len(actions)
     except TypeError:
-        raise ValueError(
+        raise UserError(
             f"actions are {actions!r}, {expected}; pass np.stack of one action per row"
         ) from None
     if found != rows:
-        raise ValueError(
+        raise UserError(
             f"{found} actions, expected {rows}, one per row; they have shape {shape_of(actions)}, "
             f"{expected}"
         )
     if all(shape_of(action) != str((spec.size,)) for action in actions):
-        raise ValueError(
+        raise UserError(
             f"actions have shape {shape_of(actions)}, {expected}; reshape them, or convert the "
             "policy's actions with wm_gym.policies.compatibility.check_compatible"
         )

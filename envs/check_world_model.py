@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.acceleration import arithmetic_of
 from wm_gym.dynamics.dit import DiT
+from wm_gym.errors import UserError
 from wm_gym.semantic.world_model import SemanticWorldModel
 
 TOLERANCE = 1e-4
@@ -23,7 +24,7 @@ SETTLING_ROLLS = 6
 """Rolls of the probe after which what a rollout keeps must have stopped growing."""
 
 
-class WorldModelCheckError(AssertionError):
+class WorldModelCheckError(UserError, AssertionError):
     """A world model that breaks a promise; the message lists every failed check."""
 
 
@@ -132,7 +133,7 @@ def _make_probe(model: Any, frames: np.ndarray | None) -> _Probe:
     if frames is None:
         frames = rng.integers(0, 256, shape, np.uint8)
     if frames.shape != shape or frames.dtype != np.uint8:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 {shape}")
+        raise UserError(f"frames are {frames.dtype} {frames.shape}, expected uint8 {shape}")
     steps = spec.context.length + 3  # far enough for the context to slide
     low, high = np.float32(spec.action.low), np.float32(spec.action.high)
     actions = rng.uniform(low, high, (steps, 3, spec.action.size)).astype(np.float32)

@@ -23,6 +23,7 @@ from wm_gym.data.shards import write_index, write_shard
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
 from wm_gym.envs.simulator_factory import Factory, SimulatorFactory
+from wm_gym.errors import UserError
 from wm_gym.identity import describe_value
 from wm_gym.instructions import Goal
 from wm_gym.run_lock import one_writer
@@ -106,51 +107,51 @@ class CollectConfig:
             object.__setattr__(self, "frame_size", self.frame_size or frame)
             object.__setattr__(self, "steps", self.steps or domain.episode_steps)
         elif not self.steps:
-            raise ValueError(
+            raise UserError(
                 f"env_id {self.env_id!r} is no simulator known here, expected one of "
                 f"{sorted(BEHAVIOURS)}; for one of your own give tasks, frame_size and steps, and "
                 "pass collect(config, factory=...)"
             )
         if self.episodes < 1 or self.steps < 1 or self.workers < 1 or self.shard_episodes < 1:
-            raise ValueError(
+            raise UserError(
                 f"episodes={self.episodes}, steps={self.steps}, workers={self.workers} and "
                 f"shard_episodes={self.shard_episodes} must all be at least 1"
             )
         weights = list(self.behaviours.values())
         if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(
+            raise UserError(
                 f"behaviours are {self.behaviours}, expected names with weights of at least 0 and "
                 "one above 0, "
                 "e.g. {'expert': 0.5, 'random': 0.5}"
             )
         if self.noise is not None and not 0 <= self.noise[0] <= self.noise[1]:
-            raise ValueError(
+            raise UserError(
                 f"noise={self.noise}, expected a least and a largest one of 0 or more, e.g. "
                 "noise=(0.003, 0.02)"
             )
         if self.objects and domain is not None and not domain.objects_keyword:
-            raise ValueError(
+            raise UserError(
                 f"objects={self.objects!r}: in {self.env_id!r} the task decides what is there; "
                 "leave objects out"
             )
         if self.background and domain and self.background not in domain.backgrounds:
-            raise ValueError(
+            raise UserError(
                 f"background={self.background!r}: {self.env_id!r} has "
                 f"{', '.join(domain.backgrounds) or 'one only; leave background out'}"
             )
         if not self.tasks:
-            raise ValueError(
+            raise UserError(
                 f"tasks is empty and {self.env_id!r} has no domain to take them from, expected at "
                 "least one, e.g. ('reach', 'push')"
             )
         if self.image_format not in ("exact", "jpeg"):
-            raise ValueError(f"image_format is {self.image_format!r}, expected 'exact' or 'jpeg'")
+            raise UserError(f"image_format is {self.image_format!r}, expected 'exact' or 'jpeg'")
         reserved = range(
             max(self.seed, HELD_OUT_SEEDS.start),
             min(self.seed + self.episodes, HELD_OUT_SEEDS.stop),
         )
         if len(reserved) and not self.held_out:
-            raise ValueError(
+            raise UserError(
                 f"seeds {self.seed} to {self.seed + self.episodes - 1} reach into "
                 f"{HELD_OUT_SEEDS.start} to "
                 f"{HELD_OUT_SEEDS.stop - 1}, which are kept for evaluation; start at "
@@ -158,7 +159,7 @@ class CollectConfig:
                 "collect fewer episodes, or pass held_out=True if this is evaluation data"
             )
         if self.held_out and len(reserved) < self.episodes:
-            raise ValueError(
+            raise UserError(
                 f"held_out=True, but seeds {self.seed} to {self.seed + self.episodes - 1} are not "
                 f"all among {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}, which are kept "
                 "for evaluation: training data may hold the same episodes; choose others, e.g. "
@@ -211,7 +212,7 @@ def collect(
     env, behaviours = factory()
     unknown = set(config.behaviours) - set(behaviours)
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"behaviours {sorted(unknown)} are unknown to this simulator, expected "
             f"{sorted(behaviours)}"
         )
@@ -246,7 +247,7 @@ def _collect_missing(config: CollectConfig, factory: Factory, progress: bool) ->
     for numbers in shards:
         stored = _episodes_in(_shard_path(out, numbers.start, config))
         if stored > len(numbers) or surplus:
-            raise ValueError(
+            raise UserError(
                 f"{out} already holds more than {config.episodes} episodes; ask for at least as "
                 "many, or collect "
                 "into another folder"

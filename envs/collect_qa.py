@@ -21,6 +21,7 @@ import numpy as np
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
 from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.errors import UserError
 from wm_gym.run_lock import one_writer
 from wm_gym.run_settings import check_run_settings
 from wm_gym.semantic.question_sets import QUESTION_SETS
@@ -63,14 +64,14 @@ class CollectQAConfig:
     def __post_init__(self) -> None:
         """Check the settings once."""
         if not self.data:
-            raise ValueError("data is empty; give at least one folder of episodes")
+            raise UserError("data is empty; give at least one folder of episodes")
         if min(self.horizons, self.per_answer, self.stride) < 1 or self.max_horizon < 0:
-            raise ValueError(
+            raise UserError(
                 f"horizons={self.horizons}, per_answer={self.per_answer} and stride={self.stride} "
                 f"must be at least 1, and max_horizon={self.max_horizon} at least 0"
             )
         if self.max_horizon > np.iinfo(np.uint8).max:  # as stored
-            raise ValueError(f"max_horizon={self.max_horizon} must be at most 255")
+            raise UserError(f"max_horizon={self.max_horizon} must be at most 255")
 
     def identity(self) -> dict[str, Any]:
         """The settings that the questions depend on, JSON-ready."""
@@ -105,7 +106,7 @@ def _collect_qa(config: CollectQAConfig) -> Path:
         digest = hashlib.sha256((dataset.folder / "index.json").read_bytes()).hexdigest()
         if number < len(entries):
             if entries[number].index_sha256 != digest:
-                raise ValueError(
+                raise UserError(
                     f"{out} was made from other episodes than {folder} holds now; collect the "
                     "questions into another folder"
                 )
@@ -231,7 +232,7 @@ def _entries(config: CollectQAConfig, out: Path) -> list[SourceEntry]:
         remedy="collect the questions into another folder",
     )
     if len(index["sources"]) > len(config.data):
-        raise ValueError(
+        raise UserError(
             f"{out} holds questions about {len(index['sources'])} sources; name all of them in "
             "--data, or collect into another folder"
         )

@@ -24,12 +24,13 @@ from wm_gym.envs.observations import dict_observation, observation_space
 from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
 from wm_gym.envs.semantic_reward import SemanticReward
 from wm_gym.envs.settings import Settings, check_count, load_model
-from wm_gym.instructions import Goal
+from wm_gym.errors import UserError
+from wm_gym.instructions import Goal, as_text
 from wm_gym.plain_torch import plain_torch
 from wm_gym.world_model import LatentWorldModel
 
 
-class ImaginationError(RuntimeError):
+class ImaginationError(UserError, RuntimeError):
     """The world model produced NaN or infinite latents."""
 
 
@@ -56,7 +57,7 @@ class Engine:
         self.spec = self.model.spec
         self.horizon = settings.horizon or self.spec.horizon
         if settings.surprise_penalty and self.model.denoising_steps < 2:
-            raise ValueError(
+            raise UserError(
                 f"surprise_penalty={settings.surprise_penalty} with one denoising step, which "
                 "knows no surprise: make the environment with denoising_steps=2 or more, or "
                 "without the penalty"
@@ -113,7 +114,7 @@ class Engine:
         plans = [self.starts.plan(g, o) for g, o in zip(generators, options, strict=True)]
         lengths = {len(plan.frames) for plan in plans}
         if len(lengths) > 1:
-            raise ValueError(
+            raise UserError(
                 f"histories of {sorted(lengths)} frames in one reset; give all rows as many"
             )
         frames = torch.from_numpy(np.stack([plan.frames for plan in plans]))
@@ -127,7 +128,7 @@ class Engine:
             )
             self._latents, self._frames, self._known = self._rollout.latents, None, {}
         elif self._rollout is None:
-            raise ValueError("some rows were reset before all were; call reset() without a mask")
+            raise UserError("some rows were reset before all were; call reset() without a mask")
         else:
             self._rollout.restart(rows, frames, seeds=seeds, actions=actions)
             # the other rows keep what they show, which after an error is not their newest
@@ -157,7 +158,7 @@ class Engine:
         check_count("horizon", horizon)
         horizon = horizon or self.spec.horizon
         if self.clips is not None and horizon != self.horizon:
-            raise ValueError(
+            raise UserError(
                 f"horizon={horizon}: the judge of reward={self.reward.name!r} looks at frames of "
                 f"episodes of {self.horizon} steps; make another environment with that horizon"
             )
@@ -170,6 +171,7 @@ class Engine:
         Raises:
             InstructionError: if one is not understood; nothing changed.
         """
+        instructions = [as_text(instruction) for instruction in instructions]
         goals = [self.starts.goal(instruction) for instruction in instructions]
         distances = self._distances(range(self.rows), goals)
         for row, episode in enumerate(self.episodes):
@@ -220,7 +222,7 @@ class Engine:
             return Transition(np.zeros(self.rows), nothing, nothing.copy(), infos)
         physical, errors = read_actions(actions, idle, self.spec.action)
         if strict and errors:
-            raise ValueError(next(iter(errors.values())))
+            raise UserError(next(iter(errors.values())))
         bounded = np.clip(physical, self.action_space.low, self.action_space.high)
         before = (self._latents, self._frames, self._known)
         latents = self._rollout.step(torch.from_numpy(bounded))
@@ -341,7 +343,7 @@ class Engine:
     def frames(self) -> np.ndarray:
         """Newest frames (B, H, W, 3) uint8, decoded once, when first asked for. Do not modify."""
         if self._rollout is None:
-            raise ValueError("there is no frame yet; call reset() first")
+            raise UserError("there is no frame yet; call reset() first")
         frames = self._frames
         if frames is None:
             if len(self._known) == self.rows:
@@ -376,7 +378,7 @@ class Engine:
     def snapshot(self, generators: Sequence[np.random.Generator]) -> bytes:
         """Everything the future depends on, the rows' generators included."""
         if self._rollout is None:
-            raise ValueError("nothing to save yet; call reset() first")
+            raise UserError("nothing to save yet; call reset() first")
         return to_bytes(
             EngineState(
                 model_identity(self.model),
@@ -421,5 +423,5 @@ def _stack_actions(actions: Sequence[np.ndarray | None]) -> torch.Tensor | None:
     if not given:
         return None
     if len(given) != len(actions):
-        raise ValueError("some rows have 'actions' and some have not; give them to all or none")
+        raise UserError("some rows have 'actions' and some have not; give them to all or none")
     return torch.from_numpy(np.stack(given))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 LAYOUT = 1
 
 
@@ -86,7 +88,7 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
         ValueError: if the content is damaged, or belongs to another model or number of rows.
     """
     if not isinstance(content, bytes | bytearray | memoryview):
-        raise ValueError(
+        raise UserError(
             f"a snapshot is bytes, got {content!r} of type {type(content).__name__}; pass what "
             "snapshot() returned, from a file Path(…).read_bytes()"
         )
@@ -96,21 +98,21 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
         header = json.loads(arrays["header"].tobytes())
         layout = header["layout"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"this is not a snapshot of an imagined environment, or it is cut off ({error}); pass "
             "what env.unwrapped.snapshot() returned"
         ) from error
     if layout != LAYOUT:
-        raise ValueError(f"snapshot has layout {layout}, this wm_gym reads {LAYOUT}; take it anew")
+        raise UserError(f"snapshot has layout {layout}, this wm_gym reads {LAYOUT}; take it anew")
     if header["model"] != model:
-        raise ValueError(
+        raise UserError(
             f"snapshot is of model {header['model']['name']!r} with "
             f"{header['model']['denoising_steps']} denoising steps, this environment runs "
             f"{model['name']!r} with {model['denoising_steps']}, or with other weights; restore it "
             "in an environment made with the same arguments"
         )
     if len(header["episodes"]) != rows:
-        raise ValueError(
+        raise UserError(
             f"snapshot has {len(header['episodes'])} rows, this environment has {rows}; restore it "
             "in gym.make (one row) or gym.make_vec (num_envs rows) with as many"
         )

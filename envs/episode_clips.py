@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from wm_gym.errors import UserError
 from wm_gym.judges.verdicts import Clip, evenly
 
 DECODED_AT_ONCE = 64
@@ -73,7 +74,7 @@ class EpisodeClips:
         """
         needed = [[step for step in self.wanted if step <= made] for made in steps]
         if shown is None or [sorted(row) for row in shown] != needed:
-            raise ValueError(
+            raise UserError(
                 "the snapshot does not hold the pictures since the start that this environment's "
                 "judge looks at; take it in an environment with the same judge and horizon"
             )

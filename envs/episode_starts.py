@@ -13,7 +13,8 @@ import numpy as np
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.domains import domain_of
 from wm_gym.envs.start_states import FILENAME, StartStates
-from wm_gym.instructions import Goal, InstructionSet
+from wm_gym.errors import UserError
+from wm_gym.instructions import Goal, InstructionSet, as_text, is_encoded_text
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import WorldModelSpec
 
@@ -46,7 +47,7 @@ def read_options(options: Any) -> dict[str, Any]:
     if options is None:
         return {}
     if not isinstance(options, Mapping):
-        raise ValueError(
+        raise UserError(
             f"options are {reprlib.repr(options)}; expected a dict such as "
             f"{{'start': 'push-6500'}}, with keys among {list(OPTIONS)}"
         )
@@ -80,7 +81,7 @@ class EpisodeStarts:
         judged_task: str = "any",
     ) -> None:
         if "any" not in (task, judged_task) and task != judged_task:
-            raise ValueError(
+            raise UserError(
                 f"task={task!r} and reward={judged_by!r}, which judges {judged_task!r}, do not go "
                 "together; leave task='any', or name the same in both"
             )
@@ -96,7 +97,7 @@ class EpisodeStarts:
 
     def _starts_of(self, task: str) -> list[int]:
         if task != "any" and task not in self.spec.tasks:
-            raise ValueError(
+            raise UserError(
                 f"task={task!r} is unknown; expected 'any' or one of {list(self.spec.tasks)}"
             )
         if task == "any":
@@ -119,19 +120,23 @@ class EpisodeStarts:
         """
         unknown = [key for key in options if key not in OPTIONS]
         if unknown:
-            raise ValueError(f"options {unknown} are unknown; expected {list(OPTIONS)}")
+            raise UserError(f"options {unknown} are unknown; expected {list(OPTIONS)}")
+        options = {
+            key: as_text(value) if is_encoded_text(value) else value
+            for key, value in options.items()
+        }
         for key in ("start", "instruction"):
             if not isinstance(text := options.get(key), str | None):
                 picture = isinstance(text, Mapping) or hasattr(text, "ndim")
-                raise ValueError(
+                raise UserError(
                     f"options[{key!r}] is {reprlib.repr(text)} of type {type(text).__name__}; "
                     "expected text, or in a vector environment a list with one per row"
                     + ("; a picture goes into options['frames']" if picture else "")
                 )
         if "frames" in options and "start" in options:
-            raise ValueError("options has both 'frames' and 'start'; give one of them")
+            raise UserError("options has both 'frames' and 'start'; give one of them")
         if "actions" in options and "frames" not in options:
-            raise ValueError("options has 'actions' without 'frames'; give the frames they led to")
+            raise UserError("options has 'actions' without 'frames'; give the frames they led to")
         # drawn first, so that the noise does not depend on how the episode begins
         seed = int(generator.integers(NOISE_SEEDS))
         instruction, start, actions = options.get("instruction"), None, None
@@ -164,7 +169,7 @@ class EpisodeStarts:
             ValueError: if there is no such start, or what the instruction is about is not in it.
         """
         if name is None and not self.pool:
-            raise ValueError(
+            raise UserError(
                 f"{self.spec.name} has no stored start states for task {self.task!r}; "
                 "begin from a picture: reset(options={'frames': uint8 (H, W, 3), 'instruction': …})"
             )
@@ -174,7 +179,7 @@ class EpisodeStarts:
             pool = [i for i in pool if self._goal_of_start(i) == wanted]
             if not pool:
                 where = f"start {name!r}" if name else f"no stored start of task {self.task!r}"
-                raise ValueError(
+                raise UserError(
                     f"instruction {instruction!r} is about things that {where} "
                     f"{'does not have' if name else 'has'}; in {self.spec.twin} a task brings its "
                     "own things: leave the start or the task out, or the instruction"
@@ -185,7 +190,7 @@ class EpisodeStarts:
         try:
             frames = np.asarray(frames)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"options['frames'] cannot be read as an array ({error}); expected uint8 pixels of "
                 "one picture, or of a history whose frames have one size"
             ) from error
@@ -199,14 +204,12 @@ class EpisodeStarts:
                 advice = "multiply by 255 and use .astype(np.uint8)"
             else:
                 advice = "use .astype(np.uint8)"
-            raise ValueError(
+            raise UserError(
                 f"options['frames'] has dtype {frames.dtype} and shape {frames.shape}, expected "
                 f"uint8 and {size}, or (n, {size[0]}, {size[1]}, 3) for a history; {advice}"
             )
         if not frames.size:
-            raise ValueError(
-                f"options['frames'] has shape {frames.shape}; expected a frame or more"
-            )
+            raise UserError(f"options['frames'] has shape {frames.shape}; expected a frame or more")
         return frames[None] if frames.ndim == 3 else frames
 
     def _history_actions(self, actions: Any, frames: int) -> np.ndarray | None:
@@ -215,12 +218,12 @@ class EpisodeStarts:
         try:
             actions = np.asarray(actions, np.float32)
         except (TypeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"options['actions'] cannot be read as numbers ({error}); expected shape "
                 f"{(frames - 1, self.spec.action.size)}"
             ) from error
         if actions.shape != (frames - 1, self.spec.action.size) or not np.isfinite(actions).all():
-            raise ValueError(
+            raise UserError(
                 f"options['actions'] has shape {actions.shape}, expected "
                 f"{(frames - 1, self.spec.action.size)} finite numbers: actions[i] led from frame "
                 "i to frame i + 1"
@@ -232,7 +235,7 @@ class EpisodeStarts:
         if instruction:
             goal = self.instructions.parse(instruction) if self.spec.tasks else None
             if goal is not None and self.judged_task not in ("any", goal.task):
-                raise ValueError(
+                raise UserError(
                     f"instruction {instruction!r} states task {goal.task!r}, and reward "
                     f"{self.judged_by!r} judges {self.judged_task!r}; give one of these, or make "
                     "the environment with reward='semantic:any?…'"
@@ -241,8 +244,8 @@ class EpisodeStarts:
         if self.judged_by is not None:
             needed = "scores an instruction: give options['instruction']"
             if isinstance(self.spec, SemanticSpec):
-                raise ValueError(f"a semantic environment {needed}")
-            raise ValueError(
+                raise UserError(f"a semantic environment {needed}")
+            raise UserError(
                 f"reward {self.judged_by!r} {needed}, or make the environment with reward='none'"
             )
         return None
@@ -257,7 +260,7 @@ def _read_starts(folder: Path | None, spec: WorldModelSpec | SemanticSpec) -> St
     remedy = "get the checkpoint again or write it anew with `wm-gym make-start-states`"
     starts = StartStates.from_bytes(Checkpoint(folder, spec).read(FILENAME, remedy), path)
     if starts.frames.shape[1:3] != size:
-        raise ValueError(
+        raise UserError(
             f"{path} holds frames of {starts.frames.shape[1:3]}, its card says {size}; {remedy}"
         )
     return starts

@@ -21,6 +21,7 @@ from wm_gym.data.latent_clips import read_episode_facts
 from wm_gym.envs.sims.bridge import state as bridge_state
 from wm_gym.envs.sims.bridge import tasks as bridge_tasks
 from wm_gym.envs.sims.langtable import tasks as langtable_tasks
+from wm_gym.errors import UserError
 from wm_gym.instructions import named_objects
 
 
@@ -129,7 +130,7 @@ def label_states(states: np.ndarray, simulator: str | None, tasks: Sequence[str]
         ValueError: if the simulator has no predicates here.
     """
     if simulator not in LABELS:
-        raise ValueError(f"simulator {simulator!r} has no labels; expected one of {list(LABELS)}")
+        raise UserError(f"simulator {simulator!r} has no labels; expected one of {list(LABELS)}")
     return LABELS[simulator](states, tasks)
 
 

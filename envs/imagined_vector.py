@@ -16,6 +16,7 @@ from wm_gym.envs.actions import check_batch
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import read_options
 from wm_gym.envs.settings import Settings, check_names, check_render_mode
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -89,7 +90,7 @@ class WorldModelVectorEnv(VectorEnv):
         """Check the arguments and put the environment around an engine of that many rows."""
         whole = isinstance(num_envs, int | np.integer) and not isinstance(num_envs, bool)
         if not whole or num_envs < 1:
-            raise ValueError(f"num_envs={num_envs!r}; expected a whole number of at least 1")
+            raise UserError(f"num_envs={num_envs!r}; expected a whole number of at least 1")
         check_render_mode(render_mode)
         self.num_envs = int(num_envs)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
@@ -141,7 +142,7 @@ class WorldModelVectorEnv(VectorEnv):
         per_row = {"seed": seeds, **{k: v for k, v in options.items() if isinstance(v, list)}}
         for key, values in per_row.items():
             if len(values) != self.num_envs:
-                raise ValueError(f"{key} has {len(values)} entries, expected {self.num_envs}")
+                raise UserError(f"{key} has {len(values)} entries, expected {self.num_envs}")
         for row in rows:
             if (row_seed := seeds[row]) is not None:
                 self._generators[row] = seeding.np_random(row_seed)
@@ -166,7 +167,7 @@ class WorldModelVectorEnv(VectorEnv):
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"options['reset_mask'] must be a bool array, got {mask!r}")
         if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
+            raise UserError(
                 f"options['reset_mask'] must have shape ({self.num_envs},) and at least one True, "
                 f"got {mask}"
             )
@@ -278,7 +279,7 @@ class WorldModelVectorEnv(VectorEnv):
         """
         per_row = list(values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
         if len(per_row) != self.num_envs:
-            raise ValueError(f"{name}: {len(per_row)} values, expected {self.num_envs}")
+            raise UserError(f"{name}: {len(per_row)} values, expected {self.num_envs}")
         if name in ("instruction", "task_description"):
             self.engine.instruct(per_row)
         elif all(value is per_row[0] or value == per_row[0] for value in per_row):
@@ -287,7 +288,7 @@ class WorldModelVectorEnv(VectorEnv):
             else:
                 setattr(self, name, per_row[0])
         else:
-            raise ValueError(f"{name} is shared by all rows, give one value")
+            raise UserError(f"{name} is shared by all rows, give one value")
 
     def snapshot(self) -> bytes:
         """Save all rows: context, cache, noise, step counters, random generators."""
@@ -317,7 +318,7 @@ def _settings(env_id: str, max_episode_steps: int | None, settings: dict[str, An
     if max_episode_steps is not None:
         horizon = settings.get("horizon")
         if horizon not in (None, max_episode_steps):
-            raise ValueError(
+            raise UserError(
                 f"horizon={horizon!r} and max_episode_steps={max_episode_steps!r} are two words "
                 "for one thing, the steps of an episode; give horizon= alone"
             )
@@ -329,6 +330,6 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     try:
         return AutoresetMode(mode)
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"autoreset_mode={mode!r}; expected one of {[one.value for one in AutoresetMode]}"
         ) from None

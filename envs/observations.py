@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium import spaces
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from wm_gym.instructions import Goal
     from wm_gym.spec import WorldModelSpec
@@ -35,9 +37,7 @@ def observation_space(spec: WorldModelSpec, obs: str) -> spaces.Space:
         goal = spaces.Box(0, 1, (goal_vector(None, spec).size,), np.float32)
         time_left = spaces.Box(0, 1, (1,), np.float32)
         return spaces.Dict({"pixels": pixels, "goal": goal, "time_left": time_left})
-    raise ValueError(
-        f"obs={obs!r} is unknown; expected one of {', '.join(map(repr, OBSERVATIONS))}"
-    )
+    raise UserError(f"obs={obs!r} is unknown; expected one of {', '.join(map(repr, OBSERVATIONS))}")
 
 
 def goal_vector(goal: Goal | None, spec: WorldModelSpec) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -233,7 +235,7 @@ def check_reward_name(name: str) -> None:
 
         read_semantic_reward(name)
     elif name not in REWARDS:
-        raise ValueError(
+        raise UserError(
             f"reward={name!r} does not exist; expected one of {', '.join(map(repr, REWARDS))}, "
             "'judge:' and the name of a judge, or 'semantic:<task>?checkpoint=FOLDER'"
         )
@@ -270,11 +272,11 @@ def make_reward(
         from wm_gym.envs.semantic_reward import SemanticReward
 
         if model is None:
-            raise ValueError(f"reward={name!r} needs the world model whose frames are scored")
+            raise UserError(f"reward={name!r} needs the world model whose frames are scored")
         return SemanticReward(name, model.spec, device)
     if checkpoint is None or checkpoint.spec.reward is None:
         where = "this model" if checkpoint is None else str(checkpoint.folder)
-        raise ValueError(
+        raise UserError(
             f"reward={name!r} needs a reward model, and {where} has none beside its card; make "
             "the environment with reward='none', or train one with `wm-gym train reward`"
         )

@@ -25,6 +25,7 @@ from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.registration import SEMANTIC_MODELS, SEMANTIC_TWINS
 from wm_gym.envs.settings import announce
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.plain_torch import plain_torch
 from wm_gym.semantic.tasks import Subgoal, semantic_task
@@ -65,14 +66,14 @@ class SemanticSettings:
         )  # fmt: skip
         for name, known in choices:
             if getattr(self, name) not in known:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)!r} is unknown; expected one of "
                     f"{', '.join(map(repr, known))}"
                 )
         if self.horizon is not None and (type(self.horizon) is not int or self.horizon < 1):
-            raise ValueError(f"horizon={self.horizon!r}; expected a whole number of at least 1")
+            raise UserError(f"horizon={self.horizon!r}; expected a whole number of at least 1")
         if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold!r} must be between 0 and 1")
+            raise UserError(f"threshold={self.threshold!r} must be between 0 and 1")
         check_device(self.device)
 
 
@@ -118,12 +119,12 @@ class SemanticEngine:
         self.spec = self.model.spec
         twin = SEMANTIC_TWINS[settings.env_id]
         if model is None and self.spec.twin not in (twin, None):
-            raise ValueError(
+            raise UserError(
                 f"{settings.env_id} is of {twin}, and {self.spec.name} is a model of "
                 f"{self.spec.twin}; make the environment of that simulator"
             )
         if self.spec.blind != "none":
-            raise ValueError(
+            raise UserError(
                 f"{self.spec.name} was trained without {self.spec.blind}, as a control to compare "
                 "with; use a model that was not"
             )
@@ -131,7 +132,7 @@ class SemanticEngine:
             announce(settings.env_id, self.spec)
         self.horizon = settings.horizon or self.spec.horizon
         if self.horizon > self.spec.horizon:
-            raise ValueError(
+            raise UserError(
                 f"horizon={self.horizon}: {self.spec.name} was trained with at most "
                 f"{self.spec.horizon} actions"
             )
@@ -167,10 +168,10 @@ class SemanticEngine:
             ValueError: if an option does not fit; the engine is as it was.
         """
         if not self.begun and len(rows) < self.rows:
-            raise ValueError("some rows were reset before all were; call reset() without a mask")
+            raise UserError("some rows were reset before all were; call reset() without a mask")
         plans = [self.starts.plan(g, o) for g, o in zip(generators, options, strict=True)]
         if any(len(plan.frames) > 1 for plan in plans):
-            raise ValueError(
+            raise UserError(
                 "options['frames'] is a history; a semantic world model begins from one picture "
                 "(H, W, 3)"
             )
@@ -226,7 +227,7 @@ class SemanticEngine:
             raise ResetNeeded("call reset() before step()")
         physical, errors = read_actions(actions, idle, self.spec.action)
         if strict and errors:
-            raise ValueError(next(iter(errors.values())))
+            raise UserError(next(iter(errors.values())))
         low, high = _bounds(self.action_space)
         bounded = np.clip(physical, low, high)
         rewards = np.zeros(self.rows)
@@ -286,7 +287,7 @@ class SemanticEngine:
     def frames(self) -> np.ndarray:
         """The start pictures (B, H, W, 3) uint8; no other is ever made."""
         if not self.begun:
-            raise ValueError("there is no frame yet; call reset() first")
+            raise UserError("there is no frame yet; call reset() first")
         return np.stack([episode.frame for episode in self.episodes])
 
     def observation(self, row: int) -> dict[str, Any]:
@@ -301,7 +302,7 @@ class SemanticEngine:
     def snapshot(self, generators: Sequence[np.random.Generator]) -> bytes:
         """Everything the future depends on, the rows' generators included."""
         if not self.begun:
-            raise ValueError("nothing to save yet; call reset() first")
+            raise UserError("nothing to save yet; call reset() first")
         header = {
             "model": self._identity(),
             "episodes": [{name: getattr(e, name) for name in _PLAIN} for e in self.episodes],
@@ -329,11 +330,11 @@ class SemanticEngine:
                 frames, actions = stored["frames"], stored["actions"]
             found = (header["model"], len(frames), actions.shape[1])
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
+            raise UserError(
                 f"the content is no snapshot of a semantic environment ({error})"
             ) from error
         if found != (self._identity(), self.rows, self.horizon):
-            raise ValueError(
+            raise UserError(
                 f"the snapshot is of another model, number of rows or horizon: {found[1]} rows and "
                 f"horizon {found[2]}; here are {self.rows} rows and horizon {self.horizon}"
             )
@@ -346,7 +347,7 @@ class SemanticEngine:
             for generator, saved in pairs:
                 type(generator.bit_generator)().state = saved  # fits, before anything changes
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"the snapshot is damaged ({error}); take another") from error
+            raise UserError(f"the snapshot is damaged ({error}); take another") from error
         for generator, saved in pairs:
             generator.bit_generator.state = saved
         self.episodes, self.begun, self._view = episodes, True, None
@@ -357,13 +358,13 @@ class SemanticEngine:
         """An episode of a snapshot, checked."""
         now = self.episodes[0]
         if (frame.shape, frame.dtype) != (now.frame.shape, now.frame.dtype):
-            raise ValueError(f"frames of shape {frame.shape} and dtype {frame.dtype}")
+            raise UserError(f"frames of shape {frame.shape} and dtype {frame.dtype}")
         if (actions.shape, actions.dtype) != (now.actions.shape, now.actions.dtype):
-            raise ValueError(f"actions of shape {actions.shape} and dtype {actions.dtype}")
+            raise UserError(f"actions of shape {actions.shape} and dtype {actions.dtype}")
         if not np.isfinite(actions).all() or not math.isfinite(plain["value"]):
-            raise ValueError("actions or a value that are not finite")
+            raise UserError("actions or a value that are not finite")
         if type(plain["steps"]) is not int or not 0 <= plain["steps"] <= self.horizon:
-            raise ValueError(f"steps={plain['steps']!r} of an episode of {self.horizon}")
+            raise UserError(f"steps={plain['steps']!r} of an episode of {self.horizon}")
         goal = self.starts.goal(plain["instruction"])
         return SemanticEpisode(frame, actions, goal=goal, subgoal=self._subgoal(goal), **plain)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wm_gym.envs.rewards import SEMANTIC_PREFIX, Scores
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.judges.registry import JudgeContext, read_judge_name
 from wm_gym.judges.semantic import SemanticJudge
@@ -38,7 +39,7 @@ def read_semantic_reward(name: str) -> tuple[str, str]:
     """
     task, _, parameters = name.removeprefix(SEMANTIC_PREFIX).partition("?")
     if not task:
-        raise ValueError(
+        raise UserError(
             f"reward={name!r} names no task; expected e.g. "
             "'semantic:push?checkpoint=FOLDER', or 'semantic:any?…' for the instruction's own"
         )
@@ -46,7 +47,7 @@ def read_semantic_reward(name: str) -> tuple[str, str]:
     try:
         read_judge_name(judge)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"reward={name!r}: {error}; expected e.g. 'semantic:push?checkpoint=FOLDER'"
         ) from error
     return task, judge
@@ -80,12 +81,12 @@ class SemanticReward:
         self.asked = made
         card = made.model.spec
         if card.twin != spec.twin:
-            raise ValueError(
+            raise UserError(
                 f"reward={name!r}: {card.name} answers questions about {card.twin}, and "
                 f"{spec.name} imagines {spec.twin}; name a checkpoint trained on that simulator"
             )
         if self.task not in (ANY_TASK, *card.tasks):
-            raise ValueError(
+            raise UserError(
                 f"reward={name!r}: task {self.task!r} is unknown; expected 'any' or one of "
                 f"{list(card.tasks)}"
             )
@@ -93,7 +94,7 @@ class SemanticReward:
             try:
                 made.model.tokenizer.encode(thing)
             except QuestionError as error:
-                raise ValueError(f"reward={name!r} cannot be asked about it: {error}") from error
+                raise UserError(f"reward={name!r} cannot be asked about it: {error}") from error
 
     def judge_frames(self, frames: np.ndarray, goals: Sequence[Goal]) -> Scores:
         """Judge frames (B, H, W, 3) uint8 against a goal each.

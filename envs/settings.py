@@ -16,6 +16,7 @@ from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
 from wm_gym.envs.rewards import check_reward_name
+from wm_gym.errors import UserError
 from wm_gym.latents.registry import stands_for
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import WorldModelSpec
@@ -69,25 +70,25 @@ class Settings:
         """Check what can be checked without a card, before anything is loaded."""
         for name in ("env_id", "task", "reward", "obs", "cache", "device", "dtype"):
             if not isinstance(value := getattr(self, name), str):
-                raise ValueError(f"{name}={value!r} has type {type(value).__name__}; expected text")
+                raise UserError(f"{name}={value!r} has type {type(value).__name__}; expected text")
         if not isinstance(self.checkpoint, str | os.PathLike):
-            raise ValueError(
+            raise UserError(
                 f"checkpoint={self.checkpoint!r}; expected 'embedded', a folder or 'hf://org/repo'"
             )
         if self.scale is not None and not isinstance(self.scale, str):
-            raise ValueError(f"scale={self.scale!r}; expected text such as 'S', or None")
+            raise UserError(f"scale={self.scale!r}; expected text such as 'S', or None")
         check_choice("env_id", self.env_id, EMBEDDED_MODELS)
         check_choice("obs", self.obs, OBSERVATIONS)
         check_choice("cache", self.cache, CACHE_MODES)
         check_choice("dtype", self.dtype, ARITHMETIC)
         if not isinstance(self.compile, bool):
-            raise ValueError(f"compile={self.compile!r}; expected True or False")
+            raise UserError(f"compile={self.compile!r}; expected True or False")
         check_reward_name(self.reward)
         check_count("denoising_steps", self.denoising_steps)
         check_count("horizon", self.horizon)
         penalty = self.surprise_penalty
         if type(penalty) not in (int, float) or not 0 <= penalty < math.inf:
-            raise ValueError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
+            raise UserError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
         check_device(self.device)
 
 
@@ -98,7 +99,7 @@ def check_count(name: str, value: int | None) -> None:
         ValueError: naming the setting.
     """
     if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(
+        raise UserError(
             f"{name}={value!r}; expected a whole number of at least 1, or None for the card's"
         )
 
@@ -123,7 +124,7 @@ def check_render_mode(render_mode: str | None) -> None:
         ValueError: naming those that they have.
     """
     if render_mode not in (None, "rgb_array"):
-        raise ValueError(
+        raise UserError(
             f"render_mode={render_mode!r}; expected 'rgb_array' or None: frames are arrays, "
             "and `wm-gym record` or gymnasium.wrappers.RecordVideo makes videos of them"
         )
@@ -139,7 +140,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
     checkpoint, embedded = settings.checkpoint, EMBEDDED_MODELS[settings.env_id]
     if settings.scale is not None and (checkpoint != "embedded" or embedded is not None):
         if checkpoint == "embedded":
-            raise ValueError(
+            raise UserError(
                 f"scale={settings.scale!r}: embedded models come in one size; leave scale at None "
                 "or name a checkpoint that has scales"
             )
@@ -153,7 +154,7 @@ def load_model(settings: Settings) -> LatentWorldModel:
     )
     domain, twin = settings.env_id.split("-")[1], model.spec.twin
     if twin is not None and not twin.startswith(domain):
-        raise ValueError(
+        raise UserError(
             f"{settings.env_id} with checkpoint {checkpoint!r}: its card says it is a model of "
             f"{twin}; make the id of that domain, or name a checkpoint of {domain}"
         )
@@ -173,7 +174,7 @@ def _check_space(env_id: str, space: str, checkpoint: str) -> None:
     domain = env_id.split("-")[1]
     proper = f"WM-{domain}-{stands_for(space)}-v0"
     if proper in EMBEDDED_MODELS and proper != env_id:
-        raise ValueError(
+        raise UserError(
             f"{env_id} with checkpoint {checkpoint!r}: its card says that its latents are {space}; "
             f"make {proper}, or name a checkpoint over the latents that the id names"
         )

@@ -10,6 +10,7 @@ import gymnasium as gym
 
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.behaviours import BEHAVIOURS, Behaviours
+from wm_gym.errors import UserError
 
 Factory = Callable[[], tuple[gym.Env, Behaviours]]
 """Makes the simulator and its behaviours, once in every worker: picklable and hashable."""
@@ -36,7 +37,7 @@ class SimulatorFactory:
         import wm_gym  # noqa: F401  registers the ids
 
         if self.env_id not in BEHAVIOURS:
-            raise ValueError(
+            raise UserError(
                 f"env_id {self.env_id!r} has no scripted behaviours, expected one of "
                 f"{sorted(BEHAVIOURS)}; pass collect(config, factory=...) for another simulator"
             )
@@ -50,12 +51,12 @@ class SimulatorFactory:
             "terminate_on_success": False,
         }
         if taken := sorted(set(chosen) & set(dict(self.switches))):
-            raise ValueError(f"switches {taken} have settings of their own; use those")
+            raise UserError(f"switches {taken} have settings of their own; use those")
         switches: dict[str, Any] = dict(self.switches)
         try:
             env = gym.make(self.env_id, disable_env_checker=True, **chosen, **switches)
         except TypeError as error:
-            raise ValueError(
+            raise UserError(
                 f"switches={switches} do not all belong to {self.env_id!r} ({error}); its "
                 "arguments are in docs/environments.md"
             ) from error

@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 FILENAME = "start_states.npz"
 
@@ -27,7 +28,7 @@ _UNREADABLE = (OSError, KeyError, ValueError, EOFError, RuntimeError)
 _UNREADABLE += (zipfile.BadZipFile, lzma.LZMAError)
 
 
-class StartStateError(ValueError):
+class StartStateError(UserError):
     """A start state that does not exist, or a file of start states that cannot be read."""
 
 

@@ -13,6 +13,7 @@ from wm_gym.domains import domain_of
 from wm_gym.envs.engine import Engine
 from wm_gym.envs.episode_starts import NOISE_SEEDS
 from wm_gym.envs.observations import dict_observation
+from wm_gym.errors import UserError
 from wm_gym.spec import WorldModelSpec
 
 
@@ -57,7 +58,7 @@ class TwinEnv(gymnasium.Wrapper):
         options = dict(options or {})
         starts, start = self.engine.starts, options.pop("start", None)
         if start is not None and "state" in options:
-            raise ValueError("options has both 'start' and 'state'; give one of them")
+            raise UserError("options has both 'start' and 'state'; give one of them")
         if seed is not None:
             self._generator, _ = seeding.np_random(seed)
         if start is None and not {"state", "task"} & set(options) and starts.pool:
@@ -127,7 +128,7 @@ def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) ->
         )
     spec = engine.spec
     if spec.twin is None:
-        raise ValueError(f"the card of {spec.name!r} names no simulator, so it has no twin")
+        raise UserError(f"the card of {spec.name!r} names no simulator, so it has no twin")
     domain = domain_of(spec.twin)
     keyword = domain.objects_keyword if domain is not None else ""
     simulator = gymnasium.make(
@@ -143,7 +144,7 @@ def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) ->
     )
     twin = TwinEnv(simulator, engine)
     if twin.action_space != engine.action_space:
-        raise ValueError(
+        raise UserError(
             f"{spec.twin} takes actions {simulator.action_space}, the card of {spec.name!r} says "
             f"{engine.action_space}; correct the card"
         )

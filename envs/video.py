@@ -12,6 +12,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from PIL import Image
 
+from wm_gym.errors import UserError
+
 GAP_PX = 2
 GAP_COLOUR = 32
 MIN_SIDE_PX = 192  # small frames are enlarged to about this, in whole multiples
@@ -60,7 +62,7 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Pat
         ValueError: if there is no frame.
     """
     if not len(frames):
-        raise ValueError(f"there are no frames to write to {path}; record at least one step")
+        raise UserError(f"there are no frames to write to {path}; record at least one step")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     large = [enlarge(np.asarray(frame)) for frame in frames]
@@ -92,7 +94,7 @@ def write_gif(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> Pat
         ValueError: if there is no frame.
     """
     if not len(frames):
-        raise ValueError(f"there are no frames to write to {path}; record at least one step")
+        raise UserError(f"there are no frames to write to {path}; record at least one step")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = Image.fromarray(np.concatenate(frames)).quantize(64)

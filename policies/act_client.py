@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import ssl
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from wm_gym.addresses import is_address
+from wm_gym.errors import UserError
 from wm_gym.policies.act_server import decode, encode
 from wm_gym.policies.base import PolicyError
 
-PASSING = (408, 425, 429)
-"""Statuses of 400 to 499 after which the same question may be answered later; the others refuse."""
+PASSING = (408, 425, 429, 500, 502, 503, 504, 507, 529)
+"""Statuses after which the same question may be answered later; all others refuse it."""
 
 
 class PolicyServerError(PolicyError):
     """A policy server that does not answer, or not with an action."""
+
+
+class PolicyServerWarning(UserWarning):
+    """A question that a policy server may have begun with is asked again."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class ActClient:
 
     def __post_init__(self) -> None:
         """Check the address and the numbers."""
-        if not self.url.startswith(("http://", "https://")) or self.url.endswith("/"):
+        if not is_address(self.url, ("http", "https")) or self.url.endswith("/"):
             raise PolicyError(f"url={self.url!r}; expected such as 'http://127.0.0.1:8000'")
         numbers = (self.timeout_s, self.patience_s, self.first_pause_s, self.concurrency)
         if not all(number > 0 for number in numbers) or self.timeout_s == math.inf:
@@ -69,14 +77,19 @@ class ActClient:
             question["unnorm_key"] = key
         body = encode(question).encode()
         pause, until = self.first_pause_s, time.monotonic() + self.patience_s
+        told = False
         while True:
             try:
                 return self._ask(body)
             except urllib.error.HTTPError as error:
                 fault = f"status {error.code}: {_said(error)}"
-                if 400 <= error.code < 500 and error.code not in PASSING:
+                if error.code not in PASSING:
                     raise PolicyServerError(f"{self.url}/act refused: {fault}") from error
                 cause: Exception = error
+            except urllib.error.URLError as error:
+                fault, cause = f"{type(error).__name__}: {error}", error
+                if isinstance(error.reason, ssl.SSLCertVerificationError):
+                    raise PolicyServerError(f"{self.url}/act refused: {fault}") from error
             except (OSError, HTTPException, ValueError, RecursionError) as error:
                 fault, cause = f"{type(error).__name__}: {error}", error
             if time.monotonic() + pause > until:
@@ -85,6 +98,14 @@ class ActClient:
                     "server (`wm-gym serve-openvla`) and run the same command again: finished "
                     "episodes are kept where `results` names a file"
                 ) from cause
+            if not told:
+                warnings.warn(
+                    f"{self.url}/act: {fault}; the question is asked again for up to "
+                    f"patience_s={self.patience_s:g}",
+                    PolicyServerWarning,
+                    stacklevel=2,
+                )
+                told = True
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
 
@@ -106,7 +127,7 @@ class ActClient:
         try:
             with urllib.request.urlopen(f"{self.url}/info", timeout=self.timeout_s) as answer:
                 return decode(answer.read())
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise PolicyServerError(f"{self.url}/info gave no answer: {error}") from error
 
     def _ask(self, body: bytes) -> np.ndarray:
@@ -116,11 +137,11 @@ class ActClient:
         with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
             found = decode(answer.read())
         if isinstance(found, str):  # OpenVLA's own server answers "error" with status 200
-            raise ValueError(f"the server answers {found[:200]!r}; its log says why")
+            raise UserError(f"the server answers {found[:200]!r}; its log says why")
         try:
             return np.asarray(found, np.float64)
         except (TypeError, OverflowError) as error:
-            raise ValueError(f"the server answers {found!r:.200}, expected an action") from error
+            raise UserError(f"the server answers {found!r:.200}, expected an action") from error
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,9 @@ Act = Callable[[np.ndarray, str, "str | None"], np.ndarray]
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 MAX_BYTES = 64 * 2**20
+"""Longest body that is read."""
+DRAINED_BYTES = 16 * MAX_BYTES
+"""How much of a longer one is thrown away, so that its sender reads why it is refused."""
 BLACK_AND_WHITE = ("pick up the object", (224, 224, 3))
 
 
@@ -71,15 +75,21 @@ class ActServer(ThreadingHTTPServer):
         info: what `/info` says: model, revision, …
         host: interface to listen on.
         port: 0 takes a free one, see `url`.
+        body_timeout_s: longest time for a body to arrive, and for a connection to say nothing.
     """
 
     daemon_threads = True
 
     def __init__(
-        self, act: Act, info: Mapping[str, Any], host: str = "127.0.0.1", port: int = 0
+        self,
+        act: Act,
+        info: Mapping[str, Any],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        body_timeout_s: float = 60.0,
     ) -> None:
         super().__init__((host, port), _Handler)
-        self.act, self.info = act, dict(info)
+        self.act, self.info, self.body_timeout_s = act, dict(info), body_timeout_s
 
     @property
     def url(self) -> str:
@@ -87,8 +97,21 @@ class ActServer(ThreadingHTTPServer):
         return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
 
 
+class _Refusal(Exception):
+    """A question that is not answered: a status, and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: ActServer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def setup(self) -> None:
+        """Begin a connection; one that says nothing is closed in the end."""
+        self.timeout = self.server.body_timeout_s
+        super().setup()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: a robot asks several times a second."""
@@ -100,34 +123,110 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"there is no {self.path}; expected /info or /act"})
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if self.path != "/act" or not 0 < length <= MAX_BYTES:
-            self._answer(404, {"error": f"POST {self.path} with {length} bytes; expected /act"})
-            return
         try:
-            payload = decode(self.rfile.read(length))
-            twice = isinstance(payload, dict) and list(payload) == ["encoded"]
-            if twice:  # for clients whose JSON library cannot be taught about arrays
-                payload = decode(payload["encoded"])
-            image, words = np.asarray(payload["image"]), str(payload["instruction"])
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
-            action = self.server.act(image, words, payload.get("unnorm_key"))
-        except (KeyError, TypeError, ValueError) as error:
+            body = self._body()
+            if self.path != "/act":
+                raise _Refusal(404, f"there is no POST {self.path}; expected /act")
+            image, words, key, twice = read_question(body)
+            action = self.server.act(image, words, key)
+            answer = encode(action)
+            self._answer(200, answer if twice else action)
+        except _Refusal as refusal:
+            self._answer(refusal.status, {"error": str(refusal)})
+        except (KeyError, ValueError) as error:
             self._answer(400, {"error": f"{type(error).__name__}: {error}"})
         except Exception as error:
             traceback.print_exc()
             self._answer(500, {"error": f"{type(error).__name__}: {error}"})
-        else:
-            self._answer(200, encode(action) if twice else action)
+
+    def _body(self) -> bytes:
+        """The body of a request, whole."""
+        said = self.headers.get("Content-Length")
+        if said is None:
+            raise _Refusal(411, "there is no Content-Length; send the body's length")
+        if not (said.isascii() and said.isdigit()) or len(said) > 18:
+            raise _Refusal(400, f"Content-Length is {said[:40]!r}; expected a number of bytes")
+        length = int(said)
+        if length > MAX_BYTES:
+            self._read(min(length, DRAINED_BYTES), keep=False)
+            self.close_connection = True
+            raise _Refusal(
+                413,
+                f"the body has {length} bytes; expected at most {MAX_BYTES}: send a smaller image",
+            )
+        if length == 0:
+            raise _Refusal(400, "the body is empty; expected JSON with image and instruction")
+        return self._read(length, keep=True)
+
+    def _read(self, length: int, *, keep: bool) -> bytes:
+        """Read `length` bytes of the body, within the time for all of it."""
+        until = time.monotonic() + self.server.body_timeout_s
+        parts, missing = [], length
+        while missing:
+            try:
+                part = self.rfile.read1(min(missing, 2**20))  # pyright: ignore[reportAttributeAccessIssue]
+            except TimeoutError:
+                part = None
+            except ConnectionError:
+                part = b""  # whoever asked has gone
+            if part is None or time.monotonic() > until:
+                self.close_connection = True
+                raise _Refusal(
+                    408,
+                    f"{length - missing} of {length} bytes came within "
+                    f"{self.server.body_timeout_s:g} s; send them faster",
+                )
+            if not part:
+                self.close_connection = True
+                raise _Refusal(400, f"the body ended after {length - missing} of {length} bytes")
+            missing -= len(part)
+            if keep:
+                parts.append(part)
+        return b"".join(parts)
 
     def _answer(self, status: int, content: Any) -> None:
         body = encode(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True  # whoever asked has gone
+
+
+def read_question(body: bytes) -> tuple[np.ndarray, str, str | None, bool]:
+    """Image uint8 (H, W, 3), instruction, unnorm_key, and whether the body was encoded twice.
+
+    Raises:
+        ValueError: saying which of them is not what is expected.
+    """
+    try:
+        payload = decode(body)
+        twice = isinstance(payload, dict) and list(payload) == ["encoded"]
+        if twice:  # for clients whose JSON library cannot be taught about arrays
+            payload = decode(payload["encoded"])
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"the body is nested too deeply or encoded wrongly ({error})") from error
+    absent = {"image", "instruction"} - set(payload if isinstance(payload, dict) else ())
+    if absent:
+        raise ValueError(f"the body lacks {sorted(absent)}; expected image and instruction")
+    image, words, key = payload["image"], payload["instruction"], payload.get("unnorm_key")
+    try:
+        image = np.asarray(image)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"image is no array ({error}); expected uint8 (H, W, 3)") from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3), not empty"
+        )
+    if not isinstance(words, str) or not isinstance(key, str | None):
+        raise ValueError(
+            f"instruction is {words!r:.80} and unnorm_key {key!r:.80}; expected text, and text or "
+            "nothing"
+        )
+    return image, words, key, twice
 
 
 def check_images_matter(act: Act, unnorm_key: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import Observation, Policy
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class ActionReplayPolicy(Policy):
         super().__init__(action_spec, frame_spec)
         self.sequences = [np.asarray(sequence, np.float32) for sequence in sequences]
         if not self.sequences:
-            raise ValueError("sequences is empty; expected at least one (T, A) array of actions")
+            raise UserError("sequences is empty; expected at least one (T, A) array of actions")
         for sequence in self.sequences:
             if sequence.ndim != 2 or sequence.shape[1] != action_spec.size:
-                raise ValueError(
+                raise UserError(
                     f"a recorded sequence has shape {sequence.shape}, expected (T, "
                     f"{action_spec.size}) with components {list(action_spec.names)}"
                 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from wm_gym.checkpoints import CheckpointError, write_atomically
+from wm_gym.errors import UserError
 from wm_gym.identity import describe_class, describe_value, given_attributes, hash_of_tensors
 from wm_gym.packed_files import PackedFileError, is_stored, packed_path, read_file
 from wm_gym.spec import ActionSpec, FrameSpec
@@ -52,7 +53,7 @@ HOW_TO_MAKE_ONE = (
 )
 
 
-class PolicyError(RuntimeError):
+class PolicyError(UserError, RuntimeError):
     """An object that is no policy, or a saved one that cannot be found or read or does not fit."""
 
 
@@ -426,9 +427,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise UserError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, expected an object")
+        raise UserError(f"it holds a {type(content).__name__}, expected an object")
     return content
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wm_gym.errors import UserError
 from wm_gym.instructions import InstructionSet
 from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError
@@ -103,9 +104,7 @@ class BehaviourCloningPolicy(Policy):
         config = network.config
         self.execute = execute or config.chunk
         if not 1 <= self.execute <= config.chunk:
-            raise ValueError(
-                f"execute={execute}: expected 1 to {config.chunk}, the chunk predicted"
-            )
+            raise UserError(f"execute={execute}: expected 1 to {config.chunk}, the chunk predicted")
         self.network = network.eval()
         self.instructions = InstructionSet(config.templates, config.objects)
 

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from wm_gym.envs.actions import UNREADABLE
+from wm_gym.errors import UserError
 
 
-class ChunkError(ValueError):
+class ChunkError(UserError):
     """What a policy returned is no chunk of finite actions for every row."""
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeDataset
 from wm_gym.envs.sims.teachers import Teacher
+from wm_gym.errors import UserError
 from wm_gym.spec import ActionSpec
 
 Labels = Literal["clean", "recorded"]
@@ -65,7 +66,7 @@ class CloningExamples:
             if goal.task in tasks and dataset.behaviours[index] in behaviours
         ]
         if not chosen:
-            raise ValueError(
+            raise UserError(
                 f"{[str(dataset.folder) for dataset in datasets]} hold no episodes of tasks "
                 f"{tasks} by {behaviours}: collect some"
             )

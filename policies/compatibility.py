@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import check_policy
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ UNITS: dict[str, tuple[str, float, float]] = {
 }
 
 
-class IncompatiblePolicyError(ValueError):
+class IncompatiblePolicyError(UserError):
     """A policy whose actions or frames cannot be translated exactly into the environment's."""
 
 

@@ -11,6 +11,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.dynamics.rollout import Rollout
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.success_classifier import RewardModel
 from wm_gym.plain_torch import plain_torch
@@ -71,17 +72,17 @@ class LatentPlannerPolicy(Policy):
     ) -> None:
         super().__init__(model.spec.action, model.spec.frame)
         if not isinstance(planner, MPPIConfig | CEMConfig):
-            raise ValueError(
+            raise UserError(
                 f"{type(planner).__name__} needs gradients through the world model, and a rollout "
                 "has none; expected MPPIConfig or CEMConfig"
             )
         if not 1 <= execute <= horizon or score not in get_args(Score):
-            raise ValueError(
+            raise UserError(
                 f"execute={execute} must be 1 to horizon={horizon}, and score={score!r} one of "
                 f"{list(get_args(Score))}"
             )
         if reduce not in get_args(Reduce):
-            raise ValueError(f"reduce={reduce!r} must be one of {list(get_args(Reduce))}")
+            raise UserError(f"reduce={reduce!r} must be one of {list(get_args(Reduce))}")
         if model.folder is None or model.spec.reward is None:
             raise PolicyError(
                 f"{model.spec.name} has no reward model in a folder of its own, so nothing says "

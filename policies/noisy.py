@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 
@@ -32,7 +33,7 @@ class NoisyPolicy(Policy):
     def __init__(self, policy: Policy, sigma: float) -> None:
         super().__init__(policy.action_spec, policy.frame_spec)
         if not sigma >= 0:
-            raise ValueError(f"sigma={sigma}: expected a fraction of half the range, 0 or more")
+            raise UserError(f"sigma={sigma}: expected a fraction of half the range, 0 or more")
         self.policy, self.sigma = policy, float(sigma)
         self.frame_history = policy.frame_history
         self._seeds: dict[int, int] = {}

@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from wm_gym.policies.act_client import PolicyServerError
+from wm_gym.addresses import is_address
+from wm_gym.errors import UserError
+from wm_gym.policies.act_client import PolicyServerError, PolicyServerWarning
 from wm_gym.policies.base import Observation, Policy, PolicyError, policy_identity
 from wm_gym.policies.chunks import Chunks, join_chunks
 from wm_gym.spec import ActionSpec, FrameSpec
@@ -56,12 +59,12 @@ def _unpack_array(found: dict[Any, Any]) -> Any:
     try:
         dtype, content = np.dtype(found[b"dtype"]), found[b"data"]
         if dtype.kind not in "biuf":
-            raise ValueError(f"dtype {dtype}")
+            raise UserError(f"dtype {dtype}")
         if b"__npgeneric__" in found:
             return dtype.type(content)
         return np.frombuffer(content, dtype).reshape(found[b"shape"]).copy()
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not an array of numbers in openpi's form: {error}") from error
+        raise UserError(f"not an array of numbers in openpi's form: {error}") from error
 
 
 def _packages() -> tuple[Any, Any]:
@@ -99,7 +102,7 @@ class OpenPiConfig:
 
     def __post_init__(self) -> None:
         """Check the address and the numbers."""
-        if not self.url.startswith(("ws://", "wss://")):
+        if not is_address(self.url, ("ws", "wss")):
             raise PolicyError(f"url={self.url!r}; expected such as 'ws://127.0.0.1:8000'")
         times = (self.timeout_s, self.patience_s)
         if not all(number > 0 for number in times) or not self.image_keys:
@@ -180,20 +183,32 @@ class OpenPiPolicy(Policy):
         settings = self.settings
         pause, until = 0.5, time.monotonic() + settings.patience_s
         while True:
+            asked_at = None
             try:
                 if self._connection is None:
                     self._connect()
                 assert self._connection is not None
+                asked_at = time.monotonic()
                 self._connection.send(question)
                 return self._connection.recv(settings.timeout_s)
             except (OSError, WebSocketException, ValueError) as error:
                 self.close()
+                fault, late = f"{type(error).__name__}: {error}", isinstance(error, TimeoutError)
+                if asked_at is not None and late:
+                    fault = f"no answer within timeout_s={settings.timeout_s:g}"
                 if time.monotonic() + pause > until:
+                    remedy = "raise timeout_s" if asked_at and late else "start the server"
                     raise PolicyServerError(
-                        f"{settings.url} gave no answer for {settings.patience_s:g} s "
-                        f"({type(error).__name__}: {error}); start the server and run the same "
-                        "command again"
+                        f"{settings.url} gave no answer for {settings.patience_s:g} s ({fault}); "
+                        f"{remedy} and run the same command again"
                     ) from error
+                if asked_at is not None:
+                    warnings.warn(
+                        f"{settings.url} lost a question after {time.monotonic() - asked_at:.1f} s "
+                        f"({fault}); it is asked again",
+                        PolicyServerWarning,
+                        stacklevel=2,
+                    )
             except BaseException:  # Ctrl-C: the answer under way is not that of the next question
                 self.close()
                 raise
@@ -206,7 +221,11 @@ class OpenPiPolicy(Policy):
         self._open = contextlib.ExitStack()  # open from one question to the next
         self._connection = self._open.enter_context(
             client.connect(
-                settings.url, open_timeout=settings.timeout_s, compression=None, max_size=None
+                settings.url,
+                open_timeout=settings.timeout_s,
+                ping_interval=None,  # a server that thinks for a minute answers no pings
+                compression=None,
+                max_size=None,
             )
         )
         assert self._connection is not None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.act_client import ActClient
 from wm_gym.policies.act_server import check_images_matter
 from wm_gym.policies.base import Observation, Policy, PolicyError, policy_identity
@@ -190,7 +191,7 @@ class Protocol:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if min(self.episodes, self.trials, self.max_steps) < 1 or self.out_of_distribution < 0:
-            raise ValueError(f"{self}; expected at least 1 each, and 0 out of distribution or more")
+            raise UserError(f"{self}; expected at least 1 each, and 0 out of distribution or more")
 
     def plan(
         self, starts: tuple[str, ...], *, changed: bool = False
@@ -206,7 +207,7 @@ class Protocol:
         """
         count = self.out_of_distribution if changed else self.episodes
         if len(starts) < count:
-            raise ValueError(f"{len(starts)} starts; expected at least {count}")
+            raise UserError(f"{len(starts)} starts; expected at least {count}")
         chosen = [start for start in starts[:count] for _ in range(self.trials)]
         return chosen, list(range(len(chosen)))
 

@@ -12,6 +12,7 @@ import torch
 
 from wm_gym.checkpoints import CheckpointError
 from wm_gym.domains import LANGTABLE
+from wm_gym.errors import UserError
 from wm_gym.instructions import InstructionSet
 from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.planner import PLANNERS, PlannerConfig
@@ -79,12 +80,12 @@ class PlannerPolicy(Policy):
         frames = next((base.frame_spec for base in bases if base.frame_spec is not None), None)
         super().__init__(model.spec.action, frames)
         if not 1 <= execute <= horizon <= model.spec.horizon:
-            raise ValueError(
+            raise UserError(
                 f"execute={execute} must be 1 to horizon={horizon}, and that at most the "
                 f"{model.spec.horizon} actions that {model.spec.name} was trained with"
             )
         if directed and model.spec.twin != LANGTABLE.twin:
-            raise ValueError(
+            raise UserError(
                 f"directed=True: {model.spec.name} is of {model.spec.twin}, and only tasks of "
                 f"{LANGTABLE.twin} are stated with directions; leave it out"
             )
@@ -136,7 +137,7 @@ class PlannerPolicy(Policy):
             ValueError: if what is observed are no pictures.
         """
         if observation.frames.dtype != np.uint8:
-            raise ValueError(
+            raise UserError(
                 f"a planner looks at pictures (B, H, W, 3) uint8 and was given observations of "
                 f"dtype {observation.frames.dtype}; run it in a simulator or a latent world model, "
                 "whose pictures change. In a semantic environment plan with wm_gym.planning"
@@ -163,7 +164,7 @@ class PlannerPolicy(Policy):
         """
         model = self.planner.model
         if model.folder is None:
-            raise ValueError(
+            raise UserError(
                 f"{model.spec.name} is in no folder, so a saved policy could not find it; save it "
                 "with save_semantic_model and load it from there"
             )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import Observation, Policy
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class RandomPolicy(Policy):
     ) -> None:
         super().__init__(action_spec, frame_spec)
         if chunk < 1 or hold < 1:
-            raise ValueError(f"chunk={chunk}, hold={hold}: expected at least 1 each")
+            raise UserError(f"chunk={chunk}, hold={hold}: expected at least 1 each")
         self.chunk, self.hold = chunk, hold
         self._seeds: dict[int, int] = {}
 

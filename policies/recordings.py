@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 
-class RecordingError(ValueError):
+class RecordingError(UserError):
     """Frames of an episode that are missing or damaged."""
 
 
@@ -47,7 +48,7 @@ def read_recording(folder: Path, index: int) -> np.ndarray:
         with np.load(path, allow_pickle=False) as stored:
             frames = stored["frames"]
         if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
-            raise ValueError(f"they have dtype {frames.dtype} and shape {frames.shape}")
+            raise UserError(f"they have dtype {frames.dtype} and shape {frames.shape}")
         return frames
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordingError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks, read_chunks
 from wm_gym.policies.compatibility import IncompatiblePolicyError
@@ -65,11 +66,11 @@ class ResampledPolicy(Policy):
         deltas: Sequence[str] | None = None,
     ) -> None:
         if method not in get_args(Resampling):
-            raise ValueError(f"method={method!r}; expected one of {list(get_args(Resampling))}")
+            raise UserError(f"method={method!r}; expected one of {list(get_args(Resampling))}")
         ours = policy.action_spec
         self.longer, self.shorter = _ratio(type(policy).__name__, ours, action_spec)
         if method == "repeat" and self.shorter > 1:
-            raise ValueError(
+            raise UserError(
                 f"method='repeat' with an environment that takes {self.shorter} steps to one of "
                 "the policy; expected 'hold' (absolute commands) or 'sum' (deltas are divided)"
             )
@@ -201,12 +202,12 @@ def _deltas(spec: ActionSpec, named: Sequence[str] | None, *, needed: bool) -> n
     if named is not None:
         unknown = sorted(set(named) - set(spec.names))
         if unknown:
-            raise ValueError(f"deltas={list(named)}: {unknown} are not among {list(spec.names)}")
+            raise UserError(f"deltas={list(named)}: {unknown} are not among {list(spec.names)}")
         return np.array([name in named for name in spec.names])
     if spec.kinds:
         return np.array([kind == "delta" for kind in spec.kinds])
     if needed:
-        raise ValueError(
+        raise UserError(
             f"the policy's action_spec does not say which of {list(spec.names)} are deltas and "
             "which are absolute commands: pass deltas=[names of the deltas], or state "
             'action_spec.kinds, one of "delta" and "absolute" per component'

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.policies.base import Observation, Policy, build, describe, policy_identity
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ResizedPolicy(Policy):
 
     def __init__(self, policy: Policy, frame_spec: FrameSpec) -> None:
         if policy.frame_spec is None:
-            raise ValueError(
+            raise UserError(
                 f"{type(policy).__name__} takes frames of any size; use it without ResizedPolicy"
             )
         super().__init__(policy.action_spec, frame_spec)

@@ -15,6 +15,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from wm_gym.domains import domain_of
+from wm_gym.errors import UserError
+from wm_gym.instructions import as_text
 from wm_gym.spec import ActionSpec, FrameSpec
 
 
@@ -97,7 +99,7 @@ class VectorRows:
     ) -> None:
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.DISABLED:
-            raise ValueError(
+            raise UserError(
                 f"the vector environment has autoreset_mode={mode!r}; expected 'Disabled', because "
                 "the runner decides what each row does next: pass autoreset_mode='Disabled'"
             )
@@ -177,7 +179,7 @@ class SimulatorRows:
         frame_spec: FrameSpec | None = None,
     ) -> None:
         if not envs:
-            raise ValueError("envs is empty; expected at least one simulator")
+            raise UserError("envs is empty; expected at least one simulator")
         self.envs = list(envs)
         self.count = len(self.envs)
         self.action_spec, self.frame_spec = action_spec, frame_spec
@@ -201,7 +203,7 @@ class SimulatorRows:
         for row, seed, given in zip(rows, seeds, options, strict=True):
             frame, info = self.envs[row].reset(seed=seed, options=dict(given))
             held = _holds_at_reset(info)
-            begun[row] = RowStart(np.array(frame), str(info.get("instruction", "")), held)
+            begun[row] = RowStart(np.array(frame), as_text(info.get("instruction")), held)
         return begun
 
     def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, RowStep]:

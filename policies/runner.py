@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from wm_gym.errors import UserError
 from wm_gym.in_use import sole_user
 from wm_gym.policies.action_use import ActionUse, warn_of_action_use
 from wm_gym.policies.base import Observation, Policy, check_policy, policies_within
@@ -99,7 +100,7 @@ def run_policy(
     check_policy(policy)
     rows = as_rows(env)
     if len(starts) != len(seeds) or max_steps < 1:
-        raise ValueError(
+        raise UserError(
             f"{len(starts)} starts, {len(seeds)} seeds, max_steps={max_steps}; expected as many "
             "seeds as starts and at least one step"
         )

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import DOMAINS, Domain, domain_of
 from wm_gym.envs.sims.teachers import TEACHERS
+from wm_gym.errors import UserError
 from wm_gym.policies.base import save_policy
 from wm_gym.policies.behaviour_cloning import (
     BehaviourCloningConfig,
@@ -88,7 +89,7 @@ class TrainBehaviourCloningConfig:
     def __post_init__(self) -> None:
         """Check the stages."""
         if not self.stages or not all(0 < stage <= 1 for stage in self.stages):
-            raise ValueError(f"stages={self.stages}: expected fractions above 0 and at most 1")
+            raise UserError(f"stages={self.stages}: expected fractions above 0 and at most 1")
 
     @property
     def stage_steps(self) -> dict[int, int]:
@@ -147,7 +148,7 @@ def choose_domain(name: str, datasets: Sequence[EpisodeDataset]) -> Domain:
     simulators = {simulator_of(dataset) for dataset in datasets}
     domain = domain_of(simulators.pop()) if len(simulators) == 1 else None
     if name != "auto" or domain is None:
-        raise ValueError(
+        raise UserError(
             f"domain={name!r}: expected one of {list(DOMAINS)}, or auto and episodes of one of "
             f"their simulators; {[str(dataset.folder) for dataset in datasets]} are of "
             f"{sorted({str(simulator_of(dataset)) for dataset in datasets})}"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "architecture.md").read_text()
+TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_every_file_and_folder_exists():
@@ -19,11 +19,15 @@ def test_every_registry_is_in_its_file():
     registries = re.findall(r"`([A-Z_]{5,})` in `([\w/]+\.py)`", TEXT)
     assert len(registries) >= 8
     for name, path in registries:
-        assert re.search(rf"^{name}\b.*=", (ROOT / path).read_text(), re.MULTILINE), (name, path)
+        assert re.search(
+            rf"^{name}\b.*=", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+        ), (name, path)
 
 
 def test_the_layers_are_those_that_import_linter_holds():
-    contract = (ROOT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    contract = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("layers = [")[1].split("]")[0]
+    )
     layers = re.findall(r"\w+", contract)
     drawing = TEXT.split("```mermaid")[1].split("```")[0]
     missing = set(layers) - {"commands", "semantic_card", "chat"} - set(re.findall(r"\w+", drawing))

@@ -2,19 +2,23 @@
 
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
+import gymnasium
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from tests.said import said
 from wm_gym.checkpoints import Checkpoint, save_data_file
 from wm_gym.cli import main
 from wm_gym.commands.info import metric_lines
 from wm_gym.commands.table import COMMANDS
 from wm_gym.domains import DOMAINS
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
+from wm_gym.envs.settings import EmbeddedModelWarning
 from wm_gym.evaluation.demo.clips import FILENAME
 
 
@@ -65,18 +69,11 @@ def test_a_mistyped_command_exits_2_and_names_the_nearest(words, near, capsys):
         (["demo", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
         (["demo", "--id", "WM-Bridge-Cosmos-v0"], "no embedded checkpoint"),
         (["demo", "--id", "WM-LangTable-VEA-v0"], "the nearest are WM-LangTable-VAE-v0"),
-        (["demo", "--steps", "0"], "must be at least 1"),
         (["info", "--checkpoint", "/nowhere"], "names no folder with a card.json"),
         (["record", "NoSuchEnv-v0"], "'NoSuchEnv-v0' is not registered; those of wm_gym are WM-"),
         (["record", "LangTable-v9"], "'LangTable-v9' is not registered"),
-        (["collect", "--env-id", "WM-LangTable-VAE-v0", "--out", "/nowhere"], "is no simulator"),
         (["compare-real", "--id", "LangTable-v0", "--out", "/nowhere"], "is a simulator, no world"),
         (["demo", "--id", "WM-LangTable-SWM-v0"], "a semantic world model, which makes no frames"),
-        (
-            ["info", "LangTable-v0", "--checkpoint", "/x"],
-            "is a simulator: it takes no --checkpoint",
-        ),
-        (["evaluate", "open-loop", "--data", "/nowhere", "--clips", "1"], "at least 2 clips"),
         (["check-parity", "/nowhere"], "/nowhere holds no *.safetensors"),
     ],
 )
@@ -87,6 +84,28 @@ def test_input_it_refuses_gives_one_line_and_exit_2(words, expected, capsys):
     assert expected in message
     assert message.count("\n") == 1
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["demo", "--steps", "0"], "clips=3 and steps=0 must be at least 1"),
+        (["collect", "--env-id", "WM-LangTable-VAE-v0", "--out", "/nowhere"], "is no simulator"),
+        (
+            ["info", "LangTable-v0", "--checkpoint", "/x"],
+            "is a simulator: it takes no checkpoint='/x'",
+        ),
+        (["evaluate", "open-loop", "--data", "/nowhere", "--clips", "1"], "at least 2 clips"),
+        (["demo", "--steps", "many"], "many"),
+        (["compare-real", "--rows", "0"], "rows=0"),
+        (["collect", "--out", "x", "--episodes", "0"], "episodes=0"),
+    ],
+)
+def test_options_that_a_config_refuses_are_shown_by_tyro(words, expected, capsys):
+    assert main(words) == 2
+    shown = said(capsys)
+    assert expected in shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("policy", ["/nowhere/policy", "no_such_module_here:Policy"])
@@ -348,3 +367,45 @@ def test_training_says_what_it_wrote(made, monkeypatch, capsys):
     assert main(["train", "svae", "--latents", "latents", "--out", "runs/a"]) == 0
     expected = [f"wrote {path}" for path in (made if isinstance(made, list) else [made])]
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_record_takes_the_number_of_denoising_steps_and_the_device(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    made, original = [], gymnasium.make
+
+    def make(*args, **kwargs):
+        made.append(original(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    out = tmp_path / "video.mp4"
+    words = ["--checkpoint", tiny_checkpoint, "--denoising-steps", "1", "--device", "cpu"]
+    words += ["--reward", "none", "--steps", "2", "--out", str(out)]
+    assert main(["record", *words]) == 0
+    engine = made[0].unwrapped.engine
+    assert engine.model.denoising_steps == 1 and engine.reward.name == "none"
+    assert len(imageio.imread(out)) == 3
+
+
+def test_our_warnings_are_one_plain_line_and_others_stay_as_they_are(monkeypatch, capsys):
+    from wm_gym.commands import list_ids
+
+    def warn():
+        warnings.warn("X runs small", EmbeddedModelWarning, stacklevel=1)
+        warnings.warn("not ours", UserWarning, stacklevel=1)
+        return [{"id": "X", "kind": "", "checkpoint": None, "about": ""}]
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    monkeypatch.setattr(list_ids, "describe_ids", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        before = warnings.formatwarning
+        assert main(["list"]) == 0
+        assert warnings.formatwarning is before
+    ours, *others = capsys.readouterr().err.splitlines()
+    assert ours == "wm-gym: X runs small"
+    assert __file__ in others[0] and "not ours" in others[0]

@@ -244,7 +244,9 @@ def test_one_thread_or_two_give_the_same_frames():
     sums = []
     for threads in (1, 2):
         command = [sys.executable, "-W", "ignore", "-c", script, str(threads)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8")
+        out = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8"
+        )
         total, used = out.stdout.split()
         assert int(used) == threads
         sums.append(int(total))

@@ -61,7 +61,9 @@ def test_what_ships_stays_small():
 
 
 def test_a_clone_stays_small():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     tracked = [ROOT / name for name in listed.stdout.split("\0") if name]

@@ -66,7 +66,10 @@ def test_a_missed_aim_is_called_missed(page):
 
 
 def test_the_readme_gives_the_commands_of_the_makefile():
-    readme, makefile = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
+    readme, makefile = (
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+    )
     for target in ("demo", "test"):
         assert f"make {target}" in readme
         assert f"\n{target}:" in makefile
@@ -84,7 +87,9 @@ def test_the_readme_is_short_and_its_links_and_pictures_are_there():
 
 
 def test_the_examples_run(embedded_checkpoint, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len(blocks) == 3
     for block in blocks:
         names: dict = {}

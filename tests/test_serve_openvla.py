@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.said import said
 from wm_gym.cli import main
 from wm_gym.commands.serve_openvla import (
     REQUIREMENTS,
@@ -71,7 +72,7 @@ def test_an_environment_whose_making_was_interrupted_is_not_taken_for_whole(tmp_
 
 def test_a_branch_is_refused_and_a_dry_run_only_tells(capsys, tmp_path):
     assert main(["serve-openvla", "--revision", "main"]) == 2
-    assert "--revision main; expected a commit" in capsys.readouterr().err
+    assert "revision='main'; expected a commit" in said(capsys)
     words = ["serve-openvla", "--revision", COMMIT, "--dry-run"]
     assert main([*words, "--environment", str(tmp_path / "env")]) == 0
     assert capsys.readouterr().out.count("\n+ ") == 2

@@ -43,7 +43,7 @@ def is_locale_dependent(call: ast.Call) -> bool:
         mode = mode_of(call, 1 if isinstance(function, ast.Name) else 0)
         owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
         known = set(mode) <= set("rwax+t")  # others: Image.open(path), Checkpoint.open(folder)
-        return known and owner not in ("Image", "av", "webbrowser") and len(call.args) < 3
+        return known and owner not in ("Image", "av", "webbrowser", "stored") and len(call.args) < 3
     if name in ("NamedTemporaryFile", "TemporaryFile"):
         return "b" not in mode_of(call, 0) and bool(call.args or "mode" in keywords)
     return name == "fdopen" and "b" not in mode_of(call, 1)

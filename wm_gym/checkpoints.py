@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from wm_gym.errors import UserError
 from wm_gym.packed_files import PackedFileError, is_stored, packed_path, read_file
 from wm_gym.semantic_card import SemanticSpec, semantic_spec_from_dict
 from wm_gym.spec import CardError, WorldModelSpec, spec_from_dict
@@ -28,7 +29,7 @@ HF_PATTERN = re.compile(
 )
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be found, or whose files are damaged or do not fit."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from wm_gym.errors import UserError
+
 
 def check_choice(name: str, given: Any, known: Collection[Any]) -> None:
     """Refuse a setting that is none of its choices.
@@ -18,6 +20,6 @@ def check_choice(name: str, given: Any, known: Collection[Any]) -> None:
         ValueError: naming the value and the choices.
     """
     if given not in known:
-        raise ValueError(
+        raise UserError(
             f"{name}={given!r} is unknown; expected one of {', '.join(map(repr, known))}."
         )

@@ -5,16 +5,20 @@ Nothing but the chosen command's module is imported, so `wm-gym --help` answers 
 
 from __future__ import annotations
 
-import contextlib
 import io
+import os
+import select
 import sys
-import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from wm_gym.commands.outputs import check_outputs
 from wm_gym.commands.table import COMMANDS, Command
+from wm_gym.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, what the command returned if that is an integer, 2 for input that the
-        command refuses, 130 after Ctrl-C.
+        command refuses, 130 after Ctrl-C, 141 where nobody reads the output any longer (`| head`).
     """
+    tolerant_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _dispatch(words)
+        finally:  # help ends by SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _drop_closed_streams():
+            raise
+        return 141
+
+
+def _dispatch(words: list[str]) -> int:
+    """Run the command that the words begin with; what it refuses becomes one line."""
     if words == ["--version"]:
         from wm_gym import __version__
 
@@ -41,20 +59,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("wm-gym: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        if not _is_refusal(error):
+    except SystemExit as ended:
+        if ended.code != 2:  # tyro has said what is wrong with an option; --help ends with 0
             raise
-        from wm_gym.flags import in_flags
-
-        command = COMMANDS[name]
-        said = in_flags(str(error), getattr(import_module(command.module), command.config))
-        print(f"wm-gym: {' '.join(said.split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not isinstance(error, _refusals()):
+            raise
+        print(f"wm-gym: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if name.startswith("train "):  # what it has made, for the next command
         for path in result if isinstance(result, list) else [result]:
             if isinstance(path, Path):
                 print(f"wrote {path}")
     return result if isinstance(result, int) else 0
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Errors that the user can mend: ours, the system's about files, Gymnasium's about ids."""
+    from gymnasium.error import Error as GymnasiumError
+
+    return (UserError, OSError, GymnasiumError)
+
+
+def _drop_closed_streams() -> bool:
+    """Send to nowhere what nobody reads any longer, so that ending says nothing about it.
+
+    Returns:
+        Whether standard output or standard error was such a stream.
+    """
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            watched = select.poll()
+            watched.register(stream.fileno(), select.POLLOUT)
+        except (AttributeError, OSError, ValueError):  # no descriptor, or a system without poll
+            continue
+        if any(event & select.POLLERR for _, event in watched.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            closed = True
+    return closed
+
+
+def tolerant_output() -> None:
+    """Let what a terminal's encoding lacks be printed as "?", instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def command_name(words: Sequence[str]) -> str | None:
@@ -76,47 +129,49 @@ def parse_command(words: Sequence[str]) -> Any:
         The config that the command would run with.
 
     Raises:
-        ValueError: if there is no such command, or its config refuses a value.
-        SystemExit: if an option is unknown, missing or ill-typed; the message is printed.
+        UserError: if there is no such command.
+        SystemExit: if an option is unknown, missing, ill-typed or refused; the message is printed.
     """
     name = command_name(words)
     if name is None:
-        raise ValueError(f"wm-gym has no command {' '.join(words[:2])!r}; see `wm-gym --help`")
+        raise UserError(f"wm-gym has no command {' '.join(words[:2])!r}; see `wm-gym --help`")
     command = COMMANDS[name]
     config_class = getattr(import_module(command.module), command.config)
     return _parse(config_class, name, words[len(name.split()) :])
 
 
-def _run(command: Command, name: str, words: Sequence[str]) -> Any:
-    from wm_gym.flags import plain_warnings
+def _parse(config_class: type, name: str, words: Sequence[str]) -> Any:
+    import tyro
 
+    return tyro.cli(config_class, prog=f"wm-gym {name}", args=list(words))
+
+
+def _run(command: Command, name: str, words: Sequence[str]) -> Any:
     module = import_module(command.module)
-    config_class = getattr(module, command.config)
-    config = _parse(config_class, name, words)
-    with plain_warnings(config_class):
+    config = _parse(getattr(module, command.config), name, words)
+    check_outputs(config, command.out)
+    with _plain_warnings():
         return getattr(module, command.function)(config)
 
 
-def _parse(config_class: type, name: str, words: Sequence[str]) -> Any:
-    """Fill a config; what the config itself refuses is raised as it said it.
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print wm_gym's own warnings as one line of text, without file name and source line."""
+    usual = warnings.formatwarning
 
-    tyro wraps such an error into a page of its own, so its words are held back until it is known
-    whether they are about the syntax.
-    """
-    import tyro
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        line: str | None = None,
+    ) -> str:  # fmt: skip
+        if category.__module__.partition(".")[0] != "wm_gym":
+            return usual(message, category, filename, lineno, line)
+        return f"wm-gym: {message}\n"
 
-    said = io.StringIO()
+    warnings.formatwarning = plain
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(config_class, prog=f"wm-gym {name}", args=list(words))
-    except SystemExit as ended:
-        error = ended.__context__
-        while error is not None:
-            if isinstance(error, ValueError) and _is_refusal(error):
-                raise error from None
-            error = error.__context__
-        sys.stderr.write(said.getvalue())
-        raise
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _overview(words: Sequence[str]) -> int:
@@ -143,28 +198,6 @@ def _overview(words: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 2
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether an error tells the user something about the input, rather than us about a bug.
-
-    Ours are: exceptions that wm_gym defines, any ValueError raised by a line of wm_gym itself,
-    files that are not there, and Gymnasium's own errors about ids and arguments.
-    """
-    from gymnasium.error import Error as GymnasiumError
-
-    if type(error).__module__.partition(".")[0] == "wm_gym":
-        return True
-    if isinstance(error, FileNotFoundError | NotADirectoryError | GymnasiumError):
-        return True
-    if not isinstance(error, ValueError):
-        return False
-    raised_at = traceback.extract_tb(error.__traceback__)[-1].filename
-    folders = [
-        Path(import_module(name).__path__[0])
-        for name in ("wm_gym", "wm_gym.envs", "wm_gym.policies")
-    ]
-    return any(Path(raised_at).is_relative_to(folder) for folder in folders)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,54 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from wm_gym.errors import UserError
+
 _SLOT = re.compile(r"\{(first|second)(?:=([^{}]+))?\}")
 
 
-class InstructionError(ValueError):
+class InstructionError(UserError):
     """An instruction that no template matches."""
+
+
+def as_text(value: object, name: str = "instruction") -> str:
+    """Words as text, whatever form a file or an array gives them in.
+
+    Args:
+        value: str, UTF-8 bytes, or an array that holds one of them; None is no words.
+        name: of the value, for the error.
+
+    Raises:
+        InstructionError: naming the value, if it is anything else.
+
+    Example:
+        >>> as_text(np.array(b"put it down"))
+        'put it down'
+    """
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if value is None:
+        return ""
+    if isinstance(value, bytes | bytearray | memoryview):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise InstructionError(
+                f"{name} is {value!r:.80}, which is no UTF-8 ({error})"
+            ) from error
+    if isinstance(value, str):
+        return str(value)
+    raise InstructionError(
+        f"{name} is {value!r:.80} of type {type(value).__name__}; expected text (str or UTF-8 "
+        "bytes)"
+    )
+
+
+def is_encoded_text(value: object) -> bool:
+    """Whether a value is bytes, or an array without axes that holds text, e.g. of an npz file."""
+    array = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "SU"
+    return array or isinstance(value, bytes)
 
 
 @dataclass(frozen=True)
@@ -53,6 +96,7 @@ class InstructionSet:
         Raises:
             InstructionError: naming the templates and objects that are understood.
         """
+        instruction = as_text(instruction)
         text = " ".join(instruction.lower().strip().rstrip(".").split())
         for task, template in self.templates.items():
             match = re.fullmatch(_pattern(template), text)

@@ -12,13 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIX = ".xz"
 
 
-class PackedFileError(ValueError):
+class PackedFileError(UserError):
     """A packed file that is truncated, altered, or not compressed by xz."""
 
 

@@ -13,8 +13,10 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from wm_gym.errors import UserError
 
-class InUseError(RuntimeError):
+
+class InUseError(UserError, RuntimeError):
     """Results that another process, or another thread of this one, is writing."""
 
 

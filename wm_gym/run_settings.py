@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 _ABSENT = object()
 _SHOWN = reprlib.Repr()
@@ -23,7 +24,7 @@ _SHOWN.maxstring = _SHOWN.maxother = 120
 _SHOWN.maxlist = _SHOWN.maxdict = 8
 
 
-class RunSettingsError(ValueError):
+class RunSettingsError(UserError):
     """A folder or file that holds a run with other settings, or does not say with which."""
 
 
@@ -148,7 +149,7 @@ def read_run_settings(file: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_bytes())
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, expected an object")
+            raise UserError(f"it holds a {type(content).__name__}, expected an object")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

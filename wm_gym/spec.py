@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hint
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     import gymnasium
     import torch
@@ -24,7 +26,7 @@ CARD_VERSION = 4
 `dynamics.unchanged_threshold`; both are still read."""
 
 
-class CardError(ValueError):
+class CardError(UserError):
     """A card.json that is missing a field, has an unknown one, or contradicts itself."""
 
 
@@ -139,7 +141,7 @@ class ActionSpec:
         import torch
 
         if actions.shape[-1] != self.size:
-            raise ValueError(
+            raise UserError(
                 f"action has shape {tuple(actions.shape)}, expected (..., {self.size}) with "
                 f"components {list(self.names)}"
             )

@@ -16,6 +16,7 @@ from wm_gym.checkpoints import Checkpoint, CheckpointError, resolve_checkpoint
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.rollout import Rollout
 from wm_gym.dynamics.samplers import make_sampler
+from wm_gym.errors import UserError
 from wm_gym.latents.registry import load_latent_space
 from wm_gym.plain_torch import plain_torch
 from wm_gym.spec import CardError
@@ -143,7 +144,7 @@ def encode_frames(
     """
     expected = (spec.frame.height, spec.frame.width, 3)
     if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
-        raise ValueError(
+        raise UserError(
             f"frames have dtype {frames.dtype} and shape {tuple(frames.shape)}, expected "
             f"torch.uint8 and (B, {expected[0]}, {expected[1]}, 3); resize them to the model's "
             f"frame size, e.g. with `wm_gym.data.frames.resize`"
@@ -180,7 +181,7 @@ def load_world_model(
     if denoising_steps is not None and (
         not isinstance(denoising_steps, int) or denoising_steps < 1
     ):
-        raise ValueError(
+        raise UserError(
             f"denoising_steps={denoising_steps!r}; expected a whole number of at least 1, or None "
             "for the card's"
         )

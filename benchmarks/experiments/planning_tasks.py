@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wm_gym.domains import CUBE, LANGTABLE
+from wm_gym.errors import UserError
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP
 
 Method = Literal["base", "mppi", "gradient", "uniform"]
@@ -94,14 +95,14 @@ def chosen_tasks(simulator: str | None, names: Sequence[str]) -> tuple[PlanningT
         ValueError: if the simulator has no such tasks, or one is neither a task nor a group.
     """
     if simulator not in PLANNING_TASKS:
-        raise ValueError(
+        raise UserError(
             f"simulator {simulator!r} has no tasks to plan; expected a model whose card names one "
             f"of {', '.join(PLANNING_TASKS)} as its twin"
         )
     tasks = PLANNING_TASKS[simulator]
     groups = list(dict.fromkeys(task.group for task in tasks))
     if unknown := sorted(set(names) - {task.name for task in tasks} - set(groups)):
-        raise ValueError(
+        raise UserError(
             f"tasks {unknown} are unknown in {simulator}; expected groups ({', '.join(groups)}) or "
             f"names ({', '.join(task.name for task in tasks)})"
         )

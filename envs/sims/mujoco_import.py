@@ -9,6 +9,8 @@ import os
 import sys
 from types import ModuleType
 
+from wm_gym.errors import RenderError
+
 INSTALL_GL = "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (Debian, Ubuntu)"
 
 
@@ -36,7 +38,7 @@ def import_mujoco() -> ModuleType:
     try:
         import mujoco
     except AttributeError as error:  # what PyOpenGL raises when the library is not there
-        raise RuntimeError(
+        raise RenderError(
             f"MuJoCo cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}, because "
             f"that OpenGL platform is not installed ({error}); install one with {INSTALL_GL}, or "
             "unset MUJOCO_GL and do without pictures."

@@ -9,6 +9,7 @@ import numpy as np
 from wm_gym.envs.sims.bridge import tasks as bridge_tasks
 from wm_gym.envs.sims.cube import tasks as cube_tasks
 from wm_gym.envs.sims.langtable import tasks as langtable_tasks
+from wm_gym.errors import UserError
 
 
 def langtable_success(objects: Sequence[str]) -> Callable[[np.ndarray, str], bool]:
@@ -63,7 +64,7 @@ def success_predicate(
         ValueError: if the simulator has no predicate here.
     """
     if simulator not in _PREDICATES:
-        raise ValueError(
+        raise UserError(
             f"simulator {simulator!r} has no success predicate; expected one of {list(_PREDICATES)}"
         )
     return _PREDICATES[simulator](objects)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wm_gym.envs.sims.mujoco_import import INSTALL_GL, egl_is_installed, import_mujoco
+from wm_gym.errors import RenderError, UserError
 
 _NO_GL = (
     "{name} cannot render because no OpenGL platform answers ({error}); install one with "
@@ -37,7 +38,7 @@ def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]
     except (ValueError, TypeError):
         height = width = 0
     if not (8 <= height <= 2048 and 8 <= width <= 2048):
-        raise ValueError(
+        raise UserError(
             f"frame_size={frame_size!r} is not a frame size; expected 'HEIGHTxWIDTH' such as "
             "'180x320', one number for a square, or (height, width), each within 8 to 2048."
         )
@@ -70,7 +71,7 @@ class SceneRenderer:
             decided = getattr(context, "__module__", "")
             early = decided == "mujoco.glfw" and os.environ.get("MUJOCO_GL") in ("egl", "osmesa")
             reason = _TOO_EARLY if early else _NO_GL
-            raise RuntimeError(
+            raise RenderError(
                 reason.format(name=name, error=error or type(error).__name__)
             ) from error
         self._cameras = cameras

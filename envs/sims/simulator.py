@@ -11,6 +11,7 @@ import numpy as np
 
 from wm_gym.choices import check_choice
 from wm_gym.envs.sims.renderer import SceneRenderer, parse_frame_size
+from wm_gym.errors import UserError
 
 
 class SimulatorGoal(Protocol):
@@ -76,7 +77,7 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         check_choice("obs", obs, ("pixels", "state"))
         check_choice("render_mode", render_mode, (None, "rgb_array"))
         if horizon < 1:
-            raise ValueError(f"horizon={horizon!r}; expected a number of steps of at least 1.")
+            raise UserError(f"horizon={horizon!r}; expected a number of steps of at least 1.")
         self.task = task
         self.frame_size = parse_frame_size(frame_size)
         self.cameras = cameras
@@ -178,21 +179,21 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         options = dict(options or {})
         unknown = set(options) - {"instruction", "task", "state"}
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"options {sorted(unknown)} are unknown; expected instruction, task or state."
             )
         task = options.get("task") or self.task
         check_choice("options['task']", task, (*self.tasks, "any"))
         instruction, state = options.get("instruction"), options.get("state")
         if options.get("task") and state is not None:
-            raise ValueError(
+            raise UserError(
                 f"options['task'] is {task!r} beside a state, which has its own goal; leave the "
                 "task out, or say with options['instruction'] what to do from that state."
             )
         if options.get("task") and instruction is not None and task != "any":
             named = self._parse_instruction(instruction).task
             if named != task:
-                raise ValueError(
+                raise UserError(
                     f"options['task'] is {task!r}, but the instruction {instruction!r} is of the "
                     f"task {named!r}; give one of them."
                 )
@@ -228,12 +229,12 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         box = self.action_space
         assert isinstance(box, gym.spaces.Box)
         if wanted.shape != box.shape:
-            raise ValueError(
+            raise UserError(
                 f"action has shape {wanted.shape}; expected {box.shape}: {self.action_meaning}. "
                 "Pass one action at a time, without a batch axis."
             )
         if not np.isfinite(wanted).all():
-            raise ValueError(
+            raise UserError(
                 f"action is {wanted}; expected finite numbers within {box.low} and {box.high}: "
                 f"{self.action_meaning}. Check the policy for a division by zero."
             )
@@ -282,12 +283,12 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         missing = set(self.get_state()) - set(state)
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"state lacks {', '.join(sorted(missing))}; expected a result of get_state()."
             )
         goal, steps = self._goal_of_state(state), int(state["steps"])
         if steps < 0:
-            raise ValueError(f"state['steps'] is {steps}; expected the steps taken, 0 or more.")
+            raise UserError(f"state['steps'] is {steps}; expected the steps taken, 0 or more.")
         generator = json.loads(str(state["generator"]))
         type(self.np_random.bit_generator)().state = generator  # refuses what is no state of it
         before, self.goal = self.goal, goal

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.policies.cloning_examples import CloningExamples
 from wm_gym.spec import ActionSpec
@@ -74,7 +75,7 @@ class ChunkExamples:
             if state + after <= len(examples.labels[number, episode]) + end_padding
         ]
         if not self.where:
-            raise ValueError(
+            raise UserError(
                 f"no state has {after - end_padding} labels before its episode's end: collect "
                 f"longer episodes, or allow more than end_padding={end_padding}"
             )

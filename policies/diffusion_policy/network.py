@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from wm_gym.errors import UserError
 from wm_gym.policies.diffusion_policy.unet import ConditionalUnet1D
 from wm_gym.policies.diffusion_policy.vision import STAGES, AttentionEncoder, Norm, ResNetEncoder
 from wm_gym.policies.goal_encoder import GoalEncoderConfig
@@ -53,22 +54,22 @@ class DiffusionNetworkConfig:
     def __post_init__(self) -> None:
         """Check what the U-Net needs."""
         if self.observations < 1 or self.horizon < self.observations:
-            raise ValueError(
+            raise UserError(
                 f"observations={self.observations} and horizon={self.horizon}: expected at least "
                 "one, and a horizon of at least as many"
             )
         halvings = 2 ** (len(self.down_dims) - 1)
         if not self.down_dims or self.horizon % halvings:
-            raise ValueError(
+            raise UserError(
                 f"horizon={self.horizon} is halved at every level after the first of "
                 f"down_dims={self.down_dims}: expected a multiple of {halvings}"
             )
         if self.groups < 1 or any(width % self.groups for width in self.down_dims):
-            raise ValueError(f"groups={self.groups} must divide all down_dims={self.down_dims}")
+            raise UserError(f"groups={self.groups} must divide all down_dims={self.down_dims}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={self.kernel_size}: expected an odd number")
+            raise UserError(f"kernel_size={self.kernel_size}: expected an odd number")
         if self.encoder not in STAGES and self.crop is not None:
-            raise ValueError(
+            raise UserError(
                 f"crop={self.crop} is for residual networks; encoder={self.encoder!r} takes whole "
                 "frames"
             )
@@ -131,7 +132,7 @@ class DiffusionNetwork(nn.Module):
         self.rgb_encoder: ResNetEncoder | AttentionEncoder
         if config.encoder == "attention":
             if not reads:
-                raise ValueError(
+                raise UserError(
                     "encoder='attention' looks for what an instruction names, and there are no "
                     "templates; use encoder='resnet18'"
                 )

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler  # pyright: ignore[reportPrivateImportUsage]
 
+from wm_gym.errors import UserError
+
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -33,7 +35,7 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.steps < 1 or not 0 <= self.clip < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"steps={self.steps}, clip={self.clip}: expected at least 1, and 0 or more"
             )
 

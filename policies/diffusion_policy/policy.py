@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wm_gym.dynamics.noise import row_noise
+from wm_gym.errors import UserError
 from wm_gym.instructions import InstructionSet
 from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError
@@ -67,18 +68,18 @@ class DiffusionPolicy(Policy):
         config, self.noise = network.config, noise or NoiseConfig()
         longest = config.horizon - config.observations + 1
         if not 1 <= execute <= longest:
-            raise ValueError(
+            raise UserError(
                 f"execute={execute}: expected 1 to {longest}, the actions from the newest frame on"
             )
         if not 1 <= steps <= self.noise.steps:
-            raise ValueError(f"steps={steps}: expected 1 to {self.noise.steps}, those of training")
+            raise UserError(f"steps={steps}: expected 1 to {self.noise.steps}, those of training")
         if len(state) != network.state_size:
-            raise ValueError(
+            raise UserError(
                 f"state={tuple(state)} has {len(state)} numbers; the network was trained with "
                 f"{network.state_size}"
             )
         if not len(low) == len(high) == action_spec.size == network.action_size:
-            raise ValueError(
+            raise UserError(
                 f"low and high have {len(low)} and {len(high)} components, the action language "
                 f"{action_spec.size} and the network {network.action_size}: expected as many"
             )

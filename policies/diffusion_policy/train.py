@@ -21,6 +21,7 @@ from tqdm import tqdm
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import Domain
 from wm_gym.envs.sims.teachers import TEACHERS
+from wm_gym.errors import UserError
 from wm_gym.policies.base import load_policy, save_policy
 from wm_gym.policies.behaviour_cloning import BehaviourCloningPolicy
 from wm_gym.policies.cloning_examples import CloningExamples
@@ -97,16 +98,16 @@ class TrainDiffusionPolicyConfig:
     def __post_init__(self) -> None:
         """Check what belongs together."""
         if not self.stages or not all(0 < stage <= 1 for stage in self.stages):
-            raise ValueError(f"stages={self.stages}: expected fractions above 0 and at most 1")
+            raise UserError(f"stages={self.stages}: expected fractions above 0 and at most 1")
         if self.batch < 1 or self.copies < 1:
-            raise ValueError(f"batch={self.batch}, copies={self.copies}: expected at least 1 each")
+            raise UserError(f"batch={self.batch}, copies={self.copies}: expected at least 1 each")
         if self.encoder_from is not None and self.network.encoder != "attention":
-            raise ValueError(
+            raise UserError(
                 f"encoder_from={self.encoder_from} fits encoder='attention', not "
                 f"{self.network.encoder!r}"
             )
         if self.freeze_encoder and self.encoder_from is None:
-            raise ValueError("freeze_encoder=True freezes what encoder_from names, and it is None")
+            raise UserError("freeze_encoder=True freezes what encoder_from names, and it is None")
 
     def stage_steps(self, steps: int) -> dict[int, int]:
         """Stage number, from 1, by the step of `steps` after which it is saved."""
@@ -119,7 +120,7 @@ def random_crop(
     """Frames (B, n, H, W, 3) cut to a height and width, at one place for the frames of a row."""
     room = torch.tensor(frames.shape[2:4]) - torch.tensor(crop) + 1
     if (room < 1).any():
-        raise ValueError(f"crop={crop} is larger than the frames, {tuple(frames.shape[2:4])}")
+        raise UserError(f"crop={crop} is larger than the frames, {tuple(frames.shape[2:4])}")
     corners = (torch.rand(len(frames), 2, generator=random) * room).long().tolist()
     return torch.stack(
         [
@@ -232,13 +233,13 @@ def _take_encoder(network: DiffusionNetwork, folder: Path) -> None:
     """
     policy, encoder = load_policy(folder), network.rgb_encoder
     if not isinstance(policy, BehaviourCloningPolicy):
-        raise ValueError(
+        raise UserError(
             f"encoder_from={folder} holds a {policy.kind!r} policy; expected 'behaviour-cloning'"
         )
     assert isinstance(encoder, AttentionEncoder)
     theirs, ours = policy.network.config, encoder.look.config
     if (theirs.templates, theirs.objects) != (ours.templates, ours.objects):
-        raise ValueError(
+        raise UserError(
             f"encoder_from={folder} understands {theirs.templates} with {list(theirs.objects)}; "
             f"expected {ours.templates} with {list(ours.objects)}: train both with the same --tasks"
         )

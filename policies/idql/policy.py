@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wm_gym.dynamics.noise import row_generator
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.policies.base import Observation, Policy, PolicyError, build, describe
 from wm_gym.policies.chunks import ChunkError, Chunks, join_chunks
@@ -61,15 +62,15 @@ class IDQLPolicy(Policy):
     ) -> None:
         super().__init__(base.action_spec, base.frame_spec)
         if samples < 1 or not temperature > 0 or not 0 < expectile < 1:
-            raise ValueError(
+            raise UserError(
                 f"samples={samples}, temperature={temperature}, expectile={expectile}: expected "
                 "at least 1, above 0, and between 0 and 1"
             )
         if choice not in CHOICES:
-            raise ValueError(f"choice={choice!r}: expected one of {list(CHOICES)}")
+            raise UserError(f"choice={choice!r}: expected one of {list(CHOICES)}")
         size, config = base.execute * base.action_spec.size, critics.config
         if config.actions != size or not len(mean) == len(std) == config.features:
-            raise ValueError(
+            raise UserError(
                 f"the critics take {config.actions} numbers of a chunk and {config.features} "
                 f"features; the policy carries out {base.execute} actions, {size} numbers, and "
                 f"there are {len(mean)} means and {len(std)} deviations"

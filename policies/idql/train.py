@@ -15,6 +15,7 @@ import torch
 from torch.func import functional_call
 
 from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.errors import UserError
 from wm_gym.policies.base import load_policy, save_policy
 from wm_gym.policies.diffusion_policy.policy import DiffusionPolicy
 from wm_gym.policies.idql.critics import Choice, Critics, CriticsConfig, iql_losses
@@ -77,14 +78,14 @@ class TrainIDQLConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.stages or not all(0 < stage <= 1 for stage in self.stages):
-            raise ValueError(f"stages={self.stages}: expected fractions above 0 and at most 1")
+            raise UserError(f"stages={self.stages}: expected fractions above 0 and at most 1")
         if not 0 < self.expectile < 1 or not 0 < self.gamma <= 1:
-            raise ValueError(
+            raise UserError(
                 f"expectile={self.expectile}, gamma={self.gamma}: expected between 0 and 1, and "
                 "above 0 and at most 1"
             )
         if not self.loop.ema:
-            raise ValueError("loop.ema=0 leaves no target network: pass --loop.ema 0.995")
+            raise UserError("loop.ema=0 leaves no target network: pass --loop.ema 0.995")
 
 
 def train_idql(config: TrainIDQLConfig) -> list[Path]:
@@ -102,7 +103,7 @@ def train_idql(config: TrainIDQLConfig) -> list[Path]:
     torch.manual_seed(config.seed)
     base = load_policy(config.policy)
     if not isinstance(base, DiffusionPolicy):
-        raise ValueError(
+        raise UserError(
             f"policy={config.policy} holds a {base.kind!r} policy; expected 'diffusion-policy', "
             "which `wm-gym train diffusion-policy` makes"
         )

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.policies.diffusion_policy.network import DiffusionNetwork
 from wm_gym.policies.goal_encoder import encode_goals
@@ -102,7 +103,7 @@ class Transitions:
             found.append(replace(steps, begin=steps.begin + states, end=steps.end + states))
             states += len(seen[-1])
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{[str(dataset.folder) for dataset in datasets]} hold no episode of the tasks "
                 f"{list(tasks)} with {chunk} actions or a success"
             )

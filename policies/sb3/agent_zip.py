@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 from wm_gym.policies.base import (
     POLICY_VERSION,
     Policy,
@@ -136,7 +137,7 @@ def _tensors(stored: bytes, path: Path) -> dict[str, torch.Tensor]:
             isinstance(name, str) and isinstance(value, torch.Tensor)
             for name, value in found.items()
         ):
-            raise ValueError("expected a dict of tensors")
+            raise UserError("expected a dict of tensors")
         return found
     except (
         AttributeError,

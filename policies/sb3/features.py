@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from wm_gym.errors import UserError
 from wm_gym.policies.goal_encoder import cell_centres
 
 
@@ -36,7 +37,7 @@ class LatentGridExtractor(BaseFeaturesExtractor):
     ) -> None:
         shape = observation_space.shape
         if shape is None or len(shape) != 3 or observation_space.dtype != "float32":
-            raise ValueError(
+            raise UserError(
                 f"observations are {observation_space}; expected latents, float32 (h, w, D): make "
                 "the environment with obs='latents'"
             )

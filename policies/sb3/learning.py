@@ -17,13 +17,14 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 from wm_gym.policies.sb3.agent_zip import description_file, save_agent
 
 PROGRESS = "progress.json"
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-class ProgressError(ValueError):
+class ProgressError(UserError):
     """A folder with the progress of another training."""
 
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.errors import UserError
 from wm_gym.judges.success_classifier import POSITION_SCALE_M, RewardModel
 from wm_gym.policies.sb3.vec_env import ImaginedVecEnv
 from wm_gym.spec import WorldModelSpec
@@ -51,12 +52,12 @@ class ReadPositions(VecEnvWrapper):
             raise TypeError(f"{venv} is no ImaginedVecEnv; positions are read from its latents")
         engine = bridge.imagined.engine
         if engine.settings.obs != "latents":
-            raise ValueError(
+            raise UserError(
                 f"the environment has obs={engine.settings.obs!r}; expected 'latents', from which "
                 "positions are read"
             )
         if engine.model.folder is None:
-            raise ValueError("the world model has no folder, so there is no reward model to read")
+            raise UserError("the world model has no folder, so there is no reward model to read")
         checkpoint = Checkpoint(engine.model.folder, engine.spec)
         self.device = torch.device(engine.settings.device)
         self.model = RewardModel.from_checkpoint(checkpoint, engine.settings.device)

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.errors import UserError
 from wm_gym.spec import ActionSpec
 
 
@@ -52,7 +53,7 @@ class ImaginedVecEnv(VecEnv):
                 "gymnasium.make_vec('WM-…', num_envs=…, autoreset_mode='Disabled')"
             )
         if imagined.autoreset_mode != AutoresetMode.DISABLED:
-            raise ValueError(
+            raise UserError(
                 f"the environment has autoreset_mode={imagined.autoreset_mode.value!r}; expected "
                 "'Disabled', because the last observation of an episode must be seen before the "
                 "next begins: pass autoreset_mode='Disabled'"
@@ -76,7 +77,7 @@ class ImaginedVecEnv(VecEnv):
         """
         per_row = [{**self.reset_options, **own} for own in self._options]
         if len({frozenset(options) for options in per_row}) > 1:
-            raise ValueError(
+            raise UserError(
                 f"the rows' options have the keys {[sorted(options) for options in per_row]}; "
                 "give every row the same ones"
             )
@@ -96,12 +97,12 @@ class ImaginedVecEnv(VecEnv):
         """
         actions = np.asarray(actions)
         if actions.shape != self._actions.shape:
-            raise ValueError(
+            raise UserError(
                 f"actions have shape {actions.shape}, expected {self._actions.shape}: one per row"
             )
         if not np.isfinite(actions).all():
             bad = actions[~np.isfinite(actions).all(-1)].tolist()
-            raise ValueError(
+            raise UserError(
                 f"the agent gave the actions {bad}: it has diverged; train it with a lower "
                 "learning rate"
             )
@@ -161,7 +162,7 @@ class ImaginedVecEnv(VecEnv):
             ValueError: for `reset` and `step`, which go through this class.
         """
         if method_name in ("reset", "step"):
-            raise ValueError(
+            raise UserError(
                 f"env_method({method_name!r}) would change rows behind this VecEnv's back; call "
                 f"its own {method_name}()"
             )

@@ -45,7 +45,7 @@ def test_every_package_is_walked():
 def tree(tmp_path: Path) -> Path:
     """A checkout of four modules, with every kind of import."""
     (tmp_path / "pyproject.toml").write_text(
-        '[tool.setuptools.package-dir]\n"wm" = "wm"\n"wm.envs" = "envs"\n'
+        '[tool.setuptools.package-dir]\n"wm" = "wm"\n"wm.envs" = "envs"\n', encoding="utf-8"
     )
     for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from wm.envs import b\n"
     files = {
@@ -57,7 +57,7 @@ def tree(tmp_path: Path) -> Path:
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -78,11 +78,12 @@ def test_a_circle_through_three_modules_and_two_folders_is_one(tree: Path):
 
 def test_a_copy_counts_from_six_lines_whatever_its_indentation(tmp_path: Path):
     six = [f"x{n} = f({n})" for n in range(6)]
-    (tmp_path / "a.py").write_text("\n".join(["y = 1", *six]))
+    (tmp_path / "a.py").write_text("\n".join(["y = 1", *six]), encoding="utf-8")
     (tmp_path / "b.py").write_text(
-        "\n".join(["def g():", '    """Words."""', *[f"    {s}  # why" for s in six]])
+        "\n".join(["def g():", '    """Words."""', *[f"    {s}  # why" for s in six]]),
+        encoding="utf-8",
     )
-    (tmp_path / "c.py").write_text("\n".join(six[:5]))
+    (tmp_path / "c.py").write_text("\n".join(six[:5]), encoding="utf-8")
     found = near_copies([tmp_path / name for name in ("a.py", "b.py", "c.py")])
     assert [(a.name, m, b.name, n, k) for a, m, b, n, k in found] == [("a.py", 2, "b.py", 3, 6)]
 
@@ -91,9 +92,12 @@ def test_guards_and_hops_are_found_in_the_text(tree: Path):
     (tree / "wm" / "run.py").write_text(
         "from wm.load import load\n"
         "def train(config):\n    load(config)\n    print(config.seed)\n"
-        "def claim(folder):\n    raise ValueError(f'{folder} holds a run with other settings')\n"
+        "def claim(folder):\n    raise ValueError(f'{folder} holds a run with other settings')\n",
+        encoding="utf-8",
     )
-    (tree / "wm" / "load.py").write_text("def load(config):\n    return Net(config)\n")
+    (tree / "wm" / "load.py").write_text(
+        "def load(config):\n    return Net(config)\n", encoding="utf-8"
+    )
     assert resume_guards(tree) == ["wm.run.claim"]
     assert config_hops(tree, "wm.run", "train") == ["wm.run.train -> load", "wm.load.load -> Net"]
 

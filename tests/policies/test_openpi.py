@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
-from wm_gym.policies.act_client import PolicyServerError
+from wm_gym.policies.act_client import PolicyServerError, PolicyServerWarning
 from wm_gym.policies.base import PolicyError, load_policy, save_policy
 from wm_gym.policies.openpi import OpenPiConfig, OpenPiPolicy, pack, unpack
 from wm_gym.policies.runner import run_policy
@@ -97,8 +99,10 @@ def test_a_broken_connection_is_opened_again():
 
     with serving(infer) as url:
         remote = policy(url, patience_s=20)
-        (record,) = run_policy([LineEnv()], remote, ["s0"], [0], 30, progress=False)
+        with pytest.warns(PolicyServerWarning, match="lost a question after") as told:
+            (record,) = run_policy([LineEnv()], remote, ["s0"], [0], 30, progress=False)
         remote.close()
+    assert len([w for w in told if w.category is PolicyServerWarning]) == 1
     assert (record.success, record.steps, len(calls)) == (True, 8, 9)
 
 
@@ -169,6 +173,52 @@ def test_a_server_of_something_else_is_named():
         thread.join()
 
 
+def test_a_server_that_thinks_long_is_not_dropped_by_keepalive(monkeypatch):
+    """It cannot answer pings meanwhile; `timeout_s` alone says when to give up."""
+    from websockets.sync import client
+
+    connect, asked = client.connect, []
+
+    def impatient(url, **options):
+        """As the library's own keepalive, whose 20 s would be long for a test."""
+        return connect(url, **{"ping_interval": 0.1, "ping_timeout": 0.1} | options)
+
+    def infer(question):
+        asked.append(1)
+        time.sleep(1.0)
+        return {"actions": np.full((1, 1), 0.1)}
+
+    monkeypatch.setattr(client, "connect", impatient)
+    with serving(infer) as url, warnings.catch_warnings():
+        warnings.simplefilter("error", PolicyServerWarning)
+        remote = policy(url, timeout_s=5)
+        monkeypatch.setattr("websockets.server.ServerProtocol.recv_frame", deaf_to_pings())
+        chunk = remote._ask(np.zeros((4, 20, 3), np.uint8), "go")
+        remote.close()
+    assert chunk.tolist() == [[np.float32(0.1)]] and len(asked) == 1
+
+
+def deaf_to_pings():
+    from websockets.frames import Opcode
+    from websockets.server import ServerProtocol
+
+    hear = ServerProtocol.recv_frame
+
+    def recv_frame(self, frame):
+        if frame.opcode is not Opcode.PING:
+            hear(self, frame)
+
+    return recv_frame
+
+
+def test_a_question_that_takes_too_long_says_so():
+    with serving(lambda question: time.sleep(0.5)) as url:
+        remote = policy(url, timeout_s=0.1, patience_s=0.2)
+        with pytest.raises(PolicyServerError, match=r"timeout_s=0\.1\); raise timeout_s"):
+            remote._ask(np.zeros((4, 20, 3), np.uint8), "go")
+        remote.close()
+
+
 @pytest.mark.parametrize("settings", [{"execute": 0}, {"execute": -1}, {"timeout_s": float("nan")}])
 def test_settings_are_checked(settings):
     with pytest.raises(PolicyError, match="expected"):
@@ -182,6 +232,8 @@ def test_a_server_that_stays_away_is_named():
         run_policy([LineEnv()], policy(url), ["s0"], [0], 5, progress=False)
     with pytest.raises(PolicyError, match="expected such as 'ws://"):
         OpenPiConfig("http://localhost")
+    with pytest.raises(PolicyError, match="expected such as 'ws://"):
+        OpenPiConfig("ws://localhost:80x0")
 
 
 def test_it_is_saved_and_loaded(tmp_path):

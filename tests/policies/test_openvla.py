@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -18,7 +19,13 @@ import pytest
 
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv
 from wm_gym.policies.act_client import ActClient, PolicyServerError
-from wm_gym.policies.act_server import ActServer, check_images_matter, decode, encode
+from wm_gym.policies.act_server import (
+    MAX_BYTES,
+    ActServer,
+    check_images_matter,
+    decode,
+    encode,
+)
 from wm_gym.policies.base import PolicyError, load_policy, save_policy
 from wm_gym.policies.compatibility import check_compatible
 from wm_gym.policies.openvla import (
@@ -202,7 +209,16 @@ def test_what_is_refused_is_not_asked_again():
 
 
 @pytest.mark.parametrize(
-    ("status", "again"), [(401, False), (404, False), (422, False), (408, True), (429, True)]
+    ("status", "again"),
+    [
+        (307, False),
+        (401, False),
+        (404, False),
+        (413, False),
+        (501, False),
+        (408, True),
+        (503, True),
+    ],
 )
 def test_a_status_says_whether_to_ask_again(status, again):
     asked = []
@@ -230,6 +246,105 @@ def test_a_status_says_whether_to_ask_again(status, again):
         server.shutdown()
         server.server_close()
     assert (len(asked) > 1) == again
+
+
+QUESTION = {"image": np.ones((2, 2, 3), np.uint8), "instruction": "go"}
+
+
+def exchange(server, *parts, pause_s=0.0, end=True):
+    """Status and content of the answer to raw bytes."""
+    with socket.create_connection(server.server_address, timeout=10) as wire:
+        for part in parts:
+            wire.sendall(part)
+            time.sleep(pause_s)
+        if end:
+            wire.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := wire.recv(2**16):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+def request(length, path="/act"):
+    said = "" if length is None else f"Content-Length: {length}\r\n"
+    return f"POST {path} HTTP/1.1\r\nConnection: close\r\n{said}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status", "reason"),
+    [
+        (MAX_BYTES + 1, b"x" * (MAX_BYTES + 1), 413, f"expected at most {MAX_BYTES}"),
+        ("ten", b"", 400, "Content-Length is 'ten'"),
+        ("-1", b"", 400, "Content-Length is '-1'"),
+        ("9" * 5000, b"", 400, "Content-Length is"),
+        (None, b"", 411, "no Content-Length"),
+        (0, b"", 400, "body is empty"),
+        (100, b"{", 400, "ended after 1 of 100"),
+        (10**6, b"[" * 10**6, 400, "nested too deeply"),
+        (2, b"[]", 400, "lacks ['image', 'instruction']"),
+        (2, b"\xff\xff", 400, "UnicodeDecodeError"),
+        (14, b'{"encoded": 1}', 400, "encoded wrongly"),
+    ],
+)
+def test_bodies_that_cannot_be_read_are_refused_with_a_reason(length, body, status, reason):
+    with serving(walk) as server:
+        found, said = exchange(server, request(length), body)
+        assert found == status and reason in said
+        assert client(server.url).act(**QUESTION).shape == (1,), "it goes on answering"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": np.zeros((0, 2, 3), np.uint8)}, "not empty"),
+        ({"image": np.zeros((2, 0, 3), np.uint8)}, "not empty"),
+        ({"image": [[1], [1, 2]]}, "image is"),
+        ({"instruction": 3}, "expected text"),
+        ({"instruction": None}, "expected text"),
+        ({"unnorm_key": ["a"]}, "expected text"),
+    ],
+)
+def test_questions_that_are_none_are_refused(change, reason):
+    body = encode(QUESTION | change).encode()
+    with serving(walk) as server:
+        status, said = exchange(server, request(len(body)), body)
+    assert status == 400 and reason in said
+
+
+def test_a_slow_body_ends_in_time_and_blocks_nobody():
+    body = encode(QUESTION).encode()
+    with serving(walk) as server:
+        server.body_timeout_s = 0.3
+        began = time.monotonic()
+        drops = [body[i : i + 1] for i in range(4)]
+        status, said = exchange(server, request(len(body)), *drops, pause_s=0.05, end=False)
+        assert status == 408 and "send them faster" in said
+        assert time.monotonic() - began < 5
+
+
+def test_a_body_that_is_too_long_is_not_sent_again():
+    asked = []
+    with serving(walk) as server:
+        read = server.RequestHandlerClass._body
+        server.RequestHandlerClass._body = lambda self: asked.append(1) or read(self)
+        try:
+            big = np.zeros((4096, 4300, 3), np.uint8)  # more than 64 MiB as base64
+            with pytest.raises(PolicyServerError, match=r"refused: status 413.*smaller image"):
+                client(server.url, patience_s=60, timeout_s=30).act(big, "go")
+        finally:
+            server.RequestHandlerClass._body = read
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80x0", "http://", "http://[::1", "http://a b:1"])
+def test_an_address_that_no_server_has_is_refused_at_once(url):
+    with pytest.raises(PolicyError, match="expected such as 'http://"):
+        ActClient(url)
+    from wm_gym.chat.server import ChatServerConfig
+
+    with pytest.raises(ValueError, match="expected an address"):
+        ChatServerConfig(url, "m")
 
 
 def test_a_server_that_stays_away_is_named_with_the_remedy():

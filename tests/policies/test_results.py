@@ -282,7 +282,10 @@ def test_a_record_says_how_its_policy_used_the_range(pace_m, clipped, null, tmp_
         records = run(Mover(pace_m), results)
     shares = [(record.clipped_share, record.null_share) for record in records]
     assert shares == [(clipped, null)] * 3
-    stored = [EpisodeRecord(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
+    stored = [
+        EpisodeRecord(**json.loads(line))
+        for line in results.read_text(encoding="utf-8").splitlines()
+    ]
     assert [(r.clipped_share, r.null_share) for r in stored] == shares
 
 

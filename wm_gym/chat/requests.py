@@ -9,11 +9,13 @@ from typing import Protocol
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 PROGRESS_FROM = 4
 """Requests from which on a progress bar is worth showing."""
 
 
-class ChatError(RuntimeError):
+class ChatError(UserError, RuntimeError):
     """A chat model that cannot be reached, loaded or used at all."""
 
 
@@ -38,12 +40,12 @@ class ChatRequest:
     def __post_init__(self) -> None:
         """Check parts and numbers."""
         if min(self.samples, self.max_tokens) < 1 or not 0 <= self.temperature < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"samples={self.samples}, max_tokens={self.max_tokens}, "
                 f"temperature={self.temperature}; expected at least 1, 1 and 0"
             )
         if self.samples > 1 and self.temperature == 0:
-            raise ValueError(
+            raise UserError(
                 f"samples={self.samples} with temperature=0 would be the same answer each time; "
                 "ask for one, or raise the temperature"
             )
@@ -51,7 +53,7 @@ class ChatRequest:
             if isinstance(part, str):
                 continue
             if part.dtype != np.uint8 or part.ndim != 3 or part.shape[-1] != 3:
-                raise ValueError(
+                raise UserError(
                     f"an image has dtype {part.dtype} and shape {part.shape}; expected uint8 and "
                     "(H, W, 3)"
                 )

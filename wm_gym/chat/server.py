@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from wm_gym.addresses import is_address
 from wm_gym.chat.requests import PROGRESS_FROM, ChatError, ChatReply, ChatRequest, OnReply
+from wm_gym.errors import UserError
 
 LONGEST_PAUSE_S = 8.0
 JITTER = random.Random()
@@ -52,12 +54,12 @@ class ChatServerConfig:
 
     def __post_init__(self) -> None:
         """Check address and numbers."""
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(
+        if not is_address(self.base_url, ("http", "https")):
+            raise UserError(
                 f"base_url={self.base_url!r}; expected an address such as http://localhost:8000/v1"
             )
         if self.concurrency < 1 or not 0 < self.timeout_s < math.inf or self.retries < 0:
-            raise ValueError(
+            raise UserError(
                 f"concurrency={self.concurrency}, timeout_s={self.timeout_s}, "
                 f"retries={self.retries}; expected at least 1, more than 0, and 0 or more"
             )

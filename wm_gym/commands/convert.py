@@ -16,6 +16,7 @@ from wm_gym.data.episodes import Episode, EpisodeError, EpisodeReader
 from wm_gym.data.lerobot_writer import Codec, LeRobotSettings, write_lerobot
 from wm_gym.data.open_dataset import open_dataset
 from wm_gym.domains import domain_of
+from wm_gym.errors import UserError
 from wm_gym.spec import ActionSpec
 from wm_gym.training.encode_latents import action_spec_of_data, simulator_of
 
@@ -51,7 +52,7 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         """Check the rate once."""
         if not 0 <= self.fps < float("inf"):
-            raise ValueError(f"fps={self.fps} must be 0 (take the source's) or more")
+            raise UserError(f"fps={self.fps} must be 0 (take the source's) or more")
 
 
 def convert(config: ConvertConfig) -> Path:

@@ -16,6 +16,7 @@ from wm_gym.commands.known_ids import (
 )
 from wm_gym.domains import domain_of
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import open_any_by_id, open_by_id
 from wm_gym.semantic_card import SemanticSpec
 from wm_gym.spec import WorldModelSpec
@@ -57,7 +58,7 @@ def _card(config: InfoConfig) -> dict[str, Any]:
     domain = domain_of(config.id) if config.id in SIMULATORS else None
     if domain is not None:
         if config.checkpoint != "embedded":
-            raise ValueError(
+            raise UserError(
                 f"{config.id} is a simulator: it takes no checkpoint={config.checkpoint!r}"
             )
         print("\n".join(simulator_lines(domain)))

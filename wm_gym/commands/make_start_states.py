@@ -9,6 +9,7 @@ from typing import Any
 from wm_gym.checkpoints import save_data_file
 from wm_gym.domains import domain_of
 from wm_gym.envs.start_states import FILENAME, make_start_states
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import open_any_by_id
 
 
@@ -36,7 +37,7 @@ class MakeStartStatesConfig:
     def __post_init__(self) -> None:
         """Check the number once."""
         if self.count < 1:
-            raise ValueError(f"count={self.count} must be at least 1")
+            raise UserError(f"count={self.count} must be at least 1")
 
 
 def run(config: MakeStartStatesConfig) -> Path:
@@ -53,9 +54,7 @@ def run(config: MakeStartStatesConfig) -> Path:
     opened = open_any_by_id(config.id, config.checkpoint)
     spec = opened.spec
     if spec.twin is None:
-        raise ValueError(
-            f"{spec.name} has no simulator (its card says twin: null): no start states"
-        )
+        raise UserError(f"{spec.name} has no simulator (its card says twin: null): no start states")
     domain = domain_of(spec.twin)
     keyword = domain.objects_keyword if domain is not None else ""
     table: dict[str, Any] = {keyword: config.blocks} if keyword and config.blocks else {}

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.policies.base import Policy
@@ -54,7 +55,7 @@ class RecordConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if self.steps < 1 or self.hold < 1:
-            raise ValueError(f"steps={self.steps} and hold={self.hold} must be at least 1")
+            raise UserError(f"steps={self.steps} and hold={self.hold} must be at least 1")
 
 
 def record(config: RecordConfig) -> Path:
@@ -73,7 +74,7 @@ def record(config: RecordConfig) -> Path:
         if (value := getattr(config, name)) is None:
             continue
         if config.id not in EMBEDDED_MODELS:
-            raise ValueError(f"{config.id} is no world model: it takes no {name}={value!r}")
+            raise UserError(f"{config.id} is no world model: it takes no {name}={value!r}")
         arguments[name] = value
     policy = None
     if config.policy is not None:
@@ -85,7 +86,7 @@ def record(config: RecordConfig) -> Path:
         env = gymnasium.make(config.id, render_mode="rgb_array", **arguments)
     except gymnasium.error.UnregisteredEnv as error:
         known = ", ".join((*EMBEDDED_MODELS, *SEMANTIC_MODELS, *SIMULATORS))
-        raise ValueError(
+        raise UserError(
             f"id {config.id!r} is not registered; those of wm_gym are {known}; one of another "
             "package is written as module:id"
         ) from error
@@ -166,7 +167,7 @@ class _PolicyPlayer:
         assert config.policy is not None
         action, frame = environment_specs(env)
         if action is None:
-            raise ValueError(f"{config.id} states no action language; policy={config.policy!r}")
+            raise UserError(f"{config.id} states no action language; policy={config.policy!r}")
         self.policy, self.seed = saved or open_policy(config.policy, action, frame), config.seed
         self.conversion = check_compatible(self.policy, action, frame)
         self.planned: list[np.ndarray] = []

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 REQUIREMENTS = (
     "torch==2.2.2",
@@ -27,7 +28,7 @@ REQUIREMENTS = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class ServeError(RuntimeError):
+class ServeError(UserError, RuntimeError):
     """An environment that cannot be made, or a server that did not start."""
 
 
@@ -61,7 +62,7 @@ class ServeOpenVLAConfig:
     def __post_init__(self) -> None:
         """Refuse a moving revision."""
         if not _COMMIT.fullmatch(self.revision):
-            raise ValueError(
+            raise UserError(
                 f"revision={self.revision!r}; expected a commit of {self.model}, 40 hexadecimal "
                 "digits: its code runs on this machine, and a branch may change overnight"
             )

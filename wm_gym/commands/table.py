@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+OutputKind = Literal["folder", "file", "picture"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +17,14 @@ class Command:
         config: name of the frozen dataclass that tyro fills; its docstring is the command's help.
         function: name of the function that takes it.
         summary: line in `wm-gym --help`.
+        out: kind of place that its option `out` (or `to`) names.
     """
 
     module: str
     config: str
     function: str
     summary: str
+    out: OutputKind = "folder"
 
 
 COMMANDS: dict[str, Command] = {
@@ -36,7 +41,11 @@ COMMANDS: dict[str, Command] = {
         "wm_gym.commands.info", "InfoConfig", "info", "show a model's card, or --flops of all sizes"
     ),
     "record": Command(
-        "wm_gym.commands.record", "RecordConfig", "record", "write a video of any environment id"
+        "wm_gym.commands.record",
+        "RecordConfig",
+        "record",
+        "write a video of any environment id",
+        out="file",
     ),
     "evaluate open-loop": Command(
         "wm_gym.evaluation.open_loop.measure",
@@ -97,12 +106,14 @@ COMMANDS: dict[str, Command] = {
         "PlotAttentionConfig",
         "plot_attention",
         "draw which image patches the words of a question look at",
+        out="picture",
     ),
     "plot plan": Command(
         "wm_gym.evaluation.semantic.plot_plan",
         "PlotPlanConfig",
         "plot_plan",
         "draw how a plan changes over a planner's steps",
+        out="picture",
     ),
     "compare-real": Command(
         "wm_gym.evaluation.compare_real.run",

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from wm_gym.data.episodes import EpisodeReader
+from wm_gym.errors import UserError
 
 Alignment = Literal["target", "source"]
 
@@ -53,12 +54,12 @@ def align(
         ValueError: if an argument is out of its range.
     """
     if alignment not in ("target", "source"):
-        raise ValueError(f"alignment {alignment!r} is unknown, expected 'target' or 'source'")
+        raise UserError(f"alignment {alignment!r} is unknown, expected 'target' or 'source'")
     if length < 1 or frame_skip < 1:
-        raise ValueError(f"length {length} and frame_skip {frame_skip} must be at least 1")
+        raise UserError(f"length {length} and frame_skip {frame_skip} must be at least 1")
     starts, steps = np.asarray(starts, np.int64), np.asarray(steps, np.int64)
     if np.any((starts < 0) & (starts % frame_skip != 0)) or np.any(starts > steps):
-        raise ValueError(
+        raise UserError(
             f"clip starts {starts.tolist()[:8]} must be at most the episode's last state, and "
             "multiples of "
             f"frame_skip={frame_skip} where negative, so that the grid meets the first state"
@@ -97,7 +98,7 @@ class ClipStarts:
     ):
         self.steps = np.asarray(steps, np.int64)
         if not 0 <= pad_start < length or not 0 <= pad_end < length:
-            raise ValueError(
+            raise UserError(
                 f"pad_start {pad_start} and pad_end {pad_end} must lie in 0..{length - 1}, so "
                 "that a clip of "
                 f"{length} frames shows at least one state"
@@ -110,7 +111,7 @@ class ClipStarts:
         self._before = (early[None] <= latest[:, None]).sum(1)
         self._bounds = np.cumsum(self._inside + self._before)
         if len(self.steps) == 0 or self._bounds[-1] == 0:
-            raise ValueError(
+            raise UserError(
                 f"no episode is long enough for clips of {length} frames with frame_skip "
                 f"{frame_skip}: the longest "
                 f"has {self.steps.max(initial=0)} actions; shorten the clips or allow padding"

@@ -25,12 +25,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 
 ImageFormat = Literal["exact", "jpeg"]
 
 
-class EpisodeError(ValueError):
+class EpisodeError(UserError):
     """An episode or a dataset folder that contradicts itself."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from wm_gym.errors import UserError
+
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize frames, bilinear and antialiased; frames of that size are returned as they are.
@@ -21,7 +23,7 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         ValueError: if the frames are not uint8 RGB.
     """
     if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[-1] != 3:
-        raise ValueError(
+        raise UserError(
             f"frames have shape {frames.shape} and dtype {frames.dtype}, expected (..., H, W, 3) "
             "uint8; "
             "convert floats in 0..1 with (frames * 255).round().astype(np.uint8)"
@@ -51,7 +53,7 @@ def split_views(frames: np.ndarray, views: int) -> np.ndarray:
     """
     width = frames.shape[-2]
     if views < 1 or width % views:
-        raise ValueError(
+        raise UserError(
             f"frames of width {width} do not hold {views} cameras of equal width side by side; "
             "check the number of views"
         )
@@ -81,5 +83,5 @@ def resize_views(frames: np.ndarray, height: int, width: int, views: int = 1) ->
     if views == 1 or frames.shape[-3:-1] == (height, width):
         return resize(frames, height, width)
     if width % views:
-        raise ValueError(f"width {width} is no multiple of {views} views; give one that is")
+        raise UserError(f"width {width} is no multiple of {views} views; give one that is")
     return join_views(resize(split_views(frames, views), height, width // views))

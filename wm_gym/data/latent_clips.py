@@ -25,6 +25,7 @@ import numpy as np
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
 from wm_gym.data.episodes import EpisodeReader
+from wm_gym.errors import UserError
 from wm_gym.spec import ActionSpec
 
 Encoder = Callable[[np.ndarray], Any]
@@ -133,13 +134,13 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "source.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{out} is there already and holds no latents; choose another folder for out"
         )
     try:
         stored: dict[str, Any] = dict(json.loads((out / "source.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{out / 'source.json'} is damaged ({error}); delete the folder and encode again, or "
             "choose another one for out"
         ) from error
@@ -149,7 +150,7 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
             for key in sorted(stored.keys() | record.keys())
             if stored.get(key) != record.get(key)
         }
-        raise ValueError(
+        raise UserError(
             f"{out} holds latents made from something else (stored, asked): {changed}; choose "
             "another folder for out, or delete this one"
         )
@@ -186,7 +187,7 @@ def precompute_latents(
     from tqdm import tqdm
 
     if batch < 1:
-        raise ValueError(f"batch={batch}; expected at least 1 frame a pass")
+        raise UserError(f"batch={batch}; expected at least 1 frame a pass")
     out = Path(out).expanduser().resolve()  # a link stays one: what it points to is written
     steps = dataset.lengths
     bounds = np.concatenate([[0], np.cumsum(steps + 1)])
@@ -290,7 +291,7 @@ def _to_numpy(latents: Any) -> np.ndarray:
         latents = latents.detach().float().cpu().numpy()
     limit = float(np.finfo(np.float16).max)
     if not np.isfinite(latents).all() or np.abs(latents).max(initial=0.0) > limit:
-        raise ValueError(
+        raise UserError(
             f"the encoder returned NaN, infinite values or values beyond {limit:g}, expected "
             "finite float16; "
             "scale the latents or repair the encoder"
@@ -357,7 +358,7 @@ class LatentClips:
         """Running sum (len(self),) of the clips' mean weights."""
         states = int(self.latents.shape[0])
         if frame_weights.shape != (states,) or not (frame_weights > 0).all():
-            raise ValueError(
+            raise UserError(
                 f"frame_weights of shape {frame_weights.shape}, least "
                 f"{frame_weights.min(initial=np.inf):g}, expected ({states},) positive numbers"
             )

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from wm_gym.data.episodes import Episode, EpisodeError, state_from_json
+from wm_gym.data.video import TOLERANCE_S
 from wm_gym.data.video_episodes import VideoEpisodes, choose_cameras
-from wm_gym.instructions import Goal
+from wm_gym.instructions import Goal, as_text
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 EXTRA = "wm_gym"
@@ -97,6 +98,9 @@ class LeRobotDataset(VideoEpisodes):
             )
         self.action_key = action
         self.fps = float(self.info["fps"])
+        if not 0 < self.fps < float("inf"):
+            raise EpisodeError(f"{path}: fps is {self.fps}, expected more than 0; correct it")
+        self._timed: set[int] = set()
         self.action_names = _flat_names(features[action].get("names"))
         self._entries = self._read_entries()
 
@@ -186,17 +190,17 @@ class LeRobotDataset(VideoEpisodes):
         """The first of an episode's task strings."""
         if any("tasks" not in entry for entry in self._entries):
             return [self._task_of_first_row(i) for i in range(len(self))]
-        return [str(tasks[0]) if (tasks := entry["tasks"]) else "" for entry in self._entries]
+        return [_first_task(entry["tasks"], self.folder) for entry in self._entries]
 
     @cached_property
     def _tasks(self) -> dict[int, str]:
         if self.version != "v3.0":
             lines = _read_lines(self.folder / "meta" / "tasks.jsonl")
-            return {int(line["task_index"]): line["task"] for line in lines}
+            return {int(line["task_index"]): as_text(line["task"]) for line in lines}
         rows = import_parquet().read_table(self.folder / "meta" / "tasks.parquet").to_pylist()
         # written by pandas: the text is the index, whose column has one of several names
         return {
-            int(row["task_index"]): next(str(v) for k, v in row.items() if k != "task_index")
+            int(row["task_index"]): next(as_text(v) for k, v in row.items() if k != "task_index")
             for row in rows
         }
 
@@ -251,6 +255,7 @@ class LeRobotDataset(VideoEpisodes):
         return {name: table[name].to_pylist() for name in columns}
 
     def _row_actions(self, index: int) -> np.ndarray:
+        self._check_times(index)
         rows = self._table(index, (self.action_key,))[self.action_key]
         actions = np.asarray(rows, np.float32)
         return actions[:, None] if actions.ndim == 1 else actions
@@ -267,10 +272,13 @@ class LeRobotDataset(VideoEpisodes):
         return success
 
     def _camera_frames(self, index: int, camera: str, states: np.ndarray) -> np.ndarray:
+        self._check_times(index)
         if self.info["features"][camera]["dtype"] == "image":
             return self._pictures(index, camera, states)
         path = self._place(self.info["video_path"], index, f"videos/{camera}", camera)
         video = self._videos[path]
+        video.check_rate(self.fps, f"{self.folder / 'meta' / 'info.json'}")
+        self._check_length(index, camera, path, len(video))
         begin = float(self._entries[index].get(f"videos/{camera}/from_timestamp") or 0.0)
         wanted = begin + states / self.fps
         times = video.times()
@@ -279,15 +287,65 @@ class LeRobotDataset(VideoEpisodes):
         before = np.maximum(after - 1, 0)
         nearest = np.where(wanted - times[before] < times[after] - wanted, before, after)
         apart = np.abs(times[nearest] - wanted)
-        if apart.size and apart.max() > 0.5 / self.fps:
+        if apart.size and apart.max() > min(video.tolerance_s(), 0.25 / self.fps):
             state = int(states[apart.argmax()])
             raise EpisodeError(
-                f"{path} shows nothing at {begin + state / self.fps:.3f} s, where state {state} of "
+                f"{path} shows nothing at {begin + state / self.fps:.4f} s, where state {state} of "
                 f"episode {self._entries[index]['episode_index']} is expected: it holds "
-                f"{len(times)} frames up to {times[-1]:.3f} s. It is truncated, or fps "
+                f"{len(times)} frames up to {times[-1]:.4f} s, the nearest "
+                f"{apart.max():.4f} s away. It is truncated, or fps "
                 f"{self.fps:g} in meta/info.json is wrong; copy or download it again"
             )
         return video.read(nearest)
+
+    def _check_times(self, index: int) -> None:
+        """Refuse rows whose `timestamp` is not that of their number, once an episode.
+
+        LeRobot looks frames up by it, so rows at uneven times belong to other frames than ours.
+        """
+        if index in self._timed or "timestamp" not in self._columns(index):
+            return
+        times = np.asarray(self._table(index, ("timestamp",))["timestamp"], np.float64).reshape(-1)
+        expected = np.arange(len(times)) / self.fps
+        # stored as float32, whose step at an hour is 0.0002 s
+        allowed = TOLERANCE_S + np.spacing(np.abs(times).astype(np.float32))
+        wrong = np.flatnonzero(~(np.abs(times - expected) <= allowed))
+        if len(wrong):
+            row = int(wrong[0])
+            raise EpisodeError(
+                f"{self.folder}: row {row} of episode {self._entries[index]['episode_index']} has "
+                f"timestamp {times[row]:.6f} s, expected {expected[row]:.6f} s at fps "
+                f"{self.fps:g}: the rows are not evenly spaced, or fps in meta/info.json is wrong; "
+                "resample the recording or correct it"
+            )
+        self._timed.add(index)
+
+    def _columns(self, index: int) -> list[str]:
+        path = self._place(self.info["data_path"], index, "data")
+        try:
+            return import_parquet().read_schema(path).names
+        except Exception as error:
+            raise EpisodeError(
+                f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "copy or download it again"
+            ) from error
+
+    def _check_length(self, index: int, camera: str, path: Path, frames: int) -> None:
+        """Refuse a video that holds more or fewer frames than the rows that are in it."""
+        entry = self._entries[index]
+        if self.version == "v3.0":
+            keys = (f"videos/{camera}/chunk_index", f"videos/{camera}/file_index")
+            place = tuple(entry.get(key) for key in keys)
+            members = [e for e in self._entries if tuple(e.get(key) for key in keys) == place]
+            rows = sum(int(member["length"]) for member in members)
+        else:
+            rows = int(entry["length"])
+        if frames != rows:
+            raise EpisodeError(
+                f"{path} holds {frames} frames, expected {rows}, one for each row of its episodes "
+                f"(episode {entry['episode_index']}): it is truncated or belongs to other data; "
+                "copy or download it again"
+            )
 
     def _pictures(self, index: int, camera: str, states: np.ndarray) -> np.ndarray:
         from PIL import Image
@@ -312,6 +370,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise EpisodeError(
             f"{path} cannot be read ({error}); copy or download the dataset again"
         ) from error
+
+
+def _first_task(tasks: Any, folder: Path) -> str:
+    """The first of an episode's task strings; a list, or one text."""
+    if isinstance(tasks, list | tuple):
+        tasks = tasks[0] if tasks else ""
+    return as_text(tasks, f"{folder}: a task")
 
 
 def _flat_names(names: Any) -> tuple[str, ...]:

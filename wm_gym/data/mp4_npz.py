@@ -23,6 +23,7 @@ import numpy as np
 
 from wm_gym.data.episodes import EpisodeError
 from wm_gym.data.video_episodes import VideoEpisodes, choose_cameras
+from wm_gym.instructions import as_text
 from wm_gym.spec import ActionSpec
 
 _VIEW = re.compile(r"(?P<stem>.+)_(?P<view>view\d+)$")
@@ -69,6 +70,7 @@ class Mp4NpzDataset(VideoEpisodes):
                         f"{self._video_path(array, camera)} is missing beside {array.name}; copy "
                         "or download the dataset again, or delete the episode"
                     )
+        self._stated = fps
         self.fps = fps or self._videos[self._video_path(self._arrays[0], self.cameras[0])].rate()
         self.action_names = ()
         self._inputs_of: ActionSpec | None = None
@@ -101,8 +103,13 @@ class Mp4NpzDataset(VideoEpisodes):
         return [len(self._row_actions(i)) for i in range(len(self._arrays))]
 
     def _read_instructions(self) -> list[str]:
-        texts = (self._array(i, "language_instruction") for i in range(len(self._arrays)))
-        return ["" if text is None else str(text) for text in texts]
+        return [
+            as_text(
+                self._array(i, "language_instruction"),
+                f"{self._arrays[i]}: language_instruction",
+            )
+            for i in range(len(self._arrays))
+        ]
 
     def _row_actions(self, index: int) -> np.ndarray:
         actions = self._array(index, "actions")
@@ -131,5 +138,16 @@ class Mp4NpzDataset(VideoEpisodes):
                 f"{path} has {len(video)} frames, expected {self.rows[index]}, one for each action "
                 f"of {self._arrays[index].name}; the video is truncated or of another episode: "
                 "copy or download it again"
+            )
+        if self._stated is None:
+            video.check_rate(self.fps, f"the first video of {self.folder}")
+        times, step = video.times(), 1 / video.rate()
+        apart = np.abs(times - np.arange(len(times)) * step)
+        if apart.max() > max(video.tolerance_s(), 0.1 * step):
+            frame = int(apart.argmax())
+            raise EpisodeError(
+                f"{path} shows frame {frame} at {times[frame]:.4f} s, expected {frame * step:.4f} "
+                "s: its frames are not evenly spaced, so that they do not stand beside the rows of "
+                f"{self._arrays[index].name}; encode it again at a constant rate"
             )
         return video.read(states)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import Episode, EpisodeEntry, EpisodeError, ImageFormat
+from wm_gym.instructions import as_text
 
 if TYPE_CHECKING:
     import gymnasium
@@ -177,7 +178,7 @@ def _read_entries(shard: Path) -> dict[int, EpisodeEntry]:
                 shape=images.shape,
                 seed=int(facts["seed"]),
                 behaviour=facts["behaviour"],
-                instruction=facts["instruction"],
+                instruction=as_text(facts["instruction"]),
                 task=facts["task"],
                 objects=tuple(json.loads(facts["objects"])),
             )

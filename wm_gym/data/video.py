@@ -7,7 +7,10 @@ so a frame in the middle of a group of pictures is found by its own time and nev
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,10 @@ import numpy as np
 from wm_gym.data.episodes import EpisodeError
 
 OPEN_FILES = 8
+TOLERANCE_S = 1e-4
+"""How far a frame's time may lie from the one it is expected at, as in LeRobot."""
+RATE_TOLERANCE = 5e-4
+"""How far a video's rate may lie from the stated one, relative: 29.97 is not 30."""
 
 
 def import_av() -> Any:
@@ -42,12 +49,17 @@ class VideoFile:
     """
 
     def __init__(self, path: Path):
-        av = import_av()
         self.path = path
+        self._open()
+        _OPENED.add(self)
+
+    def _open(self) -> None:
+        av = import_av()
+        path = self.path
         if not path.exists():
             raise EpisodeError(f"there is no {path}; check the name, or copy or download it again")
         try:
-            self._container = av.open(str(path))
+            self._container: Any = av.open(str(path))
             self._stream = self._container.streams.video[0]
         except (av.error.FFmpegError, IndexError) as error:
             raise EpisodeError(
@@ -55,6 +67,8 @@ class VideoFile:
                 "is truncated or no video; copy or download it again"
             ) from error
         self._stream.thread_type = "AUTO"
+        self._stated_rate = float(self._stream.average_rate or 0.0)
+        self._tick_s = float(self._stream.time_base)
         packets: list[tuple[int, bool]] = []
         try:
             for packet in self._container.demux(self._stream):
@@ -76,11 +90,38 @@ class VideoFile:
 
     def times(self) -> np.ndarray:
         """Presentation time of every frame in seconds, (n,), the first one 0."""
-        return (self._pts - self._pts[0]) * float(self._stream.time_base)
+        return (self._pts - self._pts[0]) * self._tick_s
+
+    def tolerance_s(self) -> float:
+        """How far a frame's time may be off: `TOLERANCE_S`, and what the file rounds times to."""
+        return TOLERANCE_S + self._tick_s / 2
 
     def rate(self) -> float:
-        """Frames per second, the average over the file."""
-        return float(self._stream.average_rate or 0.0)
+        """Frames per second by the times of the frames; what the file states if it has only one."""
+        times, stated = self.times(), self._stated_rate
+        if len(times) < 2:
+            return stated
+        found = (len(times) - 1) / float(times[-1])
+        return stated if abs(found - stated) < RATE_TOLERANCE * stated else found
+
+    def check_rate(self, fps: float, source: str) -> None:
+        """Refuse a rate that is not the video's.
+
+        Args:
+            fps: the stated rate.
+            source: who states it, for the error.
+
+        Raises:
+            EpisodeError: naming both rates.
+        """
+        found = self.rate()
+        # times are rounded, which a rate over few frames shows
+        rounding = self.tolerance_s() * found / max(1, len(self) - 1)
+        if len(self) > 1 and abs(found - fps) > (RATE_TOLERANCE + rounding) * fps:
+            raise EpisodeError(
+                f"{self.path} runs at {found:.6g} frames a second, {source} says {fps:.6g}: frames "
+                "and rows would drift apart; correct the rate, or encode the video again"
+            )
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Frames (n, H, W, 3) uint8 by number, in the order asked for, repeats allowed.
@@ -109,6 +150,8 @@ class VideoFile:
 
     def _approach(self, pts: int) -> None:
         """Seek to the key frame before `pts` unless decoding on leads there as directly."""
+        if self._container is None:  # the parent's, before this process was forked
+            self._open()
         key = int(self._keys[max(0, np.searchsorted(self._keys, pts, side="right") - 1)])
         if self._position is None or not key <= self._position < pts:
             self._container.seek(key, stream=self._stream, backward=True, any_frame=False)
@@ -139,7 +182,29 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
+
+
+_OPENED: weakref.WeakSet[VideoFile] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Let a forked process open its own files.
+
+    Freeing a decoder or an encoder joins its threads, which a fork does not inherit: it waits for
+    ever, or crashes. So what the parent had open is referenced once more than anybody can drop, and
+    what it had dropped, but not freed yet, stays out of the garbage collector's reach.
+    """
+    gc.freeze()
+    for file in list(_OPENED):
+        for inherited in (file._container, file._stream, file._decoded):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        file._container = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class OpenVideos:
@@ -147,7 +212,6 @@ class OpenVideos:
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, VideoFile] = OrderedDict()
-        self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: open files do not travel."""
@@ -159,8 +223,6 @@ class OpenVideos:
 
     def __getitem__(self, path: Path) -> VideoFile:
         """The file, opened if it is not yet."""
-        if self._pid != os.getpid():  # a fork shares file positions with its parent
-            OpenVideos.__init__(self)
         if path not in self._files:
             self._files[path] = VideoFile(path)
             if len(self._files) > OPEN_FILES:

@@ -14,6 +14,7 @@ import torch
 
 from wm_gym.dynamics.attention import Linear
 from wm_gym.dynamics.dit import DiT
+from wm_gym.errors import UserError
 
 Arithmetic = Literal["float32", "bfloat16", "autocast"]
 """`bfloat16` is for the linear layers alone, attention stays in float32; `autocast` is
@@ -37,7 +38,7 @@ def accelerate(network: DiT, arithmetic: str, *, compiled: bool = False) -> DiT:
         ValueError: if the arithmetic is unknown; nothing has changed then.
     """
     if arithmetic not in ARITHMETIC:
-        raise ValueError(
+        raise UserError(
             f"arithmetic {arithmetic!r} is unknown; expected one of "
             f"{', '.join(map(repr, ARITHMETIC))}"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from wm_gym.dynamics.dit_config import DiTConfig
     from wm_gym.spec import ContextSpec
@@ -27,12 +29,12 @@ def resolve_cache_mode(cache: str, context: ContextSpec, network: DiTConfig) -> 
     """
     banded = context.kind == "banded"
     if banded and network.band != context.length:
-        raise ValueError(
+        raise UserError(
             f"the card's banded context of {context.length} frames needs a network with the "
             f"same band, got band={network.band}; correct the card's dynamics.network"
         )
     if cache not in get_args(CacheMode):
-        raise ValueError(f"cache must be 'auto', 'off', 'exact' or 'rolling', got {cache!r}")
+        raise UserError(f"cache must be 'auto', 'off', 'exact' or 'rolling', got {cache!r}")
     if cache != "auto":
         return cache
     if network.temporal == "joint":

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 TRAINING_STEPS = 1000
 CONTEXT_STEP = 14
 """Discrete time of context frames: scaled as if that noise had been added, but without noise."""
@@ -52,7 +54,7 @@ class DDPMSampler:
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= TRAINING_STEPS:
-            raise ValueError(f"DDIM takes 1 to {TRAINING_STEPS} steps, got {self.steps}")
+            raise UserError(f"DDIM takes 1 to {TRAINING_STEPS} steps, got {self.steps}")
 
     @cached_property
     def signal(self) -> Tensor:

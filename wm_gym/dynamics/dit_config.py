@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from wm_gym.errors import UserError
+
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -46,27 +48,27 @@ class DiTConfig:
     def __post_init__(self) -> None:
         for name in ("channels", "dim", "depth", "heads", "patch", "action_width", "wide_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"DiTConfig.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"DiTConfig.{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.heads or self.dim // self.heads % (4 if self.num_views == 1 else 2):
-            raise ValueError(
+            raise UserError(
                 f"dim {self.dim} over {self.heads} heads must give a head width divisible by "
                 f"{4 if self.num_views == 1 else 2}: choose another number of heads"
             )
         if self.head not in ("plain", "wide"):
-            raise ValueError(f"head must be 'plain' or 'wide', got {self.head!r}")
+            raise UserError(f"head must be 'plain' or 'wide', got {self.head!r}")
         if self.temporal not in ("factored", "joint"):
-            raise ValueError(f"temporal must be 'factored' or 'joint', got {self.temporal!r}")
+            raise UserError(f"temporal must be 'factored' or 'joint', got {self.temporal!r}")
         if self.num_views < 1:
-            raise ValueError(f"num_views {self.num_views} must be at least 1")
+            raise UserError(f"num_views {self.num_views} must be at least 1")
         if self.band is not None and self.band < 1:
-            raise ValueError(f"band {self.band} must be at least 1, or None for no band")
+            raise UserError(f"band {self.band} must be at least 1, or None for no band")
         if self.neighbourhood is not None and self.neighbourhood < 1:
-            raise ValueError(
+            raise UserError(
                 f"neighbourhood {self.neighbourhood} must be at least 1 patch, or None for whole "
                 "frames"
             )
         if self.neighbourhood is not None and (self.num_views > 1 or self.temporal == "joint"):
-            raise ValueError(
+            raise UserError(
                 f"neighbourhood {self.neighbourhood} needs one view and temporal='factored', got "
                 f"{self.num_views} views and temporal={self.temporal!r}"
             )

@@ -32,6 +32,7 @@ from wm_gym.dynamics.attention import (
     timestep_features,
 )
 from wm_gym.dynamics.dit_config import DiTConfig
+from wm_gym.errors import UserError
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys, rotated at absolute positions, and values of one temporal layer, each (B, L, T, E)."""
@@ -142,13 +143,13 @@ class DiTLayers(nn.Module):
         config = self.config
         height, width, channels = latents.shape[-3:]
         if channels != config.channels or height % config.patch or width % config.patch:
-            raise ValueError(
+            raise UserError(
                 f"latents end in {(height, width, channels)}, but this network takes "
                 f"{config.channels} channels last and a grid divisible by {config.patch}"
             )
         lead = latents.shape[:-3]
         if timesteps.shape != lead or actions.shape != (*lead, config.action_width):
-            raise ValueError(
+            raise UserError(
                 f"latents {tuple(latents.shape)} need timesteps {tuple(lead)} and actions "
                 f"{(*lead, config.action_width)}, got {tuple(timesteps.shape)} and "
                 f"{tuple(actions.shape)}"
@@ -219,7 +220,7 @@ class DiTLayers(nn.Module):
 
     def _needs_factored(self) -> None:
         if self.config.temporal != "factored":
-            raise ValueError("stored context needs temporal='factored'; use cache='off' instead")
+            raise UserError("stored context needs temporal='factored'; use cache='off' instead")
 
     def _against_context(
         self,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 TIMESTEP_SCALE = 1000.0
 REFERENCE_NUMBERS = 4096
 """Numbers in one frame for which the plain schedule is right."""
@@ -116,11 +118,11 @@ class FlowSampler:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"a sampler needs at least one denoising step, got {self.steps}")
+            raise UserError(f"a sampler needs at least one denoising step, got {self.steps}")
         if not self.shift > 0:
-            raise ValueError(f"the schedule shift must be positive, got {self.shift}")
+            raise UserError(f"the schedule shift must be positive, got {self.shift}")
         if not 0 <= self.unchanged_threshold < float("inf"):
-            raise ValueError(
+            raise UserError(
                 f"unchanged_threshold {self.unchanged_threshold} must be 0 (off) or more"
             )
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from wm_gym.dynamics.dit import DiT
     from wm_gym.dynamics.samplers import Sampler
@@ -61,7 +63,7 @@ def start_history(
     if frames.ndim == 4:
         frames = frames[:, None]
     if frames.ndim != 5:
-        raise ValueError(
+        raise UserError(
             f"frames must be (B, H, W, 3) or (B, n, H, W, 3), got {tuple(frames.shape)}"
         )
     rows, count = frames.shape[:2]
@@ -73,7 +75,7 @@ def start_history(
     if actions is not None:
         expected = (rows, count - 1, spec.action.size)
         if tuple(actions.shape) != expected:
-            raise ValueError(
+            raise UserError(
                 f"{count} frames a row need actions {expected}, got {tuple(actions.shape)}"
             )
         first = missing + (spec.action.alignment == "target")

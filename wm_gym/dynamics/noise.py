@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 FRAME_STREAM = 0
 """Stream of the initial noise of generated frames; other uses take other streams."""
 
@@ -24,7 +26,7 @@ def row_generator(seed: int, step: int, stream: int = FRAME_STREAM) -> np.random
         stream: separates independent uses of the same seed.
     """
     if not 0 <= seed < 2**64:
-        raise ValueError(f"a row seed must lie in [0, 2^64), got {seed}")
+        raise UserError(f"a row seed must lie in [0, 2^64), got {seed}")
     key = np.array([seed, stream], dtype=np.uint64)
     counter = np.array([0, step, 0, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -22,6 +22,7 @@ from wm_gym.dynamics.history import LatentHistory, Stepped, pad_front, start_his
 from wm_gym.dynamics.kv_cache import KVCache, Rows, row_batches
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.snapshot import pack, unpack
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 
 __all__ = ["CacheMode", "LatentHistory", "NoiseSource", "Rollout"]
@@ -127,7 +128,7 @@ class Rollout:
     def _place(self, rows: np.ndarray, history: LatentHistory, seeds: Sequence[int]) -> None:
         """Let some rows begin with a history whose last frame is the newest one."""
         if len(seeds) != len(rows) or len(history.latents) != len(rows):
-            raise ValueError(
+            raise UserError(
                 f"{len(rows)} rows need as many histories and seeds, got "
                 f"{len(history.latents)} and {len(seeds)}"
             )
@@ -192,7 +193,7 @@ class Rollout:
             self.rows,
             spec.action.size,
         ):
-            raise ValueError(
+            raise UserError(
                 f"action has shape {tuple(action.shape)}, expected ({self.rows}, "
                 f"{spec.action.size}) or ({self.rows}, n, {spec.action.size})"
             )
@@ -379,7 +380,7 @@ class Rollout:
         child.born, child.steps = self.born[index], self.steps[index]
         child.seeds = self.seeds[index] if seeds is None else np.array(list(seeds), np.uint64)
         if len(child.seeds) != len(index):
-            raise ValueError(f"{len(index)} rows need as many seeds, got {len(child.seeds)}")
+            raise UserError(f"{len(index)} rows need as many seeds, got {len(child.seeds)}")
         child._frames = None if self._frames is None else self._frames[chosen]
         child.frame_passes = 0
         return child

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.diffusion import DDPMSampler
 from wm_gym.dynamics.flow import FlowSampler
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.spec import DynamicsSpec
@@ -62,9 +63,9 @@ def make_sampler(
         return FlowSampler(steps, dynamics.shift, context_label, dynamics.unchanged_threshold)
     if dynamics.objective == "ddpm":
         if dynamics.unchanged_threshold:
-            raise ValueError(
+            raise UserError(
                 f"unchanged_threshold {dynamics.unchanged_threshold} needs objective 'flow', got "
                 "'ddpm'; set it to 0"
             )
         return DDPMSampler(steps)
-    raise ValueError(f"objective must be 'flow' or 'ddpm', got {dynamics.objective!r}")
+    raise UserError(f"objective must be 'flow' or 'ddpm', got {dynamics.objective!r}")

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.torch import load, save
 
 from wm_gym.dynamics.kv_cache import KVCache
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.dynamics.rollout import Rollout
@@ -42,15 +43,13 @@ def unpack(rollout: Rollout, snapshot: bytes) -> None:
         size = int.from_bytes(snapshot[:8], "little")
         facts = json.loads(json.loads(snapshot[8 : 8 + size])["__metadata__"]["rollout"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            "these bytes are no rollout snapshot: pass what snapshot() gave"
-        ) from error
+        raise UserError("these bytes are no rollout snapshot: pass what snapshot() gave") from error
     device = rollout.world_model.network.device
     tensors = {name: tensor.to(device) for name, tensor in load(snapshot).items()}
     latent = rollout.world_model.spec.latent
     expected = (*latent.grid, latent.channels)
     if tuple(tensors["latent_history"].shape[2:]) != expected:
-        raise ValueError(
+        raise UserError(
             f"the snapshot holds latents {tuple(tensors['latent_history'].shape[2:])}, this world "
             f"model has {expected}: restore it with the model it was taken from"
         )

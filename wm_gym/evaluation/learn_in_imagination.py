@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import wm_gym  # noqa: F401  registers the ids
+from wm_gym.errors import UserError
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.run_folder import PolicySource, claim_folder
 from wm_gym.evaluation.true_success import measure_learning
@@ -76,9 +77,9 @@ class ImaginedTraining:
         least = ("steps", "rows", "horizon", "denoising_steps", "save_every")
         least += ("test_episodes", "test_steps")
         if wrong := [f"{name}={getattr(self, name)}" for name in least if getattr(self, name) < 1]:
-            raise ValueError(f"{', '.join(wrong)}; expected at least 1 each")
+            raise UserError(f"{', '.join(wrong)}; expected at least 1 each")
         if min(self.seed, self.test_seed) < 0:
-            raise ValueError(
+            raise UserError(
                 f"seed={self.seed}, test_seed={self.test_seed}; expected 0 or more each"
             )
 

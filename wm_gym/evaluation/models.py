@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wm_gym.checkpoints import Checkpoint, resolve_checkpoint
 from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS, SIMULATORS
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -22,16 +23,16 @@ def embedded_folder(env_id: str) -> str | None:
     """
     if env_id not in EMBEDDED_MODELS:
         if env_id in SIMULATORS:
-            raise ValueError(
+            raise UserError(
                 f"id {env_id!r} is a simulator, no world model; `wm-gym list` shows which is which"
             )
         if env_id in SEMANTIC_MODELS:
-            raise ValueError(
+            raise UserError(
                 f"id {env_id!r} is a semantic world model, which makes no frames; see "
                 "docs/semantic-models.md for what it is measured by"
             )
         near = get_close_matches(env_id, EMBEDDED_MODELS, 2, 0.0)
-        raise ValueError(
+        raise UserError(
             f"id {env_id!r} is no world model; the nearest are {' and '.join(near)}, and "
             "`wm-gym list` shows all"
         )

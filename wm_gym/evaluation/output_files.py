@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_folder(name: str, folder: Path) -> None:
+def check_folder(name: str, folder: Path | None) -> None:
     """Refuse a folder that cannot be made or written to.
 
     Args:
         name: of the option, for the error.
-        folder: what it says.
+        folder: what it says; None is no folder.
 
     Raises:
-        ValueError: saying what is in the way.
+        UserError: saying what is in the way.
     """
+    if folder is None:
+        return
     there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     if not there.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{name}={str(folder)!r} cannot be written: {there} is a file, no folder; choose "
             "another place"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"{name}={str(folder)!r} cannot be written: {there} may not be written to; choose "
-            "another place, or change its rights"
-        )
+    try:
+        with tempfile.TemporaryFile(dir=there):  # rights alone do not tell of a full disk
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{name}={str(folder)!r} cannot be written: {there} may not be written to ({error}); "
+            "choose another place, or change its rights"
+        ) from error
 
 
 def check_file(name: str, path: Path | None) -> None:
@@ -49,7 +56,7 @@ def check_file(name: str, path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise ValueError(f"{name}={str(path)!r} is a folder; expected the name of a file")
+        raise UserError(f"{name}={str(path)!r} is a folder; expected the name of a file")
     check_folder(name, path.parent)
 
 
@@ -69,7 +76,7 @@ def check_picture(name: str, path: Path | None) -> None:
 
     kinds = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
-        raise ValueError(
+        raise UserError(
             f"{name}={str(path)!r} does not say which kind of picture it is; expected a name that "
             f"ends in .{', .'.join(kinds)}"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wm_gym.errors import UserError
 from wm_gym.evaluation.report import write_json
 from wm_gym.policies.base import POLICY_FILE
 from wm_gym.policies.named import policy_file, short_name
@@ -84,7 +85,7 @@ def claim_folder(
             if old not in hashes and short_name(old) == short_name(new) and known != found
         ]
         if different:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds a run with other settings ({'; '.join(different)}); choose "
                 "another folder, or remove that one"
             )

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wm_gym.envs.video import write_mp4, write_strip
+from wm_gym.errors import UserError
 from wm_gym.evaluation.captions import LINE_PX, draw_lines, text_width, wrap
 
 GAP_PX = 4
@@ -49,7 +50,7 @@ def frame_strip(
     """
     for label, frames in rows.items():
         if len(frames) != len(columns):
-            raise ValueError(
+            raise UserError(
                 f"row {label!r} has {len(frames)} frames, expected {len(columns)}, one a column"
             )
     height, width = next(iter(rows.values())).shape[1:3]
@@ -103,7 +104,7 @@ def write_pictures(
         shown.append({})
         for label, frames in scene.items():
             if frames is None:
-                raise ValueError(f"{label!r} has kept no frames: run it with keep_frames=True")
+                raise UserError(f"{label!r} has kept no frames: run it with keep_frames=True")
             shown[-1][label] = frames
     pages = [side_by_side(scene) for scene in shown]
     height = max(page.shape[1] for page in pages)  # captions differ in their number of lines

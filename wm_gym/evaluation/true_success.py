@@ -12,6 +12,7 @@ import numpy as np
 
 from wm_gym.domains import domain_of
 from wm_gym.envs.video import tile, write_mp4
+from wm_gym.errors import UserError
 from wm_gym.evaluation.strips import of_one_length
 from wm_gym.metrics.statistics import Interval, wilson_interval
 from wm_gym.policies.base import Policy
@@ -73,7 +74,7 @@ def true_success(
         ValueError: if the card names no simulator.
     """
     if spec.twin is None:
-        raise ValueError(f"the card of {spec.name!r} names no simulator; nothing can be measured")
+        raise UserError(f"the card of {spec.name!r} names no simulator; nothing can be measured")
     domain = domain_of(spec.twin)
     keyword = domain.objects_keyword if domain is not None else ""
     arguments: dict[str, Any] = {
@@ -104,7 +105,7 @@ def write_episodes(path: Path, records: Sequence[EpisodeRecord], fps: float) -> 
     """
     episodes = [record.frames for record in records if record.frames is not None]
     if not episodes:
-        raise ValueError("no episode has kept its frames: measure with keep_frames=True")
+        raise UserError("no episode has kept its frames: measure with keep_frames=True")
     shown = np.stack(of_one_length(episodes), axis=1)
     return write_mp4(path, [tile(frames) for frames in shown], fps)
 

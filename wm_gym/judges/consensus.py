@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
+from wm_gym.errors import UserError
 from wm_gym.judges.verdicts import (
     SUCCESS_SCORE,
     Clip,
@@ -35,7 +36,7 @@ class ConsensusJudgeConfig:
         from wm_gym.judges.registry import read_judge_name
 
         if len(self.judge) < 2:
-            raise ValueError(f"judge={self.judge}: a consensus needs at least two judges")
+            raise UserError(f"judge={self.judge}: a consensus needs at least two judges")
         for name in self.judge:
             read_judge_name(name)
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wm_gym.chat.requests import ChatModel, ChatReply, ChatRequest
+from wm_gym.errors import UserError
 from wm_gym.judges.answer_cache import AnswerCache, content_key, default_cache_folder
 from wm_gym.judges.rubric import PROMPT, load_prompt, majority_score, read_score
 from wm_gym.judges.verdicts import (
@@ -49,7 +50,7 @@ class LanguageJudgeConfig:
     def __post_init__(self) -> None:
         """Check numbers and prompt before a model is loaded."""
         if self.frames < 0 or self.side < 0:
-            raise ValueError(f"frames={self.frames}, side={self.side}; expected 0 or more")
+            raise UserError(f"frames={self.frames}, side={self.side}; expected 0 or more")
         load_prompt(self.prompt)
         self.request(())
 

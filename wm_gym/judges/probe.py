@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.errors import UserError
+
 
 @dataclass(frozen=True)
 class SpatiotemporalProbeConfig:
@@ -41,7 +43,7 @@ class SpatiotemporalProbeConfig:
         """Rows and columns after pooling."""
         match = re.fullmatch(r"super_patch_(\d+)x(\d+)", self.pool_mode)
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"pool_mode {self.pool_mode!r} is unknown; expected super_patch_4x4 or the like"
             )
         return int(match[1]), int(match[2])
@@ -89,7 +91,7 @@ class SpatiotemporalProbe(nn.Module):
         """
         cfg = self.cfg
         if latents.shape[1] != cfg.n_frames or latents.shape[-1] != cfg.feature_dim:
-            raise ValueError(
+            raise UserError(
                 f"latents have shape {tuple(latents.shape)}, expected (B, {cfg.n_frames}, h, w, "
                 f"{cfg.feature_dim})"
             )

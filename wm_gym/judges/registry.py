@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
+from wm_gym.errors import UserError
 from wm_gym.judges.verdicts import Judge, JudgeConfig, JudgeContext, JudgeError
 
 JUDGES: dict[str, tuple[str, str]] = {
@@ -40,7 +41,7 @@ def read_judge_name(name: str) -> JudgeConfig:
 
     kind, _, query = name.partition("?")
     if kind not in JUDGES:
-        raise ValueError(f"judge {kind!r} does not exist; expected one of {', '.join(JUDGES)}")
+        raise UserError(f"judge {kind!r} does not exist; expected one of {', '.join(JUDGES)}")
     module, class_name = JUDGES[kind]
     config: Any = getattr(import_module(module), class_name)
     given: dict[str, list[str]] = {}
@@ -49,7 +50,7 @@ def read_judge_name(name: str) -> JudgeConfig:
     several = {entry.name for entry in fields(config) if str(entry.type).startswith("tuple")}
     repeated = [key for key, values in given.items() if len(values) > 1 and key not in several]
     if repeated:
-        raise ValueError(f"judge {name!r} states {', '.join(repeated)} more than once")
+        raise UserError(f"judge {name!r} states {', '.join(repeated)} more than once")
     values = {key: value if key in several else value[0] for key, value in given.items()}
     setattr(config, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
@@ -59,7 +60,7 @@ def read_judge_name(name: str) -> JudgeConfig:
             f"{'.'.join(map(str, e['loc'])) or kind}: {e['msg']}" for e in error.errors()
         )
         known = ", ".join(entry.name for entry in fields(config)) or "none"
-        raise ValueError(
+        raise UserError(
             f"judge {name!r} is not stated properly: {faults}; {kind!r} takes {known}"
         ) from error
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 PROMPT = "success-1"
 _SLOTS = ("count", "instruction", "pictures")
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A prompt that does not exist or lacks a place for what it is about."""
 
 
@@ -123,6 +125,6 @@ def majority_score(scores: Sequence[float]) -> float:
         ValueError: if there is none.
     """
     if not scores:
-        raise ValueError("there is no score to take the majority of")
+        raise UserError("there is no score to take the majority of")
     counts = Counter(scores)
     return max(counts, key=lambda score: (counts[score], score))

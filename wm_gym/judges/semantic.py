@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from wm_gym.data.frames import resize
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal, InstructionSet
 from wm_gym.judges.verdicts import Clip, JudgeContext, JudgeError, Verdict, check_batch
 from wm_gym.semantic.tasks import DesiredAnswer, semantic_task
@@ -39,7 +40,7 @@ class SemanticJudgeConfig:
     def __post_init__(self) -> None:
         """Check the threshold."""
         if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold!r} must be between 0 and 1")
+            raise UserError(f"threshold={self.threshold!r} must be between 0 and 1")
 
     def make(self, context: JudgeContext) -> SemanticJudge:
         """Make the judge."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal, InstructionError
 from wm_gym.latents.vae_mini import Block
 from wm_gym.plain_torch import plain_torch
@@ -255,7 +256,7 @@ class EpisodeRule:
     def __post_init__(self) -> None:
         """Check the window."""
         if self.window < 1:
-            raise ValueError(f"window={self.window} must be at least 1 step")
+            raise UserError(f"window={self.window} must be at least 1 step")
 
     def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
         """Mean over the window after each of an episode's T steps, (T,) from (T,).

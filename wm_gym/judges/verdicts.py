@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 if TYPE_CHECKING:
     from wm_gym.world_model import LatentWorldModel
 
@@ -20,7 +22,7 @@ SuccessPredicate = Callable[[np.ndarray, str], bool]
 """Whether a privileged state (S,) fulfils an instruction; see `wm_gym.envs.sims.predicates`."""
 
 
-class JudgeError(RuntimeError):
+class JudgeError(UserError, RuntimeError):
     """A judge that cannot be made, or that gave no verdict where one is needed."""
 
 
@@ -41,12 +43,12 @@ class Clip:
         """Check shapes and types."""
         frames = self.frames
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-            raise ValueError(
+            raise UserError(
                 f"a clip's frames have dtype {frames.dtype} and shape {frames.shape}; expected "
                 "uint8 and (T, H, W, 3) with at least one frame"
             )
         if self.states is not None and len(self.states) != len(frames):
-            raise ValueError(
+            raise UserError(
                 f"a clip has {len(frames)} frames and {len(self.states)} states; expected as many"
             )
 
@@ -72,7 +74,7 @@ def evenly(length: int, count: int) -> np.ndarray:
         ([0, 5, 10], [10], [0, 1])
     """
     if count < 0 or length < 1:
-        raise ValueError(f"length={length}, count={count}; expected a frame or more, and count 0")
+        raise UserError(f"length={length}, count={count}; expected a frame or more, and count 0")
     if count == 1:
         return np.array([length - 1])
     if count == 0 or count >= length:
@@ -115,9 +117,9 @@ class Verdict:
         """Check the score."""
         if self.error is not None:
             if not math.isnan(self.score) or self.success:
-                raise ValueError(f"a verdict with error {self.error!r} has no score and no success")
+                raise UserError(f"a verdict with error {self.error!r} has no score and no success")
         elif not 0 <= self.score <= 1:
-            raise ValueError(f"judge {self.judge!r} gave score {self.score!r}; expected 0 to 1")
+            raise UserError(f"judge {self.judge!r} gave score {self.score!r}; expected 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a score of NaN becomes None, which JSON has."""
@@ -169,7 +171,7 @@ def check_batch(clips: Sequence[Clip], instructions: Sequence[str]) -> None:
         ValueError: naming both numbers.
     """
     if len(clips) != len(instructions):
-        raise ValueError(
+        raise UserError(
             f"{len(clips)} clips and {len(instructions)} instructions; expected as many of each"
         )
 

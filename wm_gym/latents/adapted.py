@@ -7,20 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
 from wm_gym.latents.base import LatentSpace
 from wm_gym.latents.pixel_decoder import PixelDecoder
 from wm_gym.latents.preprocessing import check_frames, check_latents
 from wm_gym.latents.svae import SVAE
 
 
-class NoDecoderError(RuntimeError):
+class NoDecoderError(UserError, RuntimeError):
     """A latent space that has no way back to pixels was asked for pixels."""
 
     def __init__(self, space: str) -> None:
-        super().__init__(
-            f"latent space {space} has no pixel decoder loaded, so its latents cannot be shown. "
-            "Load one (pixel_decoder in the card's latent.config), train one on these latents, or "
-            "stay in latents (obs='latents', no rendering)"
+        super().__init__(space)
+        self.space = space
+
+    def __str__(self) -> str:
+        """The message; made of the name, so that the error can be pickled."""
+        return (
+            f"latent space {self.space} has no pixel decoder loaded, so its latents cannot be "
+            "shown. Load one (pixel_decoder in the card's latent.config), train one on these "
+            "latents, or stay in latents (obs='latents', no rendering)"
         )
 
 
@@ -49,15 +55,15 @@ class AdaptedSpace:
         name: str | None = None,
     ) -> None:
         if compressed and svae is None:
-            raise ValueError(f"{name} compresses the latents of {base.name} and needs an adapter")
+            raise UserError(f"{name} compresses the latents of {base.name} and needs an adapter")
         narrow = base.channels if svae is None else svae.cfg.latent_dim
         if svae is not None and svae.cfg.input_dim != base.channels:
-            raise ValueError(
+            raise UserError(
                 f"the adapter takes {svae.cfg.input_dim} channels, but {base.name} has "
                 f"{base.channels}; give the adapter that was trained on {base.name}"
             )
         if pixel_decoder is not None and pixel_decoder.cfg.latent_dim != narrow:
-            raise ValueError(
+            raise UserError(
                 f"the pixel decoder takes {pixel_decoder.cfg.latent_dim} channels, but gets "
                 f"{narrow}; give the decoder that was trained on these latents"
             )

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.errors import UserError
+
 CANONICAL_GRID = 16  # attention is placed as if the input were 16 x 16, whatever its size
 
 
@@ -44,7 +46,7 @@ class PixelDecoderConfig:
         for name in ("channel_multipliers", "attn_resolutions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.output_activation not in ("sigmoid", "tanh"):
-            raise ValueError(
+            raise UserError(
                 f"output_activation must be 'sigmoid' or 'tanh', got {self.output_activation!r}"
             )
 
@@ -76,7 +78,7 @@ def infer_pixel_decoder_config(
             (the released layout) and 1 without (the legacy layout).
     """
     if "proj_in.weight" not in weights or "conv_out.weight" not in weights:
-        raise ValueError(
+        raise UserError(
             "these weights are no pixel decoder: keys proj_in.* and conv_out.* are expected, "
             f"found {sorted(weights)[:3]}"
         )
@@ -209,5 +211,5 @@ class _AttentionBlock(nn.Module):
 def _norm(width: int) -> nn.GroupNorm:
     groups = min(32, width)
     if width % groups:
-        raise ValueError(f"{width} channels are more than 32 and no multiple of 32")
+        raise UserError(f"{width} channels are more than 32 and no multiple of 32")
     return nn.GroupNorm(groups, width, eps=1e-6)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -19,7 +21,7 @@ def check_frames(frames: Tensor, size: tuple[int, int], space: str) -> None:
         ValueError: naming what was given, what is expected and the remedy.
     """
     if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != (*size, 3) or frames.dim() != 4:
-        raise ValueError(
+        raise UserError(
             f"{space} takes uint8 frames of shape (B, {size[0]}, {size[1]}, 3), got {frames.dtype} "
             f"{tuple(frames.shape)}; resize them and keep the values in 0..255"
         )
@@ -32,7 +34,7 @@ def check_latents(latents: Tensor, grid: tuple[int, int], channels: int, space: 
         ValueError: naming what was given and what is expected.
     """
     if latents.dim() != 4 or tuple(latents.shape[1:]) != (*grid, channels):
-        raise ValueError(
+        raise UserError(
             f"{space} decodes latents of shape (B, {grid[0]}, {grid[1]}, {channels}), got "
             f"{tuple(latents.shape)}"
         )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.errors import UserError
+
 
 @dataclass(frozen=True)
 class SVAEConfig:
@@ -60,7 +62,7 @@ def infer_svae_config(weights: Mapping[str, Tensor], *, num_heads: int = 16) -> 
     progressive = "enc_down.weight" in weights
     first = "enc_blocks.0.intermediate.dense.weight"
     if first not in weights or "dec_proj.weight" not in weights:
-        raise ValueError(
+        raise UserError(
             f"these weights are no S-VAE: keys enc_blocks.* and dec_proj.* are expected, "
             f"found {sorted(weights)[:3]}"
         )
@@ -176,7 +178,7 @@ class _Layer(nn.Module):
 
 def _layers(count: int, dim: int, heads: int, hidden: int) -> nn.ModuleList:
     if dim % heads:
-        raise ValueError(f"width {dim} is no multiple of {heads} heads; give another num_heads")
+        raise UserError(f"width {dim} is no multiple of {heads} heads; give another num_heads")
     return nn.ModuleList(_Layer(dim, heads, hidden) for _ in range(count))
 
 

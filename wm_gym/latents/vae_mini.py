@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wm_gym.errors import UserError
+
 FINE_PIXELS = 4
 """Pixels of a fine cell per axis."""
 
@@ -54,17 +56,17 @@ class VAEMiniConfig:
     def __post_init__(self) -> None:
         """Check that patches tile the frame and heads divide the width."""
         if self.height % self.patch or self.width % self.patch:
-            raise ValueError(
+            raise UserError(
                 f"frame {self.height}x{self.width} is not a multiple of patch {self.patch}; "
                 "choose a patch that divides both"
             )
         if self.fine and self.patch % FINE_PIXELS:
-            raise ValueError(
+            raise UserError(
                 f"patch {self.patch} is not a multiple of the {FINE_PIXELS} pixels of a fine cell; "
                 "choose such a patch or fine=0"
             )
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+            raise UserError(f"dim {self.dim} is not a multiple of heads {self.heads}")
 
     @property
     def grid(self) -> tuple[int, int]:

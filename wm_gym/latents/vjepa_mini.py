@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_gym.errors import UserError
 from wm_gym.latents.adapted import NoDecoderError
 from wm_gym.latents.preprocessing import check_frames
 from wm_gym.latents.rotary import Rotation, rotate, rotation
@@ -44,7 +45,7 @@ class VJEPAMiniConfig:
     def __post_init__(self) -> None:
         """Check that patches tile the frame and heads leave room for three rotated axes."""
         if self.height % self.patch or self.width % self.patch:
-            raise ValueError(
+            raise UserError(
                 f"frame {self.height}x{self.width} is not a multiple of patch {self.patch}; "
                 "choose a patch that divides both"
             )
@@ -59,7 +60,7 @@ class VJEPAMiniConfig:
 def check_heads(dim: int, heads: int) -> None:
     """Refuse heads that do not divide the width evenly, or are too narrow for rotary positions."""
     if dim % heads or dim // heads % 2 or dim // heads < 6:
-        raise ValueError(
+        raise UserError(
             f"dim {dim} over {heads} heads: expected an even number of at least 6 channels a head, "
             "so that time, rows and columns can each be rotated"
         )

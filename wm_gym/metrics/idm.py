@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.errors import UserError
+
 
 @dataclass(frozen=True)
 class TransformerIDMConfig:
@@ -60,7 +62,7 @@ class TransformerIDM(nn.Module):
         self.cfg = cfg
         p, dim = cfg.patch_size, cfg.model_dim
         if cfg.spatial_h % p or cfg.spatial_w % p:
-            raise ValueError(
+            raise UserError(
                 f"grid ({cfg.spatial_h}, {cfg.spatial_w}) is no multiple of patch_size {p}"
             )
         patches = (cfg.spatial_h // p) * (cfg.spatial_w // p)
@@ -85,7 +87,7 @@ class TransformerIDM(nn.Module):
         cfg, k = self.cfg, self.cfg.horizon
         expected = (k + 1, cfg.spatial_h, cfg.spatial_w, cfg.feature_dim)
         if tuple(latents.shape[1:]) != expected:
-            raise ValueError(
+            raise UserError(
                 f"latents have shape {tuple(latents.shape)}, expected "
                 f"(B, {', '.join(map(str, expected))}): horizon + 1 frames, rows, columns, channels"
             )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -49,7 +51,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
         (0.49, 0.943)
     """
     if not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials; expected 0 to {trials}")
+        raise UserError(f"{successes} successes of {trials} trials; expected 0 to {trials}")
     if trials == 0:
         return Interval(float("nan"), 0.0, 1.0, confidence)
     from scipy.stats import binomtest
@@ -119,7 +121,7 @@ def mmrv(imagined: np.ndarray, true: np.ndarray) -> float:
 def _pair(imagined: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     imagined, true = np.asarray(imagined, np.float64), np.asarray(true, np.float64)
     if imagined.shape != true.shape or imagined.ndim != 1 or len(true) < 2:
-        raise ValueError(
+        raise UserError(
             f"imagined rates have shape {imagined.shape}, true ones {true.shape}; expected the "
             "same (P,) with at least two policies"
         )
@@ -157,7 +159,7 @@ def bootstrap_interval(
     """
     imagined, true = np.asarray(imagined, np.float64), np.asarray(true, np.float64)
     if imagined.shape != true.shape or imagined.ndim not in (2, 3):
-        raise ValueError(
+        raise UserError(
             f"imagined outcomes have shape {imagined.shape}, true ones {true.shape}; expected the "
             "same (policies, starts) or (policies, tasks, starts)"
         )
@@ -245,12 +247,12 @@ def paired_difference(
         (0.5, 0.0, 1.0)
     """
     if len(better) != len(base) or not better:
-        raise ValueError(f"{len(better)} tasks and {len(base)}; expected as many, at least one")
+        raise UserError(f"{len(better)} tasks and {len(base)}; expected as many, at least one")
     rng = np.random.default_rng(seed)
     estimate, drawn = 0.0, np.zeros(resamples)
     for one, other in zip(better, base, strict=True):
         if np.shape(one) != np.shape(other) or np.ndim(one) != 1 or not np.size(one):
-            raise ValueError(
+            raise UserError(
                 f"outcomes have shapes {np.shape(one)} and {np.shape(other)}; expected the same "
                 "(N,) with at least one start"
             )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from wm_gym.errors import UserError
+
 CHANGED_LEVELS = 8
 """A pixel changed if one of its channels moved by more than this many of 255 levels."""
 
@@ -26,12 +28,12 @@ def _psnr_from_mse(mse: torch.Tensor) -> torch.Tensor:
 def _check(frames: torch.Tensor, truth: torch.Tensor) -> None:
     for name, value in (("frames", frames), ("truth", truth)):
         if value.dtype != torch.uint8 or value.ndim != 4 or value.shape[-1] != 3:
-            raise ValueError(
+            raise UserError(
                 f"{name} have dtype {value.dtype} and shape {tuple(value.shape)}, expected "
                 "torch.uint8 and (B, H, W, 3)"
             )
     if frames.shape != truth.shape:
-        raise ValueError(
+        raise UserError(
             f"frames {tuple(frames.shape)} and truth {tuple(truth.shape)} differ in shape; resize "
             "one to the other first"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.plan import (
     ActionBox,
@@ -38,12 +39,12 @@ class CEMConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not 1 <= self.elites <= self.candidates or self.iterations < 0:
-            raise ValueError(
+            raise UserError(
                 f"elites={self.elites} must be 1 to candidates={self.candidates}, and iterations="
                 f"{self.iterations} at least 0"
             )
         if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing={self.smoothing} must be at least 0 and below 1")
+            raise UserError(f"smoothing={self.smoothing} must be at least 0 and below 1")
         check_choice("execute", self.execute, ("mean", "best"))
 
 
@@ -70,7 +71,7 @@ def cem(
     """
     check_candidates(first)
     if noise.shape != (config.iterations, *first.shape) or first.shape[1] < config.elites:
-        raise ValueError(
+        raise UserError(
             f"noise has shape {tuple(noise.shape)}, expected {(config.iterations, *first.shape)}; "
             f"and there must be at least elites={config.elites} candidates"
         )

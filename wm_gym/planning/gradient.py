@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.plan import (
     ActionBox,
@@ -50,7 +51,7 @@ class GradientConfig:
         """Check the numbers."""
         amounts = (self.learning_rate, self.clip)
         if min(self.iterations, self.candidates) < 1 or not all(0 < a < math.inf for a in amounts):
-            raise ValueError(
+            raise UserError(
                 f"iterations={self.iterations} and candidates={self.candidates} must be at least "
                 f"1, and learning_rate={self.learning_rate} and clip={self.clip} above 0 and finite"
             )
@@ -89,7 +90,7 @@ def gradient_ascent(
             variable = batch.requires_grad_()
             found = evaluate(value, variable)
             if not found.requires_grad:
-                raise ValueError(
+                raise UserError(
                     "the value function has no gradient with respect to the actions; gradient "
                     "planning needs a semantic world model's value, rollouts of a latent world "
                     "model need MPPI or CEM"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.plan import (
     ActionBox,
@@ -43,7 +44,7 @@ class MPPIConfig:
         """Check the numbers."""
         sampled = self.candidates >= 1 and self.iterations >= 0
         if not sampled or not MIN_TEMPERATURE <= self.temperature < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"candidates={self.candidates} must be at least 1, iterations={self.iterations} at "
                 f"least 0 and temperature={self.temperature} finite and at least {MIN_TEMPERATURE}"
             )
@@ -76,7 +77,7 @@ def mppi(
     """
     check_candidates(first)
     if noise.shape != (config.iterations, *first.shape):
-        raise ValueError(
+        raise UserError(
             f"noise has shape {tuple(noise.shape)}, expected {(config.iterations, *first.shape)}: "
             "iterations, then the shape of the first batch"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.dynamics.noise import row_generator
+from wm_gym.errors import UserError
 from wm_gym.spec import ActionSpec
 
 FIRST_BATCH_STREAM, ITERATION_STREAM = 101, 102
@@ -102,12 +103,12 @@ def evaluate(value: ValueFunction, candidates: Tensor) -> Tensor:
     """
     found = value(candidates)
     if found.shape != candidates.shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"the value function gave shape {tuple(found.shape)} for candidates "
             f"{tuple(candidates.shape)}, expected (B, K) = {tuple(candidates.shape[:2])}"
         )
     if not torch.isfinite(found).all():
-        raise ValueError(
+        raise UserError(
             "the value function gave NaN or infinite values; check the model and the actions"
         )
     return found.to(candidates.device)  # a model on a GPU answers there
@@ -120,7 +121,7 @@ def check_candidates(candidates: Tensor) -> None:
         ValueError: naming what was given.
     """
     if candidates.dim() != 4 or 0 in candidates.shape or not torch.isfinite(candidates).all():
-        raise ValueError(
+        raise UserError(
             f"candidates have shape {tuple(candidates.shape)}, expected finite numbers (B, K, n, "
             "A), none of these sizes 0"
         )

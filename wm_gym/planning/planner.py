@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.planning.cem import CEMConfig, cem
 from wm_gym.planning.gradient import GradientConfig, gradient_ascent
@@ -49,9 +50,9 @@ def plan(
             planners say.
     """
     if negative := [int(seed) for seed in seeds if seed < 0]:
-        raise ValueError(f"seeds {negative} are negative; expected whole numbers of at least 0")
+        raise UserError(f"seeds {negative} are negative; expected whole numbers of at least 0")
     if horizon < 1 or not len(seeds):
-        raise ValueError(
+        raise UserError(
             f"horizon={horizon} and {len(seeds)} seeds; expected at least 1 action to plan for, "
             "and a seed for each problem"
         )
@@ -63,7 +64,7 @@ def plan(
         size = len(box.low)
         rows, _, length, width = proposals.shape
         if (rows, length, width) != (len(seeds), horizon, size):
-            raise ValueError(
+            raise UserError(
                 f"proposals have shape {tuple(proposals.shape)}, expected ({len(seeds)}, K, "
                 f"{horizon}, {size}): one row per seed and {horizon} actions of {size} components"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.dynamics.rollout import Rollout
+from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.judges.success_classifier import RewardModel
 
@@ -43,7 +44,7 @@ class RolloutValue:
         """
         problems, candidates, horizon, _ = actions.shape
         if problems != self.rollout.rows:
-            raise ValueError(f"{problems} problems for {self.rollout.rows} rows; give one each")
+            raise UserError(f"{problems} problems for {self.rollout.rows} rows; give one each")
         rows = np.repeat(np.arange(problems), candidates)
         flat = actions.reshape(problems * candidates, horizon, -1)
         parts = candidate_batches(problems, candidates, self.rollout.micro_batch)

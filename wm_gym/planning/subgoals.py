@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.errors import UserError
 from wm_gym.planning.plan import ActionBox, Plan
 from wm_gym.planning.planner import PlannerConfig, plan
 from wm_gym.semantic.tasks import SemanticTask
@@ -67,7 +68,7 @@ class SubgoalPlanner:
         """Check threshold and order."""
         check_choice("order", self.order, ("given", "by_value"))
         if self.threshold is not None and not 0 <= self.threshold < 1:
-            raise ValueError(
+            raise UserError(
                 f"threshold={self.threshold} must be a probability from 0 to below 1, which an "
                 "answer has to exceed; None is the card's"
             )
@@ -97,7 +98,7 @@ class SubgoalPlanner:
             ValueError: if `by_value` has no proposals to compare.
         """
         if self.order == "by_value" and proposals is None:
-            raise ValueError(
+            raise UserError(
                 "order='by_value' chooses among proposals and there are none; give the behaviour "
                 "policies' samples, or use order='given'"
             )

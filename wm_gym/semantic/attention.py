@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
+
 PrefixAttention = Literal["full", "block_causal"]
 """`full`: image, actions and question all see each other (the published weights). `block_causal`:
 the image sees itself, an action sees the image and the actions up to itself, a question sees the
@@ -126,7 +128,7 @@ def visibility(image: int, actions: int, asked: Asked, prefix_attention: PrefixA
     """
     rows, count, length = asked.tokens.shape
     if prefix_attention == "full" and count > 1:
-        raise ValueError(
+        raise UserError(
             f"{count} questions cannot share a sequence under full attention, where the image sees "
             "the question; give each a row of its own (Asked.one_a_row)"
         )

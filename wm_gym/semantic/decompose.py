@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from wm_gym.chat.requests import ChatModel, ChatRequest
+from wm_gym.errors import UserError
 from wm_gym.semantic.questions import QuestionError, QuestionSet
 from wm_gym.semantic.tasks import SemanticTask, TaskError, task_from_dict
 
@@ -44,7 +45,7 @@ It was: {answer}
 Answer again with the whole JSON object, corrected."""
 
 
-class DecompositionError(ValueError):
+class DecompositionError(UserError):
     """An instruction for which no usable task came back."""
 
 
@@ -76,7 +77,7 @@ def decompose(
         ValueError: if the instruction is empty.
     """
     if not instruction.strip():
-        raise ValueError("the instruction is empty; say what to do, e.g. 'push the red moon'")
+        raise UserError("the instruction is empty; say what to do, e.g. 'push the red moon'")
     asked = _PROMPT.format(
         instruction=" ".join(instruction.split()),
         objects=", ".join(objects),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wm_gym.chat.requests import ChatModel, ChatReply, ChatRequest
+from wm_gym.errors import UserError
 
 _ONE = """\
 Look at the picture and answer the question about it. Right and left, up and down are those of the \
@@ -48,7 +49,7 @@ class Unlabelled:
     def __post_init__(self) -> None:
         """Check the number of pictures."""
         if len(self.pictures) not in (1, 2):
-            raise ValueError(
+            raise UserError(
                 f"{len(self.pictures)} pictures; expected one, or the present and the future"
             )
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_gym.errors import UserError
 from wm_gym.semantic.attention import Asked, PrefixAttention, positions, visibility
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ class SemanticNetworkConfig:
         for name, size in asdict(self).items():
             most = LARGEST_DEPTH if name.endswith("depth") else LARGEST_SIZE
             if name != "rope_theta" and (type(size) is not int or not 1 <= size <= most):
-                raise ValueError(f"{name}={size!r} must be a whole number of 1 to {most}")
+                raise UserError(f"{name}={size!r} must be a whole number of 1 to {most}")
         if self.image_size % self.patch or self.vision_width % self.vision_heads:
-            raise ValueError(
+            raise UserError(
                 f"image_size={self.image_size} must be a multiple of patch={self.patch}, and "
                 f"vision_width={self.vision_width} of vision_heads={self.vision_heads}"
             )
         if self.heads % self.key_value_heads or self.head_width % 2:
-            raise ValueError(
+            raise UserError(
                 f"heads={self.heads} must be a multiple of key_value_heads="
                 f"{self.key_value_heads}, and head_width={self.head_width} even"
             )
@@ -233,7 +234,7 @@ class SemanticNetwork(nn.Module):
             ValueError: under full attention, where they would depend on the question.
         """
         if self.prefix_attention == "full":
-            raise ValueError(
+            raise UserError(
                 "prefix_attention='full' lets the image see the question, so its keys and values "
                 "cannot be shared; use `read`, or train a model with 'block_causal'"
             )
@@ -303,7 +304,7 @@ class SemanticNetwork(nn.Module):
             ValueError: if `end` and the suffix do not go together.
         """
         if (end is not None) != (asked.suffix == 1):
-            raise ValueError(
+            raise UserError(
                 f"end={end} with a suffix of {asked.suffix} tokens; an end needs a suffix of 1, "
                 "the answer, and no end a suffix of 0"
             )

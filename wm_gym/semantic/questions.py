@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Literal
 
+from wm_gym.errors import UserError
+
 TRAINED_PHRASINGS, UNTRAINED_PHRASINGS = 8, 2
 
 Unit = Literal["m", "deg"]
 
 
-class QuestionError(ValueError):
+class QuestionError(UserError):
     """A question that no type states, or whose slots are filled wrongly."""
 
 

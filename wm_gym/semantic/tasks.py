@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from wm_gym.errors import UserError
 from wm_gym.semantic.question_types import LANGTABLE_COLOURS, LANGTABLE_SHAPES
 
 Answer = Literal["yes", "no"]
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A task that is unknown or not stated properly."""
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from wm_gym.errors import UserError
 from wm_gym.semantic.cube_question_types import CUBE_COLOURS, CUBE_QUESTIONS
 from wm_gym.semantic.question_types import LANGTABLE_COLOURS, LANGTABLE_QUESTIONS, LANGTABLE_SHAPES
 from wm_gym.semantic.questions import QuestionError, QuestionSet
@@ -52,7 +53,7 @@ class QuestionTokenizer:
             json.loads(text)
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception
-            raise ValueError(
+            raise UserError(
                 f"the text is no tokenizer.json ({' '.join(str(error).split())[:120]}); get the "
                 "checkpoint again"
             ) from error
@@ -136,7 +137,7 @@ class QuestionTokenizer:
     def _id(self, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
         if number is None:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer has no token {token!r}; a semantic world model's needs "
                 f"{BEGIN!r}, {END!r}, {NEWLINE!r}, 'yes' and 'no'"
             )

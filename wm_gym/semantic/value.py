@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.choices import check_choice
+from wm_gym.errors import UserError
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.tasks import DesiredAnswer, Subgoal
 from wm_gym.semantic.world_model import View
@@ -35,7 +36,7 @@ class ValueConfig:
     def __post_init__(self) -> None:
         """Check the sub-chunk."""
         if self.sub_chunk < 0:
-            raise ValueError(f"sub_chunk={self.sub_chunk} must be at least 0")
+            raise UserError(f"sub_chunk={self.sub_chunk} must be at least 0")
         check_choice("count", self.count, ("once", "per_action"))
 
     def prefixes(self, horizon: int) -> list[int]:
@@ -45,7 +46,7 @@ class ValueConfig:
             ValueError: if there are no actions.
         """
         if horizon < 1:
-            raise ValueError(f"horizon={horizon} must be at least 1 action to plan for")
+            raise UserError(f"horizon={horizon} must be at least 1 action to plan for")
         chunk = self.sub_chunk or horizon
         return [*range(chunk, horizon, chunk), horizon]
 
@@ -72,7 +73,7 @@ def value_of(
     prefixes = config.prefixes(horizon)
     expected = (len(answers), len(prefixes), 2)
     if tuple(probabilities.shape[-3:]) != expected:
-        raise ValueError(
+        raise UserError(
             f"probabilities have shape {tuple(probabilities.shape)}, expected (..., Q, P, 2) with "
             f"(Q, P, 2) = {expected}"
         )
@@ -99,7 +100,7 @@ class TaskValue:
         self.config = config or ValueConfig()
         steps = [subgoals] * len(view) if isinstance(subgoals, Subgoal) else list(subgoals)
         if len(steps) != len(view):
-            raise ValueError(f"{len(steps)} subgoals for {len(view)} frames; give one each")
+            raise UserError(f"{len(steps)} subgoals for {len(view)} frames; give one each")
         self.subgoals = on_their_ways(view, steps)
         self._tokens: dict[int, Asked] = {}
 
@@ -107,7 +108,7 @@ class TaskValue:
         """Values (B, K) of actions (B, K, n, A), physical units; differentiable in them."""
         problems, candidates, horizon, size = actions.shape
         if problems != len(self.view):
-            raise ValueError(f"{problems} problems for {len(self.view)} frames; give one each")
+            raise UserError(f"{problems} problems for {len(self.view)} frames; give one each")
         prefixes = self.config.prefixes(horizon)
         found = self.view.probabilities(
             actions.reshape(-1, horizon, size),

@@ -18,6 +18,7 @@ from wm_gym.checkpoints import (
     save_checkpoint,
     save_data_file,
 )
+from wm_gym.errors import UserError
 from wm_gym.plain_torch import plain_torch
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.model import (
@@ -81,7 +82,7 @@ class SemanticWorldModel:
         """
         for _, number in (question for row in rows for question in row):
             if number != int(number) or not 0 <= number <= self.spec.horizon:
-                raise ValueError(
+                raise UserError(
                     f"a question comes after {number} actions; {self.spec.name} was trained with 0 "
                     f"to {self.spec.horizon}"
                 )
@@ -100,7 +101,7 @@ class SemanticWorldModel:
         """
         frames = torch.as_tensor(frames)
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3:
-            raise ValueError(
+            raise UserError(
                 f"frames have shape {tuple(frames.shape)} and dtype {frames.dtype}, expected "
                 "uint8 (B, H, W, 3)"
             )
@@ -188,34 +189,34 @@ class View:
     def _check(self, actions: Tensor, asked: Asked, rows: Tensor | None) -> None:
         size = self.model.spec.action.size
         if actions.dim() != 3 or actions.shape[-1] != size:
-            raise ValueError(
+            raise UserError(
                 f"actions have shape {tuple(actions.shape)}, expected (R, n, {size}) with "
                 f"{list(self.model.spec.action.names)}"
             )
         if not torch.isfinite(actions).all():
-            raise ValueError("actions hold NaN or infinite values; check the policy or planner")
+            raise UserError("actions hold NaN or infinite values; check the policy or planner")
         largest = float(actions.detach().abs().max()) if actions.numel() else 0.0
         if largest > LARGEST_ACTION:
-            raise ValueError(
+            raise UserError(
                 f"an action of {largest:.3g} is out of any range; the card's is "
                 f"{self.model.spec.action.low} to {self.model.spec.action.high}"
             )
         if rows is not None and not ((rows >= 0) & (rows < len(self))).all():
-            raise ValueError(
+            raise UserError(
                 f"rows={rows.tolist()} must be 0 to {len(self) - 1}, the frames of this view"
             )
         if int(asked.after.max()) > actions.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"a question comes after {int(asked.after.max())} actions, and there are "
                 f"{actions.shape[1]}"
             )
         if len(asked.tokens) not in (1, len(actions)):
-            raise ValueError(
+            raise UserError(
                 f"there are {len(asked.tokens)} rows of questions for {len(actions)} rows of "
                 "actions; ask one row for all or one each"
             )
         if rows is None and len(self) not in (1, len(actions)):
-            raise ValueError(
+            raise UserError(
                 f"{len(actions)} rows of actions for {len(self)} frames: say with rows= which "
                 "frame each row looks at"
             )

@@ -16,6 +16,7 @@ import torch
 from wm_gym.checkpoints import Checkpoint, save_checkpoint
 from wm_gym.data.latent_clips import check_latents_folder, read_action_spec, read_episode_facts
 from wm_gym.domains import DOMAINS, Domain, domain_of
+from wm_gym.errors import UserError
 from wm_gym.latents.registry import (
     ADAPTER_WEIGHTS,
     MINI_WEIGHTS,
@@ -129,13 +130,13 @@ def mini_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentParts:
     if config.encoder is None and "card" in source:
         raise _of_a_checkpoint(config, source)
     if config.encoder is None or entry.compressed != (config.adapter is not None):
-        raise ValueError(
+        raise UserError(
             f"{config.latents} holds {source['space']} latents, which need --encoder and "
             f"{'the' if entry.compressed else 'no'} --adapter; give the run folder of its training"
         )
     mini = read_mini_space(config.encoder)
     if mini.space != (entry.compresses or source["space"]):
-        raise ValueError(
+        raise UserError(
             f"--encoder {config.encoder} is a {mini.space}, {config.latents} holds "
             f"{source['space']} latents; give the one they were made with"
         )
@@ -166,7 +167,7 @@ def painter_parts(folder: Path, channels: int) -> tuple[dict[str, Any], dict[str
     """
     sizes = part_sizes(folder, pixel_decoder.RECORD, "pixel_decoder")
     if sizes["latent_dim"] != channels:
-        raise ValueError(
+        raise UserError(
             f"--pixel-decoder {folder} reads latents of {sizes['latent_dim']} channels, expected "
             f"{channels}; give the one trained on these latents, with the same --adapter"
         )
@@ -187,7 +188,7 @@ def published_parts(config: AssembleConfig, source: dict[str, Any]) -> LatentPar
     if "card" in source:
         raise _of_a_checkpoint(config, source)
     if entry.compressed and config.adapter is None:
-        raise ValueError(f"{source['space']} latents need --adapter, which compressed them")
+        raise UserError(f"{source['space']} latents need --adapter, which compressed them")
     options = {k: source[k] for k in ("local", "revision", "sha256") if source.get(k)}
     weights, sizes = {}, dict(options)
     channels = entry.channels or 0
@@ -212,7 +213,7 @@ def context_of(config: AssembleConfig, trained: dict[str, Any]) -> ContextSpec:
     """
     band = trained["network"].get("band")
     if band and config.band not in (0, band):
-        raise ValueError(
+        raise UserError(
             f"--band {config.band} is not the band of {band} frames that {config.dynamics} was "
             "trained with; leave it out"
         )
@@ -234,7 +235,7 @@ def choose_domain(config: AssembleConfig, mini: bool) -> Domain | None:
     if config.domain == "auto":
         return domain_of(read_episode_facts(config.latents).simulator) if mini else None
     if config.domain != "data" and config.domain not in DOMAINS:
-        raise ValueError(
+        raise UserError(
             f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, data or auto"
         )
     return DOMAINS.get(config.domain)
@@ -257,7 +258,9 @@ def assemble(config: AssembleConfig) -> WorldModelSpec:
             "run folder of `wm-gym train latent-dynamics`, run to its end"
         )
     trained = json.loads(record.read_text(encoding="utf-8"))
-    scale = json.loads((check_latents_folder(config.latents) / "normalisation.json").read_text(encoding="utf-8"))
+    scale = json.loads(
+        (check_latents_folder(config.latents) / "normalisation.json").read_text(encoding="utf-8")
+    )
     source = json.loads((config.latents / "source.json").read_text(encoding="utf-8"))
     mini = find_space(source["space"]).trained_here
     parts = mini_parts(config, source) if mini else published_parts(config, source)
@@ -355,12 +358,12 @@ def reward_spec(folder: Path, normalisation: Mapping[str, Any]) -> RewardSpec:
         )
     card = Checkpoint.open(folder).spec
     if card.reward is None:
-        raise ValueError(
+        raise UserError(
             f"--reward {folder}: {card.name} has no success classifier; give the run folder of "
             "`wm-gym train reward`"
         )
     if [*card.latent.mean, *card.latent.std] != [*normalisation["mean"], *normalisation["std"]]:
-        raise ValueError(
+        raise UserError(
             f"--reward {folder}: the classifier of {card.name} saw latents of another space or "
             "normalisation; train one on these with `wm-gym train reward`"
         )

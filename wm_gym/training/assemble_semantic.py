@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.errors import UserError
 from wm_gym.semantic.world_model import load_semantic_model, save_semantic_model
 
 STAGE = "wm-gym train semantic"
@@ -51,7 +52,7 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
     """
     model = load_semantic_model(config.checkpoint)
     if model.folder is not None and model.folder.resolve() == config.out.resolve():
-        raise ValueError(
+        raise UserError(
             f"out={config.out} is the checkpoint itself, which would lose bits; choose another "
             "folder"
         )
@@ -59,7 +60,7 @@ def assemble_semantic(config: AssembleSemanticConfig) -> Path:
     stages = list(reversed(trained_stages(model.spec.recipe)))
     blind = model.spec.blind
     if blind != "none":
-        raise ValueError(
+        raise UserError(
             f"{config.checkpoint} was trained without {blind}, as a control to compare with; "
             "assemble the model that was not"
         )
@@ -99,7 +100,7 @@ def refuse_other_simulator(folder: Path, twin: str | None) -> None:
         return
     other = Checkpoint.open_semantic(folder).spec.twin
     if other != twin:
-        raise ValueError(
+        raise UserError(
             f"out={folder} holds a model of {other}, whose start states would stay beside one of "
             f"{twin}; choose another folder"
         )

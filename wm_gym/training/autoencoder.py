@@ -18,6 +18,7 @@ import torch
 from wm_gym.data.camera_frames import CameraFrames
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.open_dataset import open_dataset
+from wm_gym.errors import UserError
 from wm_gym.latents.vae_mini import VAEMini, VAEMiniConfig, to_pixels
 from wm_gym.packed_files import load_tensors
 from wm_gym.training.loop import LoopConfig, TrainingLoop, generator
@@ -121,7 +122,7 @@ def start_from(model: VAEMini, weights: Path) -> None:
     try:
         model.load_state_dict(stored)
     except RuntimeError as error:
-        raise ValueError(f"--init {weights} does not fit the autoencoder: {error}") from error
+        raise UserError(f"--init {weights} does not fit the autoencoder: {error}") from error
 
 
 def train_autoencoder(config: AutoencoderConfig) -> Path:
@@ -140,7 +141,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         max(1, len(config.cameras)),
     )
     if not 0 < config.held_out < len(data):
-        raise ValueError(
+        raise UserError(
             f"{config.data} holds {len(data)} episodes, expected more than the {config.held_out} "
             "kept out, and at least 1 of those; collect more or change --held-out"
         )
@@ -151,7 +152,7 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     if config.init is not None:
         start_from(model, config.init)
     elif config.decoder_only:
-        raise ValueError("--decoder-only needs --init, the autoencoder whose encoder is kept")
+        raise UserError("--decoder-only needs --init, the autoencoder whose encoder is kept")
     if config.decoder_only:
         for part in (model.patchify, model.encoder, model.to_moments):
             part.requires_grad_(False)

@@ -22,6 +22,7 @@ import torch
 from wm_gym.data.latent_clips import read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.errors import UserError
 from wm_gym.packed_files import load_tensors
 from wm_gym.training.dynamics_loss import TeacherForced, action_sensitivity, changed_tokens
 from wm_gym.training.latent_dynamics import LatentBatches, LatentDynamicsConfig
@@ -84,7 +85,7 @@ def train_distil(config: DistilConfig) -> Path:
         ValueError: if the teacher's steps are not a multiple of the student's.
     """
     if config.teacher_steps % config.steps:
-        raise ValueError(
+        raise UserError(
             f"--teacher-steps {config.teacher_steps} is not a multiple of --steps {config.steps}"
         )
     torch.manual_seed(config.seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT
+from wm_gym.errors import UserError
 from wm_gym.training.loop import generator
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def crop_clips(
     """
     height, width = batch.latents.shape[2:4]
     if side > min(height, width):
-        raise ValueError(f"crop={side} is larger than the grid of {height}x{width} cells")
+        raise UserError(f"crop={side} is larger than the grid of {height}x{width} cells")
     latents, counted = [], torch.zeros(len(batch.latents), side, side, dtype=torch.bool)
     for clip, (cells, touched) in enumerate(zip(batch.latents, changed.any(1), strict=True)):
         places = torch.nonzero(touched)

@@ -25,6 +25,7 @@ from wm_gym.data.frames import resize, split_views
 from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_episode_facts
 from wm_gym.data.open_dataset import open_dataset, read_actions_as
 from wm_gym.domains import DOMAINS, domain_of
+from wm_gym.errors import UserError
 from wm_gym.latents.adapted import AdaptedSpace
 from wm_gym.latents.base import LatentSpace
 from wm_gym.latents.fetch import file_sha256
@@ -111,7 +112,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         CheckpointError: if weights cannot be found or do not fit.
     """
     if bool(config.space) == (config.encoder is not None):
-        raise ValueError(
+        raise UserError(
             f"got --space {config.space!r} and --encoder {config.encoder}; give one of them: a "
             "published space or a checkpoint, or the run folder of a space trained here"
         )
@@ -130,7 +131,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         card = Checkpoint.open(resolve_checkpoint(config.space, None))
         spec = card.spec
         if spec.num_views not in (1, max(1, len(config.cameras))):
-            raise ValueError(
+            raise UserError(
                 f"--space {config.space} is a model of {spec.num_views} cameras side by side, got "
                 f"--cameras {list(config.cameras)}; name as many, in the order it was trained with"
             )
@@ -145,12 +146,12 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
         return FrozenSpace(space.encode, size, source, card)
     entry = find_space(config.space)
     if entry.trained_here:
-        raise ValueError(
+        raise UserError(
             f"--space {config.space} is trained here: give --encoder, the run folder of its "
             "training, or a checkpoint folder as --space"
         )
     if entry.compressed != (config.adapter is not None):
-        raise ValueError(
+        raise UserError(
             f"--space {config.space} {'needs an' if entry.compressed else 'has no'} adapter, got "
             f"--adapter {config.adapter}; the spaces ending in 96 take the run folder of `wm-gym "
             "train svae`, or the folder of an imported checkpoint as --space"
@@ -176,7 +177,7 @@ def load_frozen_space(config: EncodeLatentsConfig) -> FrozenSpace:
 def _check_flags(config: EncodeLatentsConfig, chosen: str, *, unused: tuple[str, ...]) -> None:
     given = {f"--{name}": getattr(config, name) for name in unused if getattr(config, name)}
     if given:
-        raise ValueError(
+        raise UserError(
             f"{chosen} brings its own weights and takes no {', '.join(given)} "
             f"(got {', '.join(map(str, given.values()))}); leave it out"
         )
@@ -243,13 +244,13 @@ def choose_action_spec(
     elif config.domain in ("auto", "data"):
         action = action_spec_of_data(data)
     else:
-        raise ValueError(
+        raise UserError(
             f"domain {config.domain!r} is unknown; expected one of {list(DOMAINS)}, "
             "bridge-published, auto, data, or card with a checkpoint as --space"
         )
     width = read_actions_as(data, action).actions(0).shape[1]
     if width != action.size:
-        raise ValueError(
+        raise UserError(
             f"{config.data} has actions of {width} components, expected {action.size}: "
             f"{list(action.names)}; use episodes of that robot, or --domain data"
         )

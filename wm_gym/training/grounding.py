@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
+from wm_gym.errors import UserError
 from wm_gym.semantic.attention import Asked, positions, visibility
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig, question_part
 from wm_gym.semantic.tokens import QuestionTokenizer
@@ -54,7 +55,7 @@ class GroundingLoss(nn.Module):
         super().__init__()
         self.side = config.image_size // config.patch
         if config.depth < DEPTH or config.heads < HEADS:
-            raise ValueError(
+            raise UserError(
                 f"depth={config.depth} and heads={config.heads}: grounding needs a decoder of at "
                 f"least {DEPTH} layers with {HEADS} heads: one reads a name, one looks, one answers"
             )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_gym.data.latent_clips import LatentClips, read_action_spec
+from wm_gym.errors import UserError
 from wm_gym.metrics.idm import TransformerIDM, TransformerIDMConfig, action_correlation
 from wm_gym.packed_files import load_tensors
 from wm_gym.training.loop import LoopConfig, TrainingLoop
@@ -75,9 +76,9 @@ class TrainIDMConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if self.horizon < 1 or self.batch < 1:
-            raise ValueError(f"horizon={self.horizon} and batch={self.batch} must be at least 1")
+            raise UserError(f"horizon={self.horizon} and batch={self.batch} must be at least 1")
         if not self.position_std > 0:
-            raise ValueError(f"position_std={self.position_std} must be greater than 0, e.g. 1")
+            raise UserError(f"position_std={self.position_std} must be greater than 0, e.g. 1")
 
 
 class ActionClips:

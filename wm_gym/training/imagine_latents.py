@@ -21,6 +21,7 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.data.frames import resize
 from wm_gym.data.latent_clips import EpisodeFacts, write_episode_facts, write_latents
+from wm_gym.errors import UserError
 from wm_gym.training.encode_latents import simulator_of
 from wm_gym.world_model import LatentWorldModel, load_world_model
 
@@ -49,9 +50,7 @@ class ImagineLatentsConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if min(self.episodes, self.rows) < 1:
-            raise ValueError(
-                f"episodes={self.episodes}, rows={self.rows}; expected at least 1 each"
-            )
+            raise UserError(f"episodes={self.episodes}, rows={self.rows}; expected at least 1 each")
 
 
 def imagine_latents(config: ImagineLatentsConfig) -> Path:
@@ -70,12 +69,12 @@ def imagine_latents(config: ImagineLatentsConfig) -> Path:
     data = EpisodeDataset(config.data)
     width = data.actions(0).shape[1]
     if width != spec.action.size:
-        raise ValueError(
+        raise UserError(
             f"{config.data} has actions of {width} components, {spec.name} takes "
             f"{spec.action.size}: {list(spec.action.names)}; use episodes of its simulator"
         )
     if spec.action.frame_skip != 1 or spec.num_views != 1:
-        raise ValueError(
+        raise UserError(
             f"{spec.name} has frame_skip={spec.action.frame_skip} and {spec.num_views} cameras; "
             "expected 1 each, because every recorded step of one camera is imagined"
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wm_gym.checkpoints import CheckpointError, save_checkpoint
 from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import schedule_shift
+from wm_gym.errors import UserError
 from wm_gym.latents.fetch import check_fit, file_sha256, load_pickle, load_safetensors
 from wm_gym.latents.pixel_decoder import PixelDecoder, infer_pixel_decoder_config
 from wm_gym.latents.registry import (
@@ -108,10 +109,10 @@ class ImportOptions:
         """Check that what is counted is at least 1."""
         for name in ("num_views", "frame_skip", "denoising_steps", "adapter_heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+                raise UserError(f"{name}={getattr(self, name)}; expected at least 1")
         for name in ("heads", "pixel_decoder_heads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1, or None")
+                raise UserError(f"{name}={getattr(self, name)}; expected at least 1, or None")
 
 
 def import_checkpoint(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wm_gym.errors import UserError
 from wm_gym.instructions import named_objects
 from wm_gym.judges.success_classifier import SuccessClassifier
 from wm_gym.metrics.statistics import balanced_accuracy
@@ -124,7 +125,7 @@ class LabelledLatents:
             ValueError: if there are none.
         """
         if self.foreign is None or not len(self.foreign):
-            raise ValueError("there are no foreign pictures; encode the data set again")
+            raise UserError("there are no foreign pictures; encode the data set again")
         chosen = self.foreign[rng.integers(len(self.foreign), size=batch)]
         latents = (torch.from_numpy(chosen.astype(np.float32)) - self.mean) / self.std
         columns = rng.integers(len(self.goals), size=batch)
@@ -264,7 +265,7 @@ def measure_classifier(
         if thresholds is not None and task not in thresholds and len(data.pools[task, "success"])
     ]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"the success classifier has no threshold for {missing}, expected one for every task "
             f"that the data solve; it has {sorted(thresholds or {})}. Train it on episodes in "
             "which these tasks are solved (`wm-gym train reward`)"

@@ -30,6 +30,7 @@ from wm_gym.checkpoints import Checkpoint, CheckpointError
 from wm_gym.data.latent_clips import LatentClips, changed_cells, read_action_spec
 from wm_gym.dynamics import flow
 from wm_gym.dynamics.dit import DiT, DiTConfig
+from wm_gym.errors import UserError
 from wm_gym.packed_files import load_tensors
 from wm_gym.spec import ActionSpec
 from wm_gym.training.dynamics_loss import (
@@ -159,36 +160,36 @@ class LatentDynamicsConfig:
         """Check what belongs together."""
         given = max(self.history, self.history_max)
         if self.history < 1 or self.history_max < 0 or given >= self.clip_length:
-            raise ValueError(
+            raise UserError(
                 f"history {self.history} and history_max {self.history_max} must be at least 1 (0 "
                 f"for a fixed history) and less than clip_length {self.clip_length}, so that a "
                 "frame is left to predict"
             )
         if self.own_context and self.context != "clean":
-            raise ValueError(
+            raise UserError(
                 f"own_context {self.own_context} needs context='clean', whose context is frames "
                 f"of their own; got context={self.context!r}"
             )
         if self.own_context_passes < 1 or self.change_sampling < 0:
-            raise ValueError(
+            raise UserError(
                 f"own_context_passes {self.own_context_passes} must be at least 1, "
                 f"change_sampling {self.change_sampling} at least 0"
             )
         if self.crop and (not self.neighbourhood or self.patch > 1):
-            raise ValueError(
+            raise UserError(
                 f"crop={self.crop} needs a neighbourhood of at least 1 and patch=1, got "
                 f"neighbourhood={self.neighbourhood} and patch={self.patch}"
             )
         if min(self.neighbourhood, self.crop, self.crop_margin, self.unchanged_threshold) < 0 or (
             self.crop and self.crop <= 2 * self.crop_margin
         ):
-            raise ValueError(
+            raise UserError(
                 f"neighbourhood={self.neighbourhood}, crop={self.crop}, crop_margin="
                 f"{self.crop_margin} and unchanged_threshold={self.unchanged_threshold} must be at "
                 "least 0, and a crop wider than its two margins"
             )
         if self.accumulation < 1 or self.num_views < 1 or self.epochs < 0:
-            raise ValueError(
+            raise UserError(
                 f"accumulation {self.accumulation} and num_views {self.num_views} must be at least "
                 f"1, epochs {self.epochs} at least 0"
             )
@@ -215,7 +216,7 @@ class LatentBatches:
     def __init__(self, config: LatentDynamicsConfig, action: ActionSpec) -> None:
         episodes = len(np.load(config.latents / "bounds.npy")) - 1
         if episodes <= config.held_out:
-            raise ValueError(
+            raise UserError(
                 f"{config.latents} holds {episodes} episodes, expected more than the "
                 f"{config.held_out} kept out; collect more or lower --held-out"
             )
@@ -290,7 +291,7 @@ def initial_network(config: LatentDynamicsConfig, batches: LatentBatches) -> tup
     source = json.loads((config.latents / "source.json").read_text(encoding="utf-8"))
     views = len(source.get("cameras", ())) or config.num_views
     if views != config.num_views or width % (views * config.patch):
-        raise ValueError(
+        raise UserError(
             f"{config.latents} holds {views} view(s) on a grid of {height}x{width}, expected "
             f"{config.num_views} of equal width; pass --num-views {views}"
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wm_gym.data.latent_clips import check_latents_folder
+from wm_gym.errors import UserError
 
 
 class LatentFrames:
@@ -46,7 +47,7 @@ class LatentFrames:
         self.grid = (height, width // self.views)
         episodes = len(self.bounds) - 1
         if not 0 < held_out < episodes:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds {episodes} episodes, expected more than the {held_out} kept out, "
                 "and at least 1 of those; collect more or change --held-out"
             )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
 from wm_gym.semantic.model import SemanticNetwork
 
 LAYERS = 2
@@ -40,7 +41,7 @@ def see_locally(network: SemanticNetwork) -> None:
     config = network.config
     width = config.vision_width // config.vision_heads
     if config.vision_heads != len(NEIGHBOURS) or width % 4 or config.vision_depth < LAYERS:
-        raise ValueError(
+        raise UserError(
             f"vision_heads={config.vision_heads}, vision_width={config.vision_width}, vision_depth="
             f"{config.vision_depth}: looking at neighbours needs {len(NEIGHBOURS)} heads whose "
             f"width is a multiple of 4, and at least {LAYERS} layers; e.g. vision_heads=8 and "

@@ -27,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from wm_gym.checkpoints import CheckpointError, write_atomically
+from wm_gym.errors import UserError
 from wm_gym.run_lock import RunLock
 from wm_gym.run_settings import check_run_settings, plain_settings
 
@@ -75,7 +76,7 @@ class LoopConfig:
         """Check what is counted."""
         for name, least in (("steps", 0), ("warmup_steps", 0), ("save_every", 1), ("log_every", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least {least}")
+                raise UserError(f"{name}={getattr(self, name)}; expected at least {least}")
 
 
 def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
@@ -125,7 +126,7 @@ def row_shares(batch: int, accumulation: int, process: int, processes: int) -> l
     parts = processes * accumulation
     size = batch // parts
     if size * parts != batch or not size:
-        raise ValueError(
+        raise UserError(
             f"batch {batch} does not divide over {processes} processes with "
             f"{accumulation} accumulated parts each; choose a multiple of {parts}"
         )

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wm_gym.checkpoints import Checkpoint
+from wm_gym.errors import UserError
 from wm_gym.latents.fetch import load_strictly
 from wm_gym.latents.registry import MINI_WEIGHTS, find_space
 from wm_gym.packed_files import load_tensors, read_file
@@ -107,7 +108,7 @@ def read_mini_space(folder: Path) -> MiniSpace:
     latent = checkpoint.spec.latent
     entry = find_space(latent.space)
     if not entry.trained_here:
-        raise ValueError(
+        raise UserError(
             f"--encoder {folder} is a checkpoint on the published space {latent.space}; give "
             f"--space {latent.space} instead"
         )

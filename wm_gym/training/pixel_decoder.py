@@ -22,6 +22,7 @@ from torch import Tensor
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize, split_views
 from wm_gym.data.open_dataset import open_dataset
+from wm_gym.errors import UserError
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.registry import PIXEL_DECODER_WEIGHTS
 from wm_gym.packed_files import load_tensors
@@ -107,7 +108,7 @@ class PairedFrames:
     def __init__(self, data: EpisodeReader, latents: LatentFrames, size: tuple[int, int]) -> None:
         bounds = np.concatenate([[0], np.cumsum(data.lengths + 1)])
         if not np.array_equal(bounds, latents.bounds):
-            raise ValueError(
+            raise UserError(
                 f"{latents.folder} holds latents of {len(latents.bounds) - 1} episodes with "
                 f"{latents.bounds[-1]} frames, {data.folder} has {len(data)} with {bounds[-1]}; "
                 "give the episodes that the latents were made from"
@@ -148,7 +149,7 @@ def start_from(decoder: PixelDecoder, weights: Path) -> None:
     try:
         decoder.load_state_dict(load_tensors(weights))
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"--init {weights} does not fit a pixel decoder of these sizes: {error}"
         ) from error
 
@@ -170,7 +171,7 @@ def train_pixel_decoder(config: TrainPixelDecoderConfig) -> Path:
     latents = LatentFrames(config.latents, config.held_out)
     adapter = None if config.adapter is None else load_adapter(config.adapter)
     if adapter is not None and adapter.cfg.input_dim != latents.channels:
-        raise ValueError(
+        raise UserError(
             f"--adapter {config.adapter} compresses {adapter.cfg.input_dim} channels, "
             f"{config.latents} has {latents.channels}; leave --adapter out if these latents are "
             "compressed already"

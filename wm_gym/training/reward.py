@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from wm_gym.domains import domain_of_tasks
+from wm_gym.errors import UserError
 from wm_gym.judges.success_classifier import SuccessClassifier, SuccessClassifierConfig
 from wm_gym.packed_files import load_tensors
 from wm_gym.training.episode_rule import (
@@ -112,18 +113,18 @@ class RewardConfig:
     def __post_init__(self) -> None:
         """Check the numbers, and what belongs together, once."""
         if min(self.batch, self.measured) < 1:
-            raise ValueError(f"batch={self.batch} and measured={self.measured} must be at least 1")
+            raise UserError(f"batch={self.batch} and measured={self.measured} must be at least 1")
         if not 0 < self.imagined_share < 1:
-            raise ValueError(
+            raise UserError(
                 f"imagined_share={self.imagined_share}; expected a share between 0 and 1, without "
                 "either: a classifier needs encoded frames too"
             )
         if not 0 <= self.foreign_share < 1:
-            raise ValueError(
+            raise UserError(
                 f"foreign_share={self.foreign_share}; expected a share of at least 0, less than 1"
             )
         if self.imagined is None and self.imagined_held_out is not None:
-            raise ValueError(
+            raise UserError(
                 f"imagined_held_out={self.imagined_held_out} without imagined; name the folder to "
                 "train on too, or measure with `wm-gym evaluate reward-model`"
             )
@@ -142,7 +143,7 @@ def start_from_decoder(network: SuccessClassifier, weights: Path, data: Labelled
     try:
         network.trunk.load_state_dict(wanted)
     except RuntimeError as error:
-        raise ValueError(f"--trunk {weights} does not fit the classifier: {error}") from error
+        raise UserError(f"--trunk {weights} does not fit the classifier: {error}") from error
 
 
 def start_from(network: SuccessClassifier, weights: Path) -> None:
@@ -155,7 +156,7 @@ def start_from(network: SuccessClassifier, weights: Path) -> None:
         stored = load_tensors(weights)
         network.load_state_dict({key: value.float() for key, value in stored.items()})
     except RuntimeError as error:
-        raise ValueError(f"--init {weights} does not fit the classifier: {error}") from error
+        raise UserError(f"--init {weights} does not fit the classifier: {error}") from error
 
 
 def read_imagined(folder: Path, recorded: LabelledLatents, config: RewardConfig) -> LabelledLatents:
@@ -172,7 +173,7 @@ def read_imagined(folder: Path, recorded: LabelledLatents, config: RewardConfig)
         ("a standard deviation", imagined.std.tolist(), recorded.std.tolist()),
     ):
         if found != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{folder} has {name} of {found}, expected {wanted} of {config.latents}: imagine "
                 "with a world model over the same latents"
             )
@@ -217,7 +218,7 @@ def train_reward(config: RewardConfig) -> Path:
         sources = [(data, config.batch - count), (imagined, count)]
     foreign = round(config.batch * config.foreign_share)
     if foreign and data.foreign is None:
-        raise ValueError(
+        raise UserError(
             f"{config.latents} holds no {FOREIGN_LATENTS}, which --foreign-share "
             f"{config.foreign_share} asks for; run the same `wm-gym train latents` again, which "
             "adds it, or pass --foreign-share 0"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 
 
 def write_run(
@@ -41,7 +42,7 @@ def check_same_scale(latents: Path, held_out: Path) -> None:
         for folder in (latents, held_out)
     )
     if first != second:
-        raise ValueError(
+        raise UserError(
             f"{held_out} is normalised otherwise than {latents}; encode it with --normalisation "
             f"{latents / 'normalisation.json'}"
         )

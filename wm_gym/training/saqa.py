@@ -22,6 +22,7 @@ import numpy as np
 
 from wm_gym.data.episodes import EpisodeDataset, EpisodeError
 from wm_gym.domains import domain_of
+from wm_gym.errors import UserError
 from wm_gym.semantic.question_sets import QUESTION_SETS
 from wm_gym.semantic.questions import TRAINED_PHRASINGS, UNTRAINED_PHRASINGS, Question
 
@@ -47,7 +48,7 @@ _KEPT_TABLES = 512
 _GREY = 128
 
 
-class QAError(ValueError):
+class QAError(UserError):
     """A folder of questions that is absent, damaged, or about other episodes."""
 
 

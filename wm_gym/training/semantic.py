@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from wm_gym.domains import Domain, domain_of
+from wm_gym.errors import MissingPackageError, UserError
 from wm_gym.semantic.attention import PrefixAttention
 from wm_gym.semantic.model import SemanticNetwork, SemanticNetworkConfig
 from wm_gym.semantic.tokens import TOKENIZERS, QuestionTokenizer, langtable_tokenizer
@@ -124,29 +125,29 @@ class TrainSemanticConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if min(self.rows, self.questions, self.accumulation) < 1 or self.lora_rank < 0:
-            raise ValueError(
+            raise UserError(
                 f"rows={self.rows}, questions={self.questions} and accumulation="
                 f"{self.accumulation} must be at least 1, and lora_rank={self.lora_rank} at least 0"
             )
         if min(self.seeing_weight, self.grounding_weight) < 0:
-            raise ValueError(
+            raise UserError(
                 f"seeing_weight={self.seeing_weight} and grounding_weight={self.grounding_weight} "
                 "must be at least 0"
             )
         if self.blind == "image" and (self.seeing_weight or self.grounding_weight):
-            raise ValueError(
+            raise UserError(
                 f"seeing_weight={self.seeing_weight} and grounding_weight={self.grounding_weight} "
                 "with blind='image' ask grey frames what they show; leave one of them out"
             )
         if self.local_vision and self.init:
-            raise ValueError(
+            raise UserError(
                 f"local_vision=True with init={self.init!r}: its weights are not random; leave one "
                 "of them out"
             )
         if self.transfer and not self.init:
-            raise ValueError("transfer=True needs init, the model to start from")
+            raise UserError("transfer=True needs init, the model to start from")
         if self.expert_share is not None and not 0 <= self.expert_share <= 1:
-            raise ValueError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
+            raise UserError(f"expert_share={self.expert_share} must be between 0 and 1, or None")
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""
@@ -197,7 +198,7 @@ def starting_point(
             tokenizer = TOKENIZERS[domain.twin]()
             return transferred(model, tokenizer, domain.action.size), tokenizer, None
         if model.spec.twin != domain.twin:
-            raise ValueError(
+            raise UserError(
                 f"init={config.init!r} is a model of {model.spec.twin}, and {config.qa} asks about "
                 f"{domain.twin}; give questions about {model.spec.twin}, or another init, or set "
                 "transfer to begin from what it knows of seeing"
@@ -245,7 +246,7 @@ def add_lora(network: SemanticNetwork, rank: int) -> None:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("lora_rank needs peft: pip install 'wm_gym[lora]'") from error
+        raise MissingPackageError("lora_rank needs peft: pip install 'wm_gym[lora]'") from error
     modules = rf".*language_model.*\.({'|'.join(LORA_MODULES)})"
     updates = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules)
     network.requires_grad_(False)
@@ -278,7 +279,7 @@ def train_semantic(config: TrainSemanticConfig) -> Path:
     assert domain is not None  # every question set belongs to a domain
     network, tokenizer, card = starting_point(config, domain)
     if config.grounding_weight and network.prefix_attention == "full":
-        raise ValueError(
+        raise UserError(
             f"grounding_weight={config.grounding_weight} needs prefix_attention='block_causal', "
             "this network has 'full'; leave the weight out"
         )

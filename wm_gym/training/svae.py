@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_gym.errors import UserError
 from wm_gym.latents.registry import ADAPTER_WEIGHTS
 from wm_gym.latents.svae import SVAE, SVAEConfig
 from wm_gym.training.frozen_features import FrozenFeatureConfig
@@ -63,7 +64,7 @@ class TrainSVAEConfig(FrozenFeatureConfig):
             ValueError: if the heads do not divide it.
         """
         if input_dim % self.heads:
-            raise ValueError(
+            raise UserError(
                 f"--heads {self.heads} do not divide the {input_dim} channels of {self.latents}; "
                 "give a number that does"
             )

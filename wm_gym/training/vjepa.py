@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from wm_gym.data.camera_frames import CameraFrames
 from wm_gym.data.clips import ClipStarts
 from wm_gym.data.open_dataset import open_dataset
+from wm_gym.errors import UserError
 from wm_gym.latents.rotary import rotation
 from wm_gym.latents.vjepa_mini import (
     RotaryBlock,
@@ -108,12 +109,12 @@ class TrainVJEPAConfig:
     def __post_init__(self) -> None:
         """Check the settings once."""
         if min(self.batch, self.clip_frames, self.frame_stride, self.held_out) < 1:
-            raise ValueError(
+            raise UserError(
                 f"batch={self.batch}, clip_frames={self.clip_frames}, "
                 f"frame_stride={self.frame_stride} and held_out={self.held_out} must be at least 1"
             )
         if not 0 < self.loop.ema < 1:
-            raise ValueError(
+            raise UserError(
                 f"loop.ema={self.loop.ema}: the teacher is the moving average of the encoder; "
                 "expected a decay between 0 and 1, e.g. 0.998"
             )
@@ -247,7 +248,7 @@ def train_vjepa(config: TrainVJEPAConfig) -> Path:
     )
     split = len(data) - config.held_out
     if split < 1:
-        raise ValueError(
+        raise UserError(
             f"{config.data} holds {len(data)} episodes, expected more than the {config.held_out} "
             "kept out; collect more or change --held-out"
         )

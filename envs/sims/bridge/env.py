@@ -31,6 +31,7 @@ from wm_gym.envs.sims.bridge.tasks import (
     task_distance,
 )
 from wm_gym.envs.sims.simulator import SimulatorEnv
+from wm_gym.errors import UserError
 
 CAMERAS = ("shoulder", "side", "wrist")
 MOVE_LIMIT_M = 0.05
@@ -208,7 +209,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
 
     def _check_objects(self, goal: BridgeGoal) -> None:
         if goal.task != self.goal.task:
-            raise ValueError(
+            raise UserError(
                 f"goal {goal.instruction!r}: only {', '.join(self.objects)} are on the table; "
                 f"reset with options={{'task': {goal.task!r}}} and without a state first."
             )
@@ -238,7 +239,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
         check_choice("state['task']", str(state["task"]), TASKS)
         distractors = parse_distractors(str(state["distractors"]))
         if distractors != self.distractors:
-            raise ValueError(
+            raise UserError(
                 f"state holds the distractors {', '.join(distractors) or 'none'}; this environment "
                 f"has {', '.join(self.distractors) or 'none'}. Make one with "
                 f"distractors={str(state['distractors'])!r}."
@@ -249,7 +250,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
         physics = np.asarray(state["physics"], np.float64)
         sound = physics.shape == (self._physics.state_length,)
         if not sound or not (np.abs(physics) < LARGEST_IN_STATE).all():
-            raise ValueError(
+            raise UserError(
                 f"state['physics'] has shape {physics.shape} and must be "
                 f"({self._physics.state_length},) finite numbers below {LARGEST_IN_STATE:g}; take "
                 "it from get_state() of the same version of wm_gym."
@@ -285,7 +286,7 @@ def parse_cameras(cameras: str) -> tuple[str, ...]:
 def _names(keyword: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(" ".join(part.split()) for part in str(text).split(","))
     if not set(names) <= set(known) or len(set(names)) != len(names):
-        raise ValueError(
+        raise UserError(
             f"{keyword}={text!r}; expected different ones of {', '.join(known)}, separated by "
             "commas."
         )

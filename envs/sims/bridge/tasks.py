@@ -20,7 +20,8 @@ from wm_gym.envs.sims.bridge.objects import (
     TOWEL_HEIGHT_M,
 )
 from wm_gym.envs.sims.bridge.state import BridgeState
-from wm_gym.instructions import Goal, InstructionSet
+from wm_gym.errors import UserError
+from wm_gym.instructions import Goal, InstructionSet, as_text
 
 REST_SPEED_M_S = 0.05  # a thing that moves faster has not come to rest
 UPRIGHT = 0.9  # least cosine between the second thing's axis and the vertical
@@ -135,10 +136,10 @@ def parse_instruction(instruction: str, unseen_colours: bool = False) -> BridgeG
     Raises:
         ValueError: if it is not understood, or names things that are not there.
     """
-    parsed = INSTRUCTIONS.parse(str(instruction))
+    parsed = INSTRUCTIONS.parse(as_text(instruction))
     goal = BridgeGoal(parsed.task, unseen_colours)
     if goal.objects != parsed.objects:
-        raise ValueError(
+        raise UserError(
             f"instruction {instruction!r}: these things are not on the table; expected "
             f"{goal.instruction!r} (BridgeSimEnv(colours=...) chooses the colours)."
         )

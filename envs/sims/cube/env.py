@@ -26,6 +26,7 @@ from wm_gym.envs.sims.cube.tasks import (
 )
 from wm_gym.envs.sims.renderer import parse_frame_size
 from wm_gym.envs.sims.simulator import SimulatorEnv
+from wm_gym.errors import UserError
 
 MOVE_LIMIT_M = 0.05
 TURN_LIMIT_RAD = 0.3
@@ -127,7 +128,7 @@ class CubeEnv(SimulatorEnv, EzPickle):
 
     def _check_task(self, task: str) -> None:
         if task == "stack" and len(self.objects) < 2:
-            raise ValueError(
+            raise UserError(
                 f"task='stack' with cubes={', '.join(self.objects)!r}: one cube cannot be stacked; "
                 "give at least two cubes, or task='reach'."
             )
@@ -181,13 +182,13 @@ class CubeEnv(SimulatorEnv, EzPickle):
     def _goal_of_state(self, state: dict[str, Any]) -> CubeGoal:
         cubes = parse_cubes(str(state["cubes"]))
         if cubes != self.objects:
-            raise ValueError(
+            raise UserError(
                 f"state holds the cubes {', '.join(cubes)}; this environment has "
                 f"{', '.join(self.objects)}. Make one with cubes={str(state['cubes'])!r}."
             )
         physics = np.asarray(state["physics"], np.float64)
         if physics.shape != (self._physics.state_length,) or not np.isfinite(physics).all():
-            raise ValueError(
+            raise UserError(
                 f"state['physics'] has shape {physics.shape} and must be "
                 f"({self._physics.state_length},) finite numbers; take it from get_state() of the "
                 "same versions of wm_gym, ogbench and MuJoCo."

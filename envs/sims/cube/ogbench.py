@@ -16,13 +16,14 @@ import numpy as np
 
 from wm_gym.envs.sims.cube.state import GAP_LIMIT_M, CubeState
 from wm_gym.envs.sims.mujoco_import import import_mujoco
+from wm_gym.errors import MissingPackageError
 
 mujoco = import_mujoco()  # chooses the renderer; before the package imports MuJoCo
 try:
     from ogbench.manipspace.controllers import DiffIKController
     from ogbench.manipspace.envs.cube_env import CubeEnv as OGBenchCubeEnv
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"Cube-v0 runs on the package ogbench, which cannot be imported ({error}); install it with "
         "`pip install 'wm_gym[ogbench]'`."
     ) from error

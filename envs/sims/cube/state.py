@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 EFFECTOR_SIZE = 6
 CUBE_SIZE = 9
 CUBE_HALF_M = 0.02
@@ -60,7 +62,7 @@ class CubeState:
         """
         states = np.asarray(states, np.float64)
         if states.shape[-1] not in _CUBES:
-            raise ValueError(
+            raise UserError(
                 f"states have shape {states.shape}; expected a last axis of one of "
                 f"{sorted(_CUBES)}, for one to four cubes"
             )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wm_gym.envs.sims.cube.state import CUBE_HALF_M, CubeState
-from wm_gym.instructions import InstructionSet
+from wm_gym.errors import UserError
+from wm_gym.instructions import InstructionSet, as_text
 from wm_gym.semantic.cube_question_types import ASIDE, PAD_CONTACT, RISE
 from wm_gym.semantic.question_types import BLOCK_CONTACT
 
@@ -43,9 +44,9 @@ class CubeGoal:
     def __post_init__(self) -> None:
         """Checks that task and cubes go together."""
         if self.task not in TASKS:
-            raise ValueError(f"task {self.task!r} is unknown; expected one of {', '.join(TASKS)}.")
+            raise UserError(f"task {self.task!r} is unknown; expected one of {', '.join(TASKS)}.")
         if (self.second is None) != (self.task == "reach") or self.first == self.second:
-            raise ValueError(
+            raise UserError(
                 f"{self.task!r} with first={self.first!r}, second={self.second!r}: expected "
                 "'reach' with one cube, 'stack' with two different ones."
             )
@@ -74,7 +75,7 @@ def parse_instruction(instruction: str, objects: tuple[str, ...] = OBJECTS) -> C
     Raises:
         InstructionError: if no template fits or a cube is not on the table.
     """
-    goal = InstructionSet(TASK_TEMPLATES, objects).parse(str(instruction))
+    goal = InstructionSet(TASK_TEMPLATES, objects).parse(as_text(instruction))
     return CubeGoal(goal.task, *goal.objects)
 
 
@@ -89,7 +90,7 @@ def parse_cubes(cubes: str | int) -> tuple[str, ...]:
         return OBJECTS[: int(text)]
     names = tuple(part.strip() for part in text.split(","))
     if not set(names) <= set(OBJECTS) or len(set(names)) != len(names):
-        raise ValueError(
+        raise UserError(
             f"cubes={cubes!r}; expected a number from 1 to 4, or different ones of "
             f"{', '.join(OBJECTS)}, separated by commas."
         )

@@ -29,6 +29,7 @@ from wm_gym.envs.sims.langtable.tasks import (
 )
 from wm_gym.envs.sims.renderer import parse_frame_size
 from wm_gym.envs.sims.simulator import SimulatorEnv
+from wm_gym.errors import UserError
 
 ACTION_LIMIT_M = 0.03
 MIXED = "mixed"
@@ -117,7 +118,7 @@ class LangTableEnv(SimulatorEnv, EzPickle):
             ValueError: for an instruction with mixed blocks, which are drawn anew; and as there.
         """
         if self._mixed and (options or {}).get("instruction") is not None:
-            raise ValueError(
+            raise UserError(
                 f"instruction {(options or {})['instruction']!r} with blocks={MIXED!r}: the blocks "
                 "are drawn anew at every reset; give a task, or name the blocks"
             )
@@ -175,13 +176,13 @@ class LangTableEnv(SimulatorEnv, EzPickle):
             self.close()
             self._lay(blocks)
         if blocks != self.objects:
-            raise ValueError(
+            raise UserError(
                 f"state holds the blocks {', '.join(blocks)}; this environment has "
                 f"{', '.join(self.objects)}. Make one with blocks={str(state['blocks'])!r}."
             )
         positions = np.asarray(state["positions"], dtype=np.float64)
         if positions.shape != (2 + 3 * len(blocks),) or not np.isfinite(positions).all():
-            raise ValueError(
+            raise UserError(
                 f"state['positions'] has shape {positions.shape} and must be "
                 f"{(2 + 3 * len(blocks),)} finite numbers; take it from get_state()."
             )

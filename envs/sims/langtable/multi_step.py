@@ -10,6 +10,7 @@ import numpy as np
 from wm_gym.envs.sims.langtable.env import LangTableEnv
 from wm_gym.envs.sims.langtable.layout import PUSH_START_M, sample_start
 from wm_gym.envs.sims.langtable.tasks import Goal, is_success, parse_instruction, task_distance
+from wm_gym.errors import UserError
 from wm_gym.semantic.tasks import LANGTABLE_MULTI_STEP
 
 
@@ -50,7 +51,7 @@ class LangTableMultiStep(gymnasium.Wrapper):
         """
         words = (options or {}).get("instruction", self.words)
         if set(options or {}) - {"instruction"} or words not in LANGTABLE_MULTI_STEP:
-            raise ValueError(
+            raise UserError(
                 f"options {options} are not understood; expected 'instruction', one of "
                 f"{', '.join(LANGTABLE_MULTI_STEP)}"
             )

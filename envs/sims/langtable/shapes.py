@@ -10,6 +10,8 @@ from functools import cache
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.90, 0.12, 0.14),
     "green": (0.10, 0.68, 0.24),
@@ -73,13 +75,13 @@ def parse_blocks(blocks: str) -> tuple[str, ...]:
     for name in names:
         colour, _, shape = name.partition(" ")
         if colour not in COLOURS or shape not in SHAPES:
-            raise ValueError(
+            raise UserError(
                 f"blocks={blocks!r}: {name!r} is not a block; expected 'standard', 'ood' or names "
                 f"'<colour> <shape>' separated by commas, with a colour of {', '.join(COLOURS)} "
                 f"and a shape of {', '.join(SHAPES)}."
             )
     if len(set(names)) != len(names) or not 2 <= len(names) <= 10:
-        raise ValueError(
+        raise UserError(
             f"blocks={blocks!r} names {len(names)} blocks; expected 2 to 10 different ones."
         )
     return names

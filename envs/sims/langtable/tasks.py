@@ -18,6 +18,8 @@ from wm_gym.envs.sims.langtable.shapes import (
     PEG_RADIUS_M,
     signed_distances,
 )
+from wm_gym.errors import UserError
+from wm_gym.instructions import as_text
 
 __all__ = [
     "CONTACT_GAP_M",
@@ -65,9 +67,9 @@ class Goal:
     def __post_init__(self) -> None:
         """Checks that task and blocks go together."""
         if self.task not in TASKS:
-            raise ValueError(f"task {self.task!r} is unknown; expected one of {', '.join(TASKS)}.")
+            raise UserError(f"task {self.task!r} is unknown; expected one of {', '.join(TASKS)}.")
         if (self.second is None) != (self.task == "reach") or self.first == self.second:
-            raise ValueError(
+            raise UserError(
                 f"{self.task!r} with first={self.first!r}, second={self.second!r}: expected "
                 "'reach' with one block, any other task with two different blocks."
             )
@@ -107,19 +109,19 @@ def parse_instruction(instruction: str, objects: tuple[str, ...] = OBJECTS) -> G
     Raises:
         ValueError: if no template fits or a block is not on the table.
     """
-    text = " ".join(str(instruction).lower().split()).rstrip(".")
+    text = " ".join(as_text(instruction).lower().split()).rstrip(".")
     for task, template in TASK_TEMPLATES.items():
         pattern = template.replace("{first}", "(?P<first>.+)").replace("{second}", "(?P<second>.+)")
         if match := re.fullmatch(pattern, text):
             for name in match.groupdict().values():
                 if name not in objects:
-                    raise ValueError(
+                    raise UserError(
                         f"instruction {instruction!r}: {name!r} is not on the table; expected one "
                         f"of {', '.join(objects)} (other blocks: LangTableEnv(blocks=...))."
                     )
             return Goal(task, **match.groupdict())
     known = "; ".join(repr(template) for template in TASK_TEMPLATES.values())
-    raise ValueError(f"instruction {instruction!r} fits no template; expected one of {known}.")
+    raise UserError(f"instruction {instruction!r} fits no template; expected one of {known}.")
 
 
 def split_state(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -172,7 +172,7 @@ def test_what_cannot_be_asked_or_written_is_refused_before_the_work(
         words = ["evaluate", "semantic", "--checkpoint", folder / "model",
                  "--qa", folder / "qa_standard", *more]  # fmt: skip
         assert main([str(word) for word in words]) == 2
-        return capsys.readouterr().err
+        return said(capsys)
 
     monkeypatch.setattr("wm_gym.evaluation.semantic.answers.answer_questions", pytest.fail)
     (tmp_path / "file").touch()
@@ -180,11 +180,11 @@ def test_what_cannot_be_asked_or_written_is_refused_before_the_work(
     assert "expected a name that ends in" in refused("--plot", "x.foo")
     assert "is a folder; expected the name of a file" in refused("--json", tmp_path)
     assert "is a file, no folder" in refused("--plot", tmp_path / "file" / "sub" / "x.png")
-    assert "--seed -1 must be at least 0" in refused("--seed", "-1")
+    assert "seed=-1 must be at least 0" in refused("--seed", "-1")
     write_cube_episodes(tmp_path / "cube", 2)
     collect_qa(CollectQAConfig((tmp_path / "cube",), tmp_path / "qa_cube"))
-    said = refused("--qa-ood", tmp_path / "qa_cube")
-    assert "asks about Cube-v0" in said and "a model of LangTable-v0" in said
+    told = refused("--qa-ood", tmp_path / "qa_cube")
+    assert "asks about Cube-v0" in told and "a model of LangTable-v0" in told
     collect_qa(CollectQAConfig((folder / "ood",), tmp_path / "far", max_horizon=24, horizons=24))
     assert "trained with 0 to 20" in refused("--qa-ood", tmp_path / "far")
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.said import said
 from tests.semantic.conftest import tiny_semantic_model
 from tests.semantic.cube_episodes import write_cube_episodes
 from tests.semantic.episodes import write_episodes
@@ -78,16 +79,16 @@ def test_the_command_writes_the_threshold_into_the_card(folder, tmp_path, capsys
     assert main([*words, "--per-task", "1"]) == 2
     assert "in both halves of the episodes" in capsys.readouterr().err
     assert main([*words, "--per-task", "0"]) == 2
-    assert "at least 1" in capsys.readouterr().err
+    assert "at least 1" in said(capsys)
     assert main([*words, "--seed", "-1"]) == 2
-    assert "--seed -1 at least 0" in capsys.readouterr().err
+    assert "seed=-1 at least 0" in said(capsys)
 
 
 def test_what_it_cannot_use_is_refused_before_the_work(folder, tmp_path, capsys):
     words = ["calibrate-semantic", "--checkpoint", str(folder / "model"), "--data"]
     write_cube_episodes(tmp_path / "cube", 2)
     assert main([*words, str(tmp_path / "cube")]) == 2
-    said = capsys.readouterr().err
-    assert "episodes of Cube-v0" in said and "a model of LangTable-v0" in said
+    told = said(capsys)
+    assert "episodes of Cube-v0" in told and "a model of LangTable-v0" in told
     assert main([*words, str(folder / "episodes"), "--json", str(tmp_path)]) == 2
     assert "is a folder; expected the name of a file" in capsys.readouterr().err

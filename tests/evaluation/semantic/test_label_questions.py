@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.chat.chat_server import ScriptedServer, images_of, texts_of
+from tests.said import said
 from tests.semantic.cube_episodes import write_cube_episodes
 from tests.semantic.episodes import write_episodes
 from wm_gym.cli import main
@@ -123,19 +124,19 @@ def test_labels_of_other_questions_are_not_taken_for_these(folder, knowing, tmp_
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, expected",
     [
-        (["--seed", "-1"], "--seed -1"),
-        (["--samples", "1", "--temperature", "-1"], "--temperature -1"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--samples", "1", "--temperature", "-1"], "temperature=-1"),
         (["--chat.base-url", "localhost:8000"], "expected an address"),
         (["--json", "."], "is a folder"),
         (["--out", __file__], "is a file, no folder"),
     ],
 )
-def test_what_is_refused_claims_no_folder(folder, knowing, tmp_path, capsys, words, said):
+def test_what_is_refused_claims_no_folder(folder, knowing, tmp_path, capsys, words, expected):
     with ScriptedServer(knowing) as server:
         assert label(folder, server, tmp_path / "out", *words) == 2
-    assert said in capsys.readouterr().err
+    assert expected in said(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -269,13 +270,13 @@ def test_what_decompose_task_cannot_use_is_refused_before_anything_is_asked(tmp_
     refused = {
         "is a file, no folder": ["--out", str(tmp_path / "file")],
         "is a folder; expected the name of a file": ["--json", str(tmp_path)],
-        "episodes of Cube-v0, and --env-id LangTable-v0": ["--data", str(tmp_path / "cube")],
+        "episodes of Cube-v0, and env_id='LangTable-v0'": ["--data", str(tmp_path / "cube")],
         "holds an empty one": ["--instruction", "reach the red moon", " "],
     }
     with ScriptedServer(lambda request: json.dumps(REACH.to_dict())) as server:
-        for said, words in refused.items():
+        for expected, words in refused.items():
             assert reach(server, tmp_path / "out", *words) == 2
-            assert said in capsys.readouterr().err
+            assert expected in said(capsys)
     assert not server.requests and not (tmp_path / "out").exists()
 
 
@@ -283,5 +284,5 @@ def test_episodes_without_the_tasks_blocks_check_nothing(folder, tmp_path, capsy
     write_episodes(tmp_path / "ood", ["random"], blocks="ood", steps=2)
     with ScriptedServer(lambda request: json.dumps(REACH.to_dict())) as server:
         assert reach(server, tmp_path / "out", "--data", str(tmp_path / "ood")) == 0
-    said = capsys.readouterr().out
-    assert "not checked: no episode" in said and "nan" not in said
+    told = capsys.readouterr().out
+    assert "not checked: no episode" in told and "nan" not in told

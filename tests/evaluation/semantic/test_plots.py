@@ -103,8 +103,8 @@ def test_the_commands_write_a_picture(folder, tmp_path, words):
         (["attention", "--question", WORDS, "--frame", "90"], "has frames 0 to 24"),
         (["plan", "--episode", "7"], "holds episodes 0 to 1"),
         (["plan", "--instruction", "dance"], "'dance' is not understood"),
-        (["plan", "--out", "p.foo"], "--out p.foo does not say which kind"),
-        (["attention", "--question", WORDS, "--out", "p"], "--out p does not say which kind"),
+        (["plan", "--out", "p.foo"], "out='p.foo' does not say which kind"),
+        (["attention", "--question", WORDS, "--out", "p"], "out='p' does not say which kind"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(folder, tmp_path, capsys, words, said):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
+from wm_gym.errors import UserError
 from wm_gym.evaluation.compare_real.judge_episodes import judge_episodes
 from wm_gym.evaluation.compare_real.policies import (
     EMBEDDED_POLICIES,
@@ -90,15 +91,15 @@ class CompareRealConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if not self.noise or not all(level >= 0 for level in self.noise):
-            raise ValueError(f"noise={self.noise}; expected levels of 0 or more")
+            raise UserError(f"noise={self.noise}; expected levels of 0 or more")
         if min(self.starts, self.max_steps, self.rows, self.resamples) < 1 or self.seed < 0:
-            raise ValueError(
+            raise UserError(
                 f"starts={self.starts}, max_steps={self.max_steps}, rows={self.rows}, "
                 f"resamples={self.resamples}, seed={self.seed}; expected at least 1 each, and a "
                 "seed of 0 or more"
             )
         if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks={self.tasks}; expected each task once")
+            raise UserError(f"tasks={self.tasks}; expected each task once")
         if self.judge is not None:
             read_judge_name(self.judge)
 
@@ -206,7 +207,7 @@ def choose_starts(
     by_task: dict[str, list[dict[str, Any]]] = {}
     for task in config.tasks:
         if task not in instructions.templates:
-            raise ValueError(
+            raise UserError(
                 f"task {task!r} is unknown to {config.id}; --tasks takes some of "
                 f"{', '.join(instructions.templates)}"
             )
@@ -218,7 +219,7 @@ def choose_starts(
             if instructions.parse(text).task == task
         ]
         if len(of_task) < config.starts:
-            raise ValueError(
+            raise UserError(
                 f"{config.checkpoint} stores {len(of_task)} start states of task {task!r}, "
                 f"expected at least {config.starts}: make more with `wm-gym make-start-states "
                 f"--count {config.starts}`, or ask for fewer with --starts"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wm_gym.checkpoints import Checkpoint, CheckpointError, save_data_file
+from wm_gym.errors import UserError
 
 FILENAME = "demo_clips.npz"
 REMEDY = "make them from held-out episodes with `wm-gym make-demo-clips --data FOLDER`"
@@ -46,7 +47,7 @@ class DemoClips:
             and len(self.behaviours) in (0, len(self.actions))
         )
         if not fits:
-            raise ValueError(
+            raise UserError(
                 f"frames {self.frames.dtype} {self.frames.shape}, actions {self.actions.shape} and "
                 f"{len(self.instructions)} instructions and {len(self.behaviours)} behaviours are "
                 "no demo clips: expected uint8 (N, T + 1, H, W, 3), (N, T, A) and N of each"
@@ -134,7 +135,7 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
     chosen = [int(i) for i in config.episodes or long_enough[: config.clips]]
     short = sorted(set(chosen) - set(long_enough.tolist()))
     if short or not chosen:
-        raise ValueError(
+        raise UserError(
             f"{config.data} has {len(long_enough)} episodes of at least {config.steps} actions; "
             f"episodes {short} are not among them: choose others or fewer steps"
         )
@@ -150,7 +151,7 @@ def make_demo_clips(config: MakeDemoClipsConfig) -> Path:
         tuple(dataset.behaviours[i] for i in chosen),
     )
     if clips.actions.shape[-1] != opened.spec.action.size:
-        raise ValueError(
+        raise UserError(
             f"{config.data} has actions of {clips.actions.shape[-1]} components, the card of "
             f"{opened.spec.name} says {opened.spec.action.size}; use episodes of its domain, "
             "or say with --checkpoint which model they are for"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wm_gym.errors import UserError
+
 STRIP_COLUMNS = 7
 
 
@@ -37,7 +39,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if self.clips < 1 or self.steps < 1:
-            raise ValueError(f"clips={self.clips} and steps={self.steps} must be at least 1")
+            raise UserError(f"clips={self.clips} and steps={self.steps} must be at least 1")
 
 
 def demo(config: DemoConfig) -> tuple[Path, Path]:

@@ -19,6 +19,7 @@ import torch
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.errors import UserError
 from wm_gym.evaluation.latent_spaces.action_content import (
     ReadActions,
     RecoveryConfig,
@@ -76,7 +77,7 @@ class LatentSpacesConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if not self.checkpoints or min(self.horizons, default=0) < 1 or self.clips < 2:
-            raise ValueError(
+            raise UserError(
                 f"checkpoints={self.checkpoints}, horizons={self.horizons}, clips={self.clips}: "
                 "expected at least one checkpoint, horizons of 1 or more and 2 clips (shuffled "
                 "actions need another clip)"
@@ -109,11 +110,11 @@ def idms_of(model: LatentWorldModel, folders: tuple[Path, ...]) -> dict[str, Tra
         )
         name = f"k_{network.cfg.horizon}"
         if same and name in found:
-            raise ValueError(f"{folder} is the second inverse dynamics model {name} of one model")
+            raise UserError(f"{folder} is the second inverse dynamics model {name} of one model")
         if same:
             found[name] = network
     if not found:
-        raise ValueError(
+        raise UserError(
             f"none of {[str(folder) for folder in folders]} was trained on latents of the space "
             f"and the normalisation of {model.spec.name}; encode episodes with `wm-gym train "
             f"latents --space {model.folder}` and train one on them with `wm-gym train idm`"
@@ -169,7 +170,7 @@ def complete(clips: OpenLoopClips) -> OpenLoopClips:
     """
     rows = np.flatnonzero(clips.steps == clips.truth.shape[1])
     if len(rows) < 2:
-        raise ValueError(
+        raise UserError(
             f"only {len(rows)} clips have all {clips.truth.shape[1]} steps recorded, expected 2 or "
             "more; lower --horizons or collect longer episodes"
         )
@@ -278,10 +279,10 @@ def evaluate_latent_spaces(config: LatentSpacesConfig) -> dict[str, Any]:
         model = load_world_model(folder)
         name = model.spec.name
         if name in measured:
-            raise ValueError(f"two of {list(map(str, config.checkpoints))} are named {name!r}")
+            raise UserError(f"two of {list(map(str, config.checkpoints))} are named {name!r}")
         data = open_recorded(config.data, model.spec)
         if not isinstance(data, EpisodeDataset):
-            raise ValueError(f"{config.data} holds no episodes of `wm-gym collect`; give some")
+            raise UserError(f"{config.data} holds no episodes of `wm-gym collect`; give some")
         measured[name], folders[name] = measure_model(model, data, config), folder
     header = measurement_header(seeds=config.seed)
     report = {

@@ -11,6 +11,7 @@ import numpy as np
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize_views
 from wm_gym.data.open_dataset import open_dataset, read_actions_as
+from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
@@ -60,7 +61,7 @@ def open_recorded(
         ValueError: if there are not as many cameras as the model has views.
     """
     if max(1, len(cameras)) != spec.num_views:
-        raise ValueError(
+        raise UserError(
             f"{spec.name} sees {spec.num_views} camera(s) side by side, got --cameras "
             f"{list(cameras)}; name as many, in the order the model was trained with"
         )
@@ -87,7 +88,7 @@ def sample_clips(
     lengths = dataset.lengths // skip
     usable = rng.permutation(np.flatnonzero(lengths >= history))[:clips]
     if len(usable) < 2:
-        raise ValueError(
+        raise UserError(
             f"{dataset.folder} has {len(usable)} episodes of at least {history * skip} actions, "
             "expected 2 or more; collect longer episodes"
         )
@@ -101,7 +102,7 @@ def sample_clips(
         taken = np.zeros((history - 1 + steps, spec.action.size), np.float32)
         whole = dataset.actions(int(episode))[start * skip :: skip][: history - 1 + available]
         if whole.shape[1] != spec.action.size:
-            raise ValueError(
+            raise UserError(
                 f"{dataset.folder} has actions of {whole.shape[1]} components, the model's card "
                 f"says {spec.action.size}: {list(spec.action.names)}; use episodes of its domain, "
                 "or say with --id or --checkpoint which model they are of"

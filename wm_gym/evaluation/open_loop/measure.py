@@ -21,6 +21,7 @@ from tqdm import tqdm
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import domain_of
 from wm_gym.envs.collect import HELD_OUT_SEEDS
+from wm_gym.errors import UserError
 from wm_gym.evaluation.open_loop.clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.open_loop.components import BlockReference
 from wm_gym.evaluation.open_loop.effectors import EFFECTORS
@@ -72,7 +73,7 @@ class OpenLoopConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if self.clips < 2 or self.batch < 1 or min(self.horizons, default=0) < 1:
-            raise ValueError(
+            raise UserError(
                 f"clips={self.clips}, batch={self.batch}, horizons={self.horizons}: expected at "
                 "least 2 clips (shuffled actions need another clip), a batch and horizons of 1"
             )
@@ -131,7 +132,7 @@ def check_length(clips: OpenLoopClips, horizon: int) -> None:
         ValueError: if none does.
     """
     if clips.steps.max() < horizon:
-        raise ValueError(
+        raise UserError(
             f"no clip has {horizon} recorded steps, the longest has {clips.steps.max()}; ask for "
             "shorter horizons or collect longer episodes"
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from wm_gym.errors import UserError
 from wm_gym.evaluation.parity.latents import (
     ParityResult,
     case_paths,
@@ -81,7 +82,7 @@ def check_parity(config: CheckParityConfig) -> int:
     """
     paths = sorted([*case_paths(config.folder), *config.folder.glob("*.json")])
     if not paths:
-        raise ValueError(
+        raise UserError(
             f"{config.folder} holds no *.safetensors or *.json; expected a folder laid out like "
             "tests/parity/data"
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wm_gym.dynamics.noise import row_noise
 from wm_gym.dynamics.rollout import LatentHistory
+from wm_gym.errors import UserError
 from wm_gym.evaluation.open_loop.clips import OpenLoopClips, open_recorded, sample_clips
 from wm_gym.evaluation.report import measurement_header, write_json
 
@@ -214,7 +215,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
 
     for name, least in (("clips", 2), ("steps", 1)):
         if getattr(config, name) < least:
-            raise ValueError(f"{name}={getattr(config, name)}; expected at least {least}")
+            raise UserError(f"{name}={getattr(config, name)}; expected at least {least}")
     model = load_world_model(
         config.checkpoint, denoising_steps=config.denoising_steps, device=config.device
     )

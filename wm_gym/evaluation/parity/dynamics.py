@@ -19,6 +19,7 @@ from wm_gym.dynamics.dit import DiT, DiTConfig
 from wm_gym.dynamics.flow import FlowSampler, schedule_shift
 from wm_gym.dynamics.rollout import CacheMode, LatentHistory, Rollout
 from wm_gym.dynamics.samplers import Sampler
+from wm_gym.errors import UserError
 from wm_gym.evaluation.parity.bare_models import bare_card
 from wm_gym.evaluation.parity.latents import ParityCase, ParityResult, read_case
 from wm_gym.policies.openvla import ActionStatistics, detokenise, unnormalise
@@ -64,7 +65,7 @@ def dit_config(arguments: dict[str, Any]) -> DiTConfig:
     }
     unknown = sorted(set(known) - set(inspect.signature(DiTConfig).parameters))
     if unknown:
-        raise ValueError(f"unknown settings of a DiT reference case: {unknown}")
+        raise UserError(f"unknown settings of a DiT reference case: {unknown}")
     return DiTConfig(**known, head="wide" if arguments.get("wide_head") else "plain")
 
 
@@ -88,7 +89,7 @@ def run_rollout_case(path: Path) -> ParityResult:
     case = read_case(path)
     horizon = case.config.get("horizon", 1)
     if horizon != 1:
-        raise ValueError(f"{path}: frames are made one at a time here, not {horizon} at once")
+        raise UserError(f"{path}: frames are made one at a time here, not {horizon} at once")
     modes: list[CacheMode] = ["off"]
     if case.config["init_kwargs"].get("temporal_mode", "factored") == "factored":
         modes.append("exact")
@@ -134,10 +135,10 @@ def _sampler(config: dict[str, Any]) -> Sampler:
     """The sampler a rollout case was recorded with."""
     keys = {"FlowMatching.generate": "flow_kwargs", "Diffusion.generate": "diffusion_kwargs"}
     if config["sampler"] not in keys:
-        raise ValueError(f"unknown sampler {config['sampler']!r} of a reference case")
+        raise UserError(f"unknown sampler {config['sampler']!r} of a reference case")
     settings = config[keys[config["sampler"]]]
     if (count := settings.get("timesteps", TRAINING_STEPS)) != TRAINING_STEPS:
-        raise ValueError(
+        raise UserError(
             f"a reference case with timesteps {count}: samplers have {TRAINING_STEPS} here"
         )
     if "flow_kwargs" in config:
@@ -216,7 +217,7 @@ def run_state_dict_shapes(path: Path) -> ParityResult:
                 }
                 network = PixelDecoder(PixelDecoderConfig.from_released(arguments))
             else:
-                raise ValueError(f"{path}: no network is known for {name!r}")
+                raise UserError(f"{path}: no network is known for {name!r}")
         shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
         reference = entry["shapes"]
         differing = set(shapes) ^ set(reference)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wm_gym.errors import UserError
 from wm_gym.judges.probe import SpatiotemporalProbe, SpatiotemporalProbeConfig
 from wm_gym.latents.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from wm_gym.latents.svae import SVAE, SVAEConfig
@@ -102,7 +103,7 @@ def run_latent_parity(path: Path) -> ParityResult:
     case = read_case(path)
     kind = parity_kind(case)
     if kind is None:
-        raise ValueError(f"{path}: class {case.config.get('class')!r} is not tested here")
+        raise UserError(f"{path}: class {case.config.get('class')!r} is not tested here")
     with torch.no_grad():
         found = _RUNNERS[kind](case)
     # intermediate values only help to localise a mismatch: those not computed here do not count
@@ -137,7 +138,7 @@ def _config(cls: type, arguments: dict[str, Any], name: str) -> Any:
     known = inspect.signature(cls).parameters
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise ValueError(f"{name}: {cls.__name__} has no fields {unknown}; it has {sorted(known)}")
+        raise UserError(f"{name}: {cls.__name__} has no fields {unknown}; it has {sorted(known)}")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_gym.errors import UserError
 from wm_gym.evaluation.parity.latents import ParityCase, ParityResult, compare, read_case
 from wm_gym.semantic.attention import Asked
 from wm_gym.semantic.model import (
@@ -71,7 +72,7 @@ def load_network(case: ParityCase, folder: Path) -> SemanticNetwork:
     if not weights:
         named = str(case.config.get("weights", "")).removeprefix("same as ").split(" ")[0]
         if not named.endswith(".safetensors"):
-            raise ValueError(f"{case.name} holds no weights and names no case that does")
+            raise UserError(f"{case.name} holds no weights and names no case that does")
         weights = read_case(folder / named).weights
     network = SemanticNetwork(network_config(case.config), "full").eval()
     load_published(network, weights)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.devices import check_device
+from wm_gym.errors import UserError
 from wm_gym.evaluation.output_files import check_file, check_picture
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
@@ -65,13 +66,13 @@ class EvaluateSemanticConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.questions < 1 or min(self.frames, self.batch) < 2:
-            raise ValueError(
+            raise UserError(
                 f"questions={self.questions} must be at least 1, and frames={self.frames} and "
                 f"batch={self.batch} at least 2: a control gives a frame the actions of another "
                 "one in its batch"
             )
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be at least 0")
+            raise UserError(f"seed={self.seed} must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,12 @@ def _blind_models(config: EvaluateSemanticConfig) -> dict[str, SemanticWorldMode
         model = load_semantic_model(checkpoint, device=config.device)
         name = f"trained_without_{trained_blind(model)}"
         if trained_blind(model) == "none":
-            raise ValueError(
+            raise UserError(
                 f"blind_trained={checkpoint!r} was not trained blind, as its card says; train a "
                 "control with `wm-gym train semantic --blind image`, or actions"
             )
         if name in found:
-            raise ValueError(f"blind_trained names two checkpoints {name}; give one of each kind")
+            raise UserError(f"blind_trained names two checkpoints {name}; give one of each kind")
         found[name] = model
     return found
 
@@ -203,12 +204,12 @@ def _check_questions(
     farthest = int(saqa.records["horizon"][saqa.sampler(group).order].max())
     for model in models:
         if model.spec.twin not in (None, saqa.simulator):
-            raise ValueError(
+            raise UserError(
                 f"{saqa.folder} asks about {saqa.simulator}, and {model.spec.name} is a model of "
                 f"{model.spec.twin}; give questions about that"
             )
         if farthest > model.spec.horizon:
-            raise ValueError(
+            raise UserError(
                 f"{saqa.folder} asks about {farthest} actions ahead, and {model.spec.name} was "
                 f"trained with 0 to {model.spec.horizon}; collect questions with `wm-gym "
                 f"collect-qa --max-horizon {model.spec.horizon}`"

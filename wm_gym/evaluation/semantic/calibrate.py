@@ -20,6 +20,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.errors import UserError
 from wm_gym.evaluation.output_files import check_file
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.evaluation.semantic.exact_answers import holds_exactly
@@ -55,7 +56,7 @@ class CalibrateSemanticConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if min(self.per_task, self.batch) < 1 or self.seed < 0:
-            raise ValueError(
+            raise UserError(
                 f"per_task={self.per_task} and batch={self.batch} must be at least 1, and "
                 f"seed={self.seed} at least 0"
             )
@@ -114,7 +115,7 @@ def choose_cases(
                     cases.append(Case(episode, frame, goal, success, bool(exact[0])))
         for success, cases in kept.items():
             if not cases:
-                raise ValueError(
+                raise UserError(
                     f"the episodes show no {'success' if success else 'failure'} at task {task!r}; "
                     "collect more of them, of all behaviours"
                 )
@@ -164,7 +165,7 @@ def calibrate_semantic(config: CalibrateSemanticConfig) -> dict[str, Any]:
     model = load_semantic_model(config.checkpoint, device=config.device)
     simulator = simulator_of_start(data[0].start_state)
     if model.spec.twin not in (None, simulator):
-        raise ValueError(
+        raise UserError(
             f"{config.data} holds episodes of {simulator}, and {model.spec.name} is a model of "
             f"{model.spec.twin}; give episodes of that"
         )
@@ -211,7 +212,7 @@ def _check_halves(fitted: np.ndarray, task: np.ndarray, success: np.ndarray) -> 
         for half in (fitted, ~fitted):
             found = success[half & (task == name)]
             if found.all() or not found.any():  # also where there are none at all
-                raise ValueError(
+                raise UserError(
                     f"task {name!r} needs successes and failures in both halves of the episodes; "
                     "raise per_task, or collect more episodes"
                 )

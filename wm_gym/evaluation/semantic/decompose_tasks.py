@@ -19,6 +19,7 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.domains import domain_of
 from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.errors import UserError
 from wm_gym.evaluation.output_files import check_file, check_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.evaluation.semantic.exact_answers import holds_exactly
@@ -58,16 +59,16 @@ class DecomposeTaskConfig:
     def __post_init__(self) -> None:
         """Check names and numbers before anything is asked."""
         if self.env_id not in QUESTION_SETS:
-            raise ValueError(
+            raise UserError(
                 f"env_id={self.env_id!r} has no questions; expected one of {list(QUESTION_SETS)}"
             )
         if not self.instruction or self.attempts < 1:
-            raise ValueError(
+            raise UserError(
                 f"instruction={self.instruction!r} and attempts={self.attempts}; expected at "
                 "least one each"
             )
         if not all(words.strip() for words in self.instruction):
-            raise ValueError(
+            raise UserError(
                 f"instruction={self.instruction!r} holds an empty one; say what to do, e.g. 'push "
                 "the red moon'"
             )
@@ -99,7 +100,7 @@ def decompose_tasks(config: DecomposeTaskConfig) -> dict[str, Any]:
     check_file("json", config.json)
     data = None if config.data is None else EpisodeDataset(config.data)
     if data is not None and simulator_of_start(data[0].start_state) != config.env_id:
-        raise ValueError(
+        raise UserError(
             f"{config.data} holds episodes of {simulator_of_start(data[0].start_state)}, and "
             f"env_id={config.env_id!r}; give episodes of that, or the other env_id"
         )
@@ -168,9 +169,9 @@ def _read_made(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(known, dict):
-            raise ValueError("it is no JSON object")
+            raise UserError("it is no JSON object")
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error}); remove it, and all tasks are made again"
         ) from error
     return known
@@ -185,7 +186,7 @@ def _read_kept(path: Path, objects: Sequence[str], questions: QuestionSet) -> Se
     try:
         return read_task(path.read_text(encoding="utf-8"), objects, questions)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
+        raise UserError(f"{path} is damaged ({error}); remove it, and it is made again") from error
 
 
 def agreement(

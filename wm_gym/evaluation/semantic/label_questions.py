@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from wm_gym.chat.choice import ChatChoice
 from wm_gym.checkpoints import write_atomically
+from wm_gym.errors import UserError
 from wm_gym.evaluation.output_files import check_file, check_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.language import enlarged
@@ -55,17 +56,17 @@ class LabelQuestionsConfig:
     def __post_init__(self) -> None:
         """Check the numbers before anything is asked."""
         if min(self.frames, self.questions, self.samples) < 1 or self.side < 0:
-            raise ValueError(
+            raise UserError(
                 f"frames={self.frames}, questions={self.questions} and samples={self.samples} must "
                 f"be at least 1, and side={self.side} at least 0"
             )
         if not 0 <= self.seed < 2**63 or not 0 <= self.temperature < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"seed={self.seed} and temperature={self.temperature}; expected a seed from 0 to "
                 "2**63 - 1, and a finite temperature of at least 0"
             )
         if (self.samples > 1) != (self.temperature > 0):
-            raise ValueError(
+            raise UserError(
                 f"samples={self.samples} and temperature={self.temperature} do not go together; "
                 "expected several samples above 0, or one at 0"
             )
@@ -242,9 +243,9 @@ def _check_settings(config: LabelQuestionsConfig, identity: dict[str, Any]) -> N
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise UserError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, which says what the labels beside it are, cannot be read ({error}); choose "
             "another out"
         ) from error
@@ -255,12 +256,12 @@ def _check_settings(config: LabelQuestionsConfig, identity: dict[str, Any]) -> N
         if key != "asked_sha256" and found.get(key) != value
     ]
     if different:
-        raise ValueError(
+        raise UserError(
             f"{config.out} holds labels made with other settings ({'; '.join(different)}); choose "
             "another out"
         )
     if asked not in (None, identity["asked_sha256"]):
-        raise ValueError(
+        raise UserError(
             f"{config.out} holds labels of other questions or pictures than {config.qa} holds now; "
             "choose another out"
         )
@@ -283,7 +284,7 @@ def _stored(path: Path, drawn: list[Drawn]) -> dict[int, Label]:
         try:
             labels |= _read_label(line, drawn)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: {error}; remove that line, and its question is asked "
                 "again, or choose another out"
             ) from error
@@ -298,19 +299,19 @@ def _read_label(line: bytes, drawn: list[Drawn]) -> dict[int, Label]:
     """
     row = json.loads(line.decode())
     if not isinstance(row, dict):
-        raise ValueError("it is no JSON object")
+        raise UserError("it is no JSON object")
     absent = {"number", "question", "yes", "votes_yes", "votes_no"} - set(row)
     if absent:
-        raise ValueError(f"{', '.join(sorted(absent))} is absent")
+        raise UserError(f"{', '.join(sorted(absent))} is absent")
     number, yes, votes = row["number"], row["yes"], (row["votes_yes"], row["votes_no"])
     if type(number) is not int or not 0 <= number < len(drawn):
-        raise ValueError(f"number is {number!r}; expected 0 to {len(drawn) - 1}")
+        raise UserError(f"number is {number!r}; expected 0 to {len(drawn) - 1}")
     if row["question"] != drawn[number].words:
-        raise ValueError(
+        raise UserError(
             f"it answers {row['question']!r}, and question {number} is {drawn[number].words!r}"
         )
     if type(yes) is not bool or any(type(vote) is not int for vote in votes):
-        raise ValueError(
+        raise UserError(
             f"yes is {yes!r} with {votes[0]!r} votes for and {votes[1]!r} against; expected true "
             "or false, and whole numbers"
         )

@@ -12,6 +12,7 @@ import torch
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.errors import UserError
 from wm_gym.evaluation.output_files import check_picture, save_figure
 from wm_gym.evaluation.semantic.recorded_frames import check_place
 from wm_gym.instructions import InstructionSet
@@ -75,7 +76,7 @@ def plot_plan(config: PlotPlanConfig) -> Path:
     recorded = data[config.episode]
     simulator = simulator_of_start(recorded.start_state)
     if simulator != model.spec.twin:
-        raise ValueError(
+        raise UserError(
             f"{config.data} holds episodes of {simulator}, and {model.spec.name} is a model of "
             f"{model.spec.twin}; give episodes of that"
         )

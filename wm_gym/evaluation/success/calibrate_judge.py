@@ -22,6 +22,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.devices import check_device
 from wm_gym.envs.sims.predicates import success_predicate
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import load_by_id, open_by_id
 from wm_gym.evaluation.output_files import check_file, check_picture
 from wm_gym.evaluation.reliability import calibration_error, plot_reliability, reliability
@@ -81,12 +82,12 @@ class CalibrateJudgeConfig:
     def __post_init__(self) -> None:
         """Check numbers and names before anything is loaded."""
         if min(self.horizon, self.per_kind, self.rows, self.resamples) < 1:
-            raise ValueError(
+            raise UserError(
                 f"horizon={self.horizon}, per_kind={self.per_kind}, rows={self.rows}, "
                 f"resamples={self.resamples}; expected at least 1 each"
             )
         if not self.judge or len(set(self.judge)) < len(self.judge):
-            raise ValueError(f"judge={self.judge!r}; expected at least one name, and each once")
+            raise UserError(f"judge={self.judge!r}; expected at least one name, and each once")
         for name in self.judge:
             read_judge_name(name)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.evaluation.success.reward_model import RewardModelConfig, describe_clips, roll_out_clips
@@ -55,11 +56,11 @@ class CalibrateRewardConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if min(self.episodes, self.horizon) < 1:
-            raise ValueError(
+            raise UserError(
                 f"episodes={self.episodes} and horizon={self.horizon} must be at least 1"
             )
         if self.patience is not None and self.patience < 0:
-            raise ValueError(f"patience={self.patience} must be 0 steps or more")
+            raise UserError(f"patience={self.patience} must be 0 steps or more")
 
 
 def calibrate_reward(config: CalibrateRewardConfig) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def calibrate_reward(config: CalibrateRewardConfig) -> dict[str, Any]:
     }
     chosen = choose_rule(list(scored.values()), patience=config.patience)
     if chosen is None:
-        raise ValueError(
+        raise UserError(
             f"{config.data} has no task that is solved in some clips and failed in others, of "
             f"{len(shown.clips)} clips of {config.horizon} steps; collect more episodes, of all "
             "behaviours"

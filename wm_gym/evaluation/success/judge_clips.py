@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.envs.goal_labels import label_states
+from wm_gym.errors import UserError
 from wm_gym.judges.verdicts import Clip
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def choose_clips(
     rng = np.random.default_rng([seed, 0])
     order = rng.permutation(np.flatnonzero(np.asarray(data.lengths) >= horizon)).tolist()
     if not order:
-        raise ValueError(
+        raise UserError(
             f"{data.folder} has no episode of at least {horizon} steps; lower --horizon"
         )
     episodes = [data[number] for number in order]

@@ -11,6 +11,7 @@ import tyro
 
 from wm_gym.data.video import VideoFile
 from wm_gym.devices import check_device
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import embedded_folder, load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.registry import JudgeContext, make_judge, read_judge_name
@@ -39,9 +40,9 @@ class JudgeVideosConfig:
     def __post_init__(self) -> None:
         """Check the judge's name and the number of instructions before anything is loaded."""
         if not self.videos:
-            raise ValueError("videos=() is empty; expected at least one video")
+            raise UserError("videos=() is empty; expected at least one video")
         if len(self.instruction) not in (1, len(self.videos)):
-            raise ValueError(
+            raise UserError(
                 f"instruction={self.instruction!r}: {len(self.instruction)} for {len(self.videos)} "
                 "videos; expected one for all, or one for each"
             )

@@ -21,6 +21,7 @@ from wm_gym.checkpoints import Checkpoint
 from wm_gym.data.episodes import EpisodeDataset
 from wm_gym.data.foreign_pictures import foreign_pictures, sample_frames
 from wm_gym.envs.goal_labels import label_states
+from wm_gym.errors import UserError
 from wm_gym.evaluation.models import load_by_id
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 from wm_gym.judges.success_classifier import RewardModel
@@ -109,7 +110,7 @@ def roll_out_clips(
     long_enough = np.flatnonzero(data.lengths >= config.horizon)
     chosen = rng.permutation(long_enough)[: config.episodes]
     if not len(chosen):
-        raise ValueError(
+        raise UserError(
             f"{data.folder} has no episode of at least {config.horizon} steps; lower --horizon"
         )
     real, imagined, still, states, tasks, shown = [], [], [], [], [], []
