@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.said import said
 from tests.semantic.conftest import tiny_semantic_model
 from tests.semantic.cube_episodes import write_cube_episodes
 from tests.semantic.episodes import write_episodes
