@@ -186,6 +186,21 @@ def test_the_world_model_recipe_fits_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gl")
+def test_the_recipe_of_whole_blocks_fits_together(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("langtable-whole-blocks.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    card = Checkpoint.open(run / "checkpoint").spec
+    assert card.latent.grid == (12, 12) and card.latent.config["same_everywhere"]
+    assert card.dynamics.network["neighbourhood"] == 2
+    assert card.dynamics.unchanged_threshold == 0.12
+    assert set(card.metrics) >= {"open_loop", "steadiness"}
+    whole = card.metrics["open_loop"]["whole_blocks"]["horizon_2"]
+    assert whole["touched"]["blocks"] + whole["untouched"]["blocks"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gl")
 @pytest.mark.parametrize("start", ["", str(assets_folder())])
 def test_the_recipe_of_two_latent_spaces_fits_together(start, tmp_path):
     run = tmp_path / "run"
