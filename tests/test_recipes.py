@@ -23,8 +23,7 @@ from wm_gym.policies.idql.policy import IDQLPolicy
 
 RECIPES = Path(__file__).parents[1] / "benchmarks" / "recipes"
 RECORDER = """#!/usr/bin/env bash
-printf '%s\\0' "$@" >> "$COMMANDS_FILE"
-printf '\\n\\0' >> "$COMMANDS_FILE"
+printf '%s\\0' "$@" $'\\n' >> "$COMMANDS_FILE"  # at once: recipes run commands side by side
 """
 
 
@@ -197,6 +196,26 @@ def test_the_recipe_of_whole_blocks_fits_together(tmp_path):
     assert set(card.metrics) >= {"open_loop", "steadiness"}
     whole = card.metrics["open_loop"]["whole_blocks"]["horizon_2"]
     assert whole["touched"]["blocks"] + whole["untouched"]["blocks"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gl")
+def test_the_recipe_for_a_gpu_fits_together_without_one(tmp_path):
+    run = tmp_path / "run"
+    for words in commands_of("gpu.sh", tmp_path, str(run), trial=True):
+        assert main(words) == 0, words
+    cards = {name: Checkpoint.open(run / name).spec for name in ("langtable", "bridge")}
+    assert [card.twin for card in cards.values()] == ["LangTable-v0", "BridgeSim-v0"]
+    kept = [card.dynamics.unchanged_threshold for card in cards.values()]
+    assert kept == [0.12, 0.0]
+
+
+def test_the_recipe_for_a_gpu_watches_the_clock(tmp_path):
+    commands = commands_of("gpu.sh", tmp_path, str(tmp_path / "run"), trial=False)
+    trained = [words for words in commands if "--loop.steps" in words]
+    minutes = [float(words[words.index("--loop.max-minutes") + 1]) for words in trained]
+    assert len(minutes) == 8 and 0 < min(minutes) and max(minutes) < 540 / 60
+    assert sum(words[1] == "assemble" for words in commands) == 2
 
 
 @pytest.mark.slow
