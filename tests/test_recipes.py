@@ -214,7 +214,7 @@ def test_the_recipe_for_a_gpu_watches_the_clock(tmp_path):
     commands = commands_of("gpu.sh", tmp_path, str(tmp_path / "run"), trial=False)
     trained = [words for words in commands if "--loop.steps" in words]
     minutes = [float(words[words.index("--loop.max-minutes") + 1]) for words in trained]
-    assert len(minutes) == 8 and 0 < min(minutes) and max(minutes) < 540 / 60
+    assert len(minutes) == 8 and min(minutes) > 0 and max(minutes) < 540 / 60
     assert sum(words[1] == "assemble" for words in commands) == 2
 
 
