@@ -172,6 +172,29 @@ def test_own_frames_are_what_one_step_from_noise_gives(latents: Path):  # noqa: 
     torch.testing.assert_close(own[:, last], noise - velocity, atol=1e-4, rtol=1e-4)
 
 
+def test_the_edges_of_a_crop_stay_the_recorded_ones(latents: Path):  # noqa: F811
+    options = {"neighbourhood": 1, "crop": 3, "crop_margin": 1, "own_context": 1.0}
+    config = recipe(latents, Path("unused"), **options)
+    batches = LatentBatches(config, LANGTABLE.action)
+    network, shift = initial_network(config, batches)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    function = DynamicsLoss(config, shift, 0.01)
+    drawn = function.draw(batches.train(0), generator(0, 0))
+    assert drawn.counted is not None and drawn.context.shape[2:4] == (3, 3)
+    edges = ~drawn.counted[:, None, :, :, None].expand_as(drawn.context)
+    assert edges.any() and not edges.all()
+    labels = torch.full(drawn.context.shape[:2], 10.0)
+    own = function.own_frames(
+        TeacherForced(network), drawn.blind[0], drawn.given,
+        (drawn.context, labels, drawn.actions), drawn.counted,
+    )  # fmt: skip
+    assert own[edges].equal(drawn.context[edges])
+    predicted = ~edges[:, config.history :]
+    changed = own[:, config.history :] != drawn.context[:, config.history :]
+    assert changed[predicted].float().mean() > 0.9
+
+
 def test_own_frames_change_the_context_in_their_share_of_steps(latents: Path):  # noqa: F811
     config = recipe(latents, Path("unused"), own_context=0.5)
     batches = LatentBatches(config, LANGTABLE.action)

@@ -54,6 +54,8 @@ class NoisyBatch:
         given: (B, M), frames among the M that are given and carry no loss.
         blind: pure noise, one (B, 1, M, h, w, D) for each time that the network first predicts the
             frames that take the place of the context; none where the context is the recorded one.
+        counted: (B, h, w) bool, cells that carry loss, the others being edges of a crop; None for
+            all.
     """
 
     noisy: Tensor
@@ -64,6 +66,7 @@ class NoisyBatch:
     weight: Tensor
     given: Tensor
     blind: tuple[Tensor, ...]
+    counted: Tensor | None = None
 
 
 def changed_tokens(latents: Tensor, threshold: float) -> Tensor:
@@ -185,18 +188,26 @@ class DynamicsLoss:
             weight=weight / weight.mean(),
             given=given,
             blind=blind,
+            counted=batch.counted,
         )
 
     @torch.no_grad()
     def own_frames(
-        self, network: torch.nn.Module, blind: Tensor, given: Tensor, seen: tuple[Tensor, ...]
+        self,
+        network: torch.nn.Module,
+        blind: Tensor,
+        given: Tensor,
+        seen: tuple[Tensor, ...],
+        counted: Tensor | None = None,
     ) -> Tensor:
         """The context (B, T, h, w, D) with every frame after the given ones as the network has it.
 
         One denoising step from pure noise, from the past in `seen`: what a rollout shows the
         network after its first step, mistakes included; called again with what it returned, after
         one step more. The frames to predict stay the recorded ones, so the network learns to mend
-        its own mistakes (scheduled sampling, all frames at once).
+        its own mistakes (scheduled sampling, all frames at once). The edges of a crop stay the
+        recorded ones: what a network that does not see beyond them predicts there, no rollout in
+        whole frames shows.
         """
         context, labels, actions = seen
         times = torch.full(blind.shape[:3], flow.TIMESTEP_SCALE, device=blind.device)
@@ -206,7 +217,10 @@ class DynamicsLoss:
         if self.config.unchanged_threshold:
             before = context[:, first - 1 : -1]
             own = flow.keep_unchanged(own, before, self.config.unchanged_threshold)
-        own = torch.where(given[..., None, None, None], context[:, first:], own)
+        recorded = given[..., None, None, None]
+        if counted is not None:
+            recorded = recorded | ~counted[:, None, :, :, None]
+        own = torch.where(recorded, context[:, first:], own)
         return torch.cat([context[:, :first], own], dim=1)
 
     def __call__(
@@ -224,9 +238,10 @@ class DynamicsLoss:
         if self.config.context == "clean":
             labels = torch.full(context.shape[:2], self.context_label * flow.TIMESTEP_SCALE)
             labels = labels.to(device)
+            counted = None if drawn.counted is None else drawn.counted[rows].to(device)
             for blind in drawn.blind:
                 seen = (context, labels, actions)
-                context = self.own_frames(network, blind[rows].to(device), given, seen)
+                context = self.own_frames(network, blind[rows].to(device), given, seen, counted)
             velocity = network(noisy, times, context, labels, actions)
         else:
             first = context.shape[1] - noisy.shape[2]
