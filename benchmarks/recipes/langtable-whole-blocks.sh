@@ -13,7 +13,7 @@ run=${1:-runs/langtable-whole-blocks}
 mkdir -p "$run"
 if [ -z "${TRIAL:-}" ]; then
   episodes=2200 held_out=240 starts=50
-  autoencoder=2600 decoder=420 dynamics=(1600 4000)
+  autoencoder=2600 decoder=420 dynamics=(6000 4000)
   measured=() steady=() compiled=(--compile) split=()
 else  # whether the commands fit together; what comes out of it is of no use
   episodes=12 held_out=12 starts=2
@@ -62,7 +62,7 @@ wm-gym train autoencoder --data "$run/episodes" --out "$run/decoder" --decoder-o
 
 wm-gym train assemble --name langtable-vae-mini --out "$run/checkpoint" --encoder "$run/decoder" \
   --latents "$run/latents" --dynamics "$run/dynamics-2" --denoising-steps 1 \
-  --unchanged-threshold 0.12
+  --unchanged-threshold 0.2
 wm-gym make-start-states --checkpoint "$run/checkpoint" --count "$starts"
 wm-gym evaluate open-loop --checkpoint "$run/checkpoint" --data "$run/held-out" --write-card \
   --out "$run/open_loop" --json "$run/open_loop.json" "${measured[@]}"
