@@ -30,6 +30,7 @@ POLICY_FILE = "policy.json"
 WEIGHTS_FILE = "policy.safetensors"
 
 POLICY_KINDS: dict[str, str] = {
+    "null": "wm_gym.policies.null_policy:NullPolicy",
     "random": "wm_gym.policies.random_policy:RandomPolicy",
     "action-replay": "wm_gym.policies.action_replay:ActionReplayPolicy",
     "noisy": "wm_gym.policies.noisy:NoisyPolicy",

@@ -155,7 +155,8 @@ def run_policy(
             records += done
         if stored is not None:  # what a kill left between the last block and its removal
             stored.clear()
-    warn_of_action_use(records, description)
+    if policy.kind != "null":  # that one is meant to do nothing
+        warn_of_action_use(records, description)
     return records
 
 

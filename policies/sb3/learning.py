@@ -17,15 +17,12 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
-from wm_gym.errors import UserError
 from wm_gym.policies.sb3.agent_zip import description_file, save_agent
+from wm_gym.run_lock import one_writer
+from wm_gym.run_settings import check_run_settings, plain_settings
 
 PROGRESS = "progress.json"
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-class ProgressError(UserError):
-    """A folder with the progress of another training."""
 
 
 @dataclass
@@ -71,9 +68,22 @@ def learn(
         The progress at the end.
 
     Raises:
-        ProgressError: if the folder holds a training with other settings.
+        RunSettingsError: if the folder holds a training with other settings.
+        InUseError: if another process trains in it.
     """
-    settings = json.loads(json.dumps(settings))
+    settings = plain_settings(settings)
+    with one_writer(folder):
+        return _learn(agent, folder, steps, settings, save_every, description)
+
+
+def _learn(
+    agent: BaseAlgorithm,
+    folder: Path,
+    steps: int,
+    settings: dict[str, Any],
+    save_every: int,
+    description: str,
+) -> Progress:
     progress = _resume(agent, folder, settings) or Progress(settings)
     remaining = steps - progress.steps
     if remaining > 0:
@@ -145,16 +155,7 @@ def _resume(agent: BaseAlgorithm, folder: Path, settings: dict[str, Any]) -> Pro
     if not path.exists():
         return None
     progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-    if progress.settings != settings:
-        other = {
-            name: (progress.settings.get(name), settings.get(name))
-            for name in sorted({*progress.settings, *settings})
-            if progress.settings.get(name) != settings.get(name)
-        }
-        raise ProgressError(
-            f"{folder} holds a training with other settings (there, here): {other}; give the same "
-            "ones, or another folder"
-        )
+    check_run_settings(folder, progress.settings, settings)
     # load_data=False: tensors alone are read, by torch's weights_only; nothing is unpickled
     saved = agent_file(folder, progress.steps)
     _, parameters, variables = load_from_zip_file(saved, device=agent.device, load_data=False)

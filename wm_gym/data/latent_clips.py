@@ -26,6 +26,8 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.errors import UserError
+from wm_gym.run_lock import RunLock
+from wm_gym.run_settings import check_run_settings, plain_settings, read_run_settings
 from wm_gym.spec import ActionSpec
 
 Encoder = Callable[[np.ndarray], Any]
@@ -129,6 +131,7 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
     """Whether these latents are in a folder already; False where it is empty or not there.
 
     Raises:
+        RunSettingsError: if they are made from something else.
         ValueError: if something else is in it, which is not this function's to delete.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -137,23 +140,10 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
         raise UserError(
             f"{out} is there already and holds no latents; choose another folder for out"
         )
-    try:
-        stored: dict[str, Any] = dict(json.loads((out / "source.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{out / 'source.json'} is damaged ({error}); delete the folder and encode again, or "
-            "choose another one for out"
-        ) from error
-    if stored != record:
-        changed = {
-            key: (stored.get(key), record.get(key))
-            for key in sorted(stored.keys() | record.keys())
-            if stored.get(key) != record.get(key)
-        }
-        raise UserError(
-            f"{out} holds latents made from something else (stored, asked): {changed}; choose "
-            "another folder for out, or delete this one"
-        )
+    stored = read_run_settings(out / "source.json")
+    assert stored is not None
+    remedy = "choose another folder for out, or delete this one"
+    check_run_settings(out, stored, record, remedy=remedy)
     return True
 
 
@@ -197,7 +187,7 @@ def precompute_latents(
         "states": int(bounds[-1]),
         **(source or {}),
     }
-    record = json.loads(json.dumps(record))
+    record = plain_settings(record)
     if _holds(out, record):
         return out
     with _staging(out) as staging:
@@ -237,12 +227,13 @@ def precompute_latents(
 def _staging(out: Path) -> Iterator[Path]:
     """A folder beside `out` to fill, gone again if that fails."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with RunLock.of_file(out):
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
 
 def _finish(
@@ -276,7 +267,7 @@ def write_latents(
         ValueError: if `out` holds anything but these latents, or latents are not finite.
     """
     out = Path(out).expanduser().resolve()
-    record = json.loads(json.dumps(source))
+    record = plain_settings(source)
     if _holds(out, record):
         return out
     made = make()

@@ -135,8 +135,7 @@ def train_in_imagination(
         InstructionError: if the world model does not know what is to be learned.
         PolicyError: if a policy of `beside` is not there, or two have one name; nothing has run
             then.
-        ProgressError: if `out` holds a training with other settings.
-        ValueError: if it holds a measurement with other settings or policies.
+        RunSettingsError: if `out` holds a training or measurement with other settings or policies.
     """
     envs = make_dream(config)
     spec = envs.get_attr("card")[0]

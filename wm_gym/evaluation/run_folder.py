@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_gym.errors import UserError
 from wm_gym.evaluation.report import write_json
 from wm_gym.policies.base import POLICY_FILE
 from wm_gym.policies.named import policy_file, short_name
+from wm_gym.run_settings import check_run_settings, plain_settings, read_run_settings
 
 if TYPE_CHECKING:
     from wm_gym.evaluation.compare_real.policies import NamedPolicy
@@ -61,35 +61,27 @@ def claim_folder(
         policies: they may be added to, and those that are there must be the same.
 
     Raises:
-        ValueError: if the folder holds a run with other settings or policies, naming them.
+        RunSettingsError: if the folder holds a run with other settings or policies, naming them.
     """
     hashes = {
         entry.source: hashlib.sha256(policy_bytes(entry.file)).hexdigest() for entry in policies
     }
-    settings["policy_files"] = hashes
     path = folder / SETTINGS_FILE
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        # policies may be added to a run; those it has must be the same
-        kept = stored.get("policy_files", {})
-        settings["policy_files"] = kept | settings["policy_files"]
-        different = [
-            f"{key}: {value!r}, now {settings.get(key)!r}"
-            for key, value in stored.items()
-            if key != "policy_files" and settings.get(key) != value
-        ] + [f"the policy {k}" for k, v in kept.items() if settings["policy_files"][k] != v]
-        different += [  # records are filed under names that differ within one call only
-            f"the policy {old}, filed under the same name as {new}"
-            for old, known in kept.items()
-            for new, found in hashes.items()
-            if old not in hashes and short_name(old) == short_name(new) and known != found
-        ]
-        if different:
-            raise UserError(
-                f"{folder} holds a run with other settings ({'; '.join(different)}); choose "
-                "another folder, or remove that one"
-            )
-    write_json(path, settings)
+    stored, kept = read_run_settings(path), {}
+    if stored is not None:
+        kept = stored.pop("policy_files", {})
+        # policies may be added to a run, and those it has must be the same; records are filed
+        # under short names, which differ within one call only
+        named = {short_name(name): name for name in hashes}
+        there, now = dict(stored), dict(settings)
+        for name, known in kept.items():
+            label = f"the policy {name}"
+            other = name if name in hashes else named.get(short_name(name), name)
+            if other != name:
+                label += f", filed under the same name as {other}"
+            there[label], now[label] = known, hashes.get(other, known)
+        check_run_settings(folder, there, now)
+    write_json(path, plain_settings(settings) | {"policy_files": kept | hashes})
 
 
 class Clock:

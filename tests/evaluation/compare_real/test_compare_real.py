@@ -157,6 +157,41 @@ def test_a_perfect_dream_agrees_perfectly(worlds, config):
     assert (config.out / "imagined_vs_real_line.png").stat().st_size > 10_000
 
 
+def test_what_undermines_a_comparison_is_said_and_stored(worlds, config, monkeypatch, capsys):
+    """The dot begins at its goal twice, and drifts there by itself in the dream."""
+
+    class Near(LineEnv):
+        def reset(self, **given):
+            frame, info = super().reset(**given)
+            return frame, info | {"is_success": abs(self.x - 0.8) < 0.3}
+
+    class Drifting(FakeDream):
+        def step(self, actions):
+            return super().step(actions + 0.1)
+
+    monkeypatch.setattr(module, "make_twin", lambda dream: Near(dream.envs[0].horizon))
+    monkeypatch.setattr(module, "open_dream", lambda c, _: Drifting(c.rows, c.max_steps))
+    report = compare_real(config)
+    assert report["starts_held_at_reset"] == ["s55", "s055"]
+    assert report["policies"][0]["imagined_episodes"] == 2 * STARTS - 2
+    assert report["null_control"]["imagined_success_rate"] == 1.0
+    assert report["null_control"]["true_success_rate"] == 0.0
+    assert "null policy" not in [entry["name"] for entry in report["policies"]]
+    held, idle = report["undermined_by"]
+    assert "2 of 24 starts" in held and "in 100% of the imagined episodes" in idle
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    assert written["undermined_by"] == report["undermined_by"]
+    assert f"undermined: {idle}" in capsys.readouterr().out
+
+
+def test_nothing_undermines_a_sound_comparison(worlds, config):
+    report = compare_real(replace(config, starts=2, noise=(0.0,)))
+    assert report["undermined_by"] == [] and report["starts_held_at_reset"] == []
+    assert {entry["clipped_share"] for entry in report["policies"]} == {0.0}
+    alone = compare_real(replace(config, starts=2, noise=(0.0,), null_control=False))
+    assert alone["null_control"] is None and alone["policies"] == report["policies"]
+
+
 def test_a_bad_dream_is_reported_as_worse(worlds, config):
     report = compare_real(replace(config, bad_checkpoint="bad"))
     bad = report["bad_world_model"]
@@ -203,7 +238,7 @@ def test_true_episodes_serve_several_world_models(worlds, config, monkeypatch, t
     monkeypatch.setattr(module, "run_policy", seen)
     other = replace(config, checkpoint="good", out=tmp_path / "other", true_records=shared)
     second = compare_real(other)
-    assert len(ran) == 16 and all(text.startswith("imagined") for text in ran)
+    assert len(ran) == 18 and all(text.startswith("imagined") for text in ran)
     truths = [[p["true_success_rate"] for p in report["policies"]] for report in (first, second)]
     assert truths[0] == truths[1]
     with pytest.raises(ValueError, match=r"true holds a run with other settings.*max_steps: 15"):
@@ -240,7 +275,7 @@ def test_a_judge_decides_afterwards_about_the_episodes_as_they_were_recorded(
     other = compare_real(replace(config, judge="dot?cell=0"))
     assert {path: path.stat().st_mtime_ns for path in imagined.glob("*.jsonl")} == before
     rates = [[p["imagined_success_rate"] for p in r["policies"]] for r in (report, other)]
-    assert rates[0] != rates[1] and len(ran) == 32
+    assert rates[0] != rates[1] and len(ran) == 36
     with pytest.raises(ValueError, match="judge 'vibes' does not exist"):
         replace(config, judge="vibes")
 
@@ -294,7 +329,7 @@ def test_the_split_tells_the_judges_error_from_the_dreams(worlds, config, monkey
 def test_other_settings_are_refused_in_the_same_folder(worlds, config):
     compare_real(config)
     compare_real(replace(config, resamples=50))
-    with pytest.raises(ValueError, match="max_steps: 15, now 9"):
+    with pytest.raises(ValueError, match="max_steps: 15 there, 9 now"):
         compare_real(replace(config, max_steps=9))
 
 
@@ -309,7 +344,7 @@ def test_another_rule_for_success_is_another_setting(worlds, config, monkeypatch
         return dream
 
     monkeypatch.setattr(module, "open_dream", recalibrated)
-    with pytest.raises(ValueError, match=r"success_rule: None, now \[3, \{'reach': 0.5\}"):
+    with pytest.raises(ValueError, match=r"success_rule: None there, \[3, \{'reach': 0.5\}"):
         compare_real(config)
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wm_gym.checkpoints import assets_folder
+from wm_gym.evaluation.compare_real.controls import NULL
 from wm_gym.policies.base import POLICY_FILE, Policy, PolicyError
 from wm_gym.policies.compatibility import check_compatible
 from wm_gym.policies.named import distinct_names, open_policy, policy_file
 from wm_gym.policies.noisy import NoisyPolicy
+from wm_gym.policies.null_policy import NullPolicy
 
 if TYPE_CHECKING:
-    from wm_gym.spec import ActionSpec, FrameSpec
+    from wm_gym.spec import ActionSpec, FrameSpec, WorldModelSpec
 
 EMBEDDED_POLICIES = {
     "WM-LangTable-VAE-v0": "langtable-bc",
@@ -85,6 +87,13 @@ def open_policies(
     if len(set(called)) < len(called) or len(called) < 2:
         raise PolicyError(f"policies are {called}; expected at least two, none of them twice")
     return named
+
+
+def null_control(spec: WorldModelSpec) -> NamedPolicy:
+    """The policy that does nothing, as a control beside the others."""
+    policy = NullPolicy(spec.action, spec.frame)
+    source = "wm_gym.policies.null_policy:NullPolicy"
+    return NamedPolicy(NULL, source, policy_file(source), 0.0, policy)
 
 
 def _sources(names: Sequence[str], env_id: str) -> list[str]:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.twin import make_twin
 from wm_gym.errors import UserError
+from wm_gym.evaluation.compare_real.controls import NULL, findings, held_at_reset, null_report
 from wm_gym.evaluation.compare_real.judge_episodes import judge_episodes
 from wm_gym.evaluation.compare_real.policies import (
     EMBEDDED_POLICIES,
     EMBEDDED_TASKS,
     NamedPolicy,
+    null_control,
     open_policies,
     warn_of_few,
 )
@@ -34,6 +36,7 @@ from wm_gym.evaluation.run_folder import Clock, claim_folder
 from wm_gym.judges.registry import JudgeContext, judge_name, make_judge, read_judge_name
 from wm_gym.policies.rows import EpisodeRows, SimulatorRows, VectorRows
 from wm_gym.policies.runner import EpisodeRecord, run_policy
+from wm_gym.run_lock import one_writer
 
 if TYPE_CHECKING:
     from wm_gym.envs.start_states import StartStates
@@ -79,6 +82,8 @@ class CompareRealConfig:
     """Torch device."""
     seed: int = 0
     """Seed of episodes, policies and resampling; episode i has seed + i."""
+    null_control: bool = True
+    """Also run a policy that does nothing, in both worlds; it is reported apart."""
     resamples: int = 2000
     """Bootstrap resamples."""
     out: Path = Path("outputs/compare_real")
@@ -124,8 +129,15 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     Raises:
         PolicyError: if a policy is not there or is none.
         IncompatiblePolicyError: if one does not fit the world model; nothing has run then.
-        ValueError: if there are too few start states, or `out` holds a run with other settings.
+        ValueError: if there are too few start states.
+        RunSettingsError: if `out` holds a run with other settings.
+        InUseError: if another process writes to `out` or to its true records.
     """
+    with one_writer(config.out):
+        return _compare_real(config)
+
+
+def _compare_real(config: CompareRealConfig) -> dict[str, Any]:
     from wm_gym.evaluation.compare_real.figures import draw_comparison
 
     embedded_folder(config.id)  # refuses what is no world model in words that name its kind
@@ -147,12 +159,16 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
     twins = [make_twin(dream) for _ in range(config.rows)]
     spec = dream.card
     true_rows = SimulatorRows(twins, spec.action, spec.frame)
-    true = run_cells(config, true_rows, policies, starts, "true", clock, true_folder)
+    acting = [*policies, null_control(spec)] if config.null_control else policies
+    true = run_cells(config, true_rows, acting, starts, "true", clock, true_folder)
     recorded = None
     if config.judge_recorded:
         recorded = judge_recorded(config, dream, true_rows, policies, starts, clock)
     true_rows.close()
-    imagined = run_dream(config, dream, policies, starts, "imagined", clock)
+    imagined = run_dream(config, dream, acting, starts, "imagined", clock)
+    held, null = held_at_reset(true), None
+    if config.null_control:
+        null = null_report(imagined.pop(), true.pop(), held)
     domain = spec.name.split("-")[0]
     bootstrap = Bootstrap(config.resamples, config.seed)
     report: dict[str, Any] = {
@@ -161,7 +177,15 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         "max_steps": config.max_steps,
         "starts_per_task": config.starts,
         "judge": config.judge or "classifier",
-        **summarise(policies, config.tasks, imagined, true, bootstrap),
+        **summarise(policies, config.tasks, imagined, true, held, bootstrap),
+        "starts_held_at_reset": [
+            options["start"]
+            for of_task, row in zip(starts.by_task.values(), held, strict=True)
+            for options, holds in zip(of_task, row, strict=True)
+            if holds
+        ],
+        "null_control": null,
+        "undermined_by": findings(policies, imagined, true, held, null),
     }
     if recorded is not None:
         report["split"] = split_report(policies, imagined, recorded, true, bootstrap)
@@ -170,7 +194,7 @@ def compare_real(config: CompareRealConfig) -> dict[str, Any]:
         records = run_dream(config, bad, policies, starts, "imagined_bad", clock)
         report["bad_world_model"] = {
             "world_model": _describe(bad, config.bad_checkpoint),
-            **summarise(policies, config.tasks, records, true, bootstrap),
+            **summarise(policies, config.tasks, records, true, held, bootstrap),
         }
     header = measurement_header(seeds=starts.seeds, duration_s=clock.total())
     report = {**header, **report}
@@ -324,6 +348,7 @@ def _settings(
         "true_records",
         "judge",
         "judge_recorded",
+        "null_control",
     )
     for name in unrelated:
         del settings[name]
@@ -376,4 +401,11 @@ def _tell(report: dict[str, Any], path: Path, plot: Path) -> None:
         print(f"{label}: {figures}")
     if "split" in report:
         print(describe_split(report["split"]))
+    if (null := report["null_control"]) is not None:
+        print(
+            f"{NULL:28s} imagined {null['imagined_success_rate']:.2f}   "
+            f"true {null['true_success_rate']:.2f}   (a control, in no figure above)"
+        )
+    for finding in report["undermined_by"]:
+        print(f"undermined: {finding}")
     print(f"report {path}\nplot   {plot}")

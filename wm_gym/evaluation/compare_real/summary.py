@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_gym.evaluation.compare_real.controls import action_shares
 from wm_gym.metrics.statistics import (
     Interval,
     bootstrap_interval,
@@ -42,6 +43,7 @@ def summarise(
     tasks: Sequence[str],
     imagined: list[list[list[EpisodeRecord]]],
     true: list[list[list[EpisodeRecord]]],
+    held: np.ndarray,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """Success rates of every policy and their agreement, over all tasks and for each.
@@ -51,27 +53,46 @@ def summarise(
         tasks: K names.
         imagined: imagined episodes, policies × tasks × starts.
         true: the simulator's, likewise.
+        held: starts (K, N) whose goal holds at reset; they are left out.
         bootstrap: resampling of the intervals.
 
     Returns:
         Entries of the report: statistics, `policies` and `tasks`.
+
+    Raises:
+        ValueError: if no start of a task is left.
     """
     dream, real = outcomes(imagined), outcomes(true)  # (P, K, N)
-    summary: dict[str, Any] = agreement(dream, real, bootstrap)
+    if held.all(axis=1).any():
+        gone = [task for task, row in zip(tasks, held, strict=True) if row.all()]
+        raise ValueError(
+            f"the goal of every start of {', '.join(gone)} holds at reset, so nothing can be "
+            "compared; draw other starts with `wm-gym make-start-states`"
+        )
+    chosen = ~held
+    if held.any():
+        summary: dict[str, Any] = agreement(dream[:, chosen], real[:, chosen], bootstrap)
+    else:
+        summary = agreement(dream, real, bootstrap)
     summary["policies"] = [
         {
             "name": entry.name,
             "folder": entry.source,
             "noise": entry.noise,
-            **_rates(dream[p], real[p]),
+            **_rates(dream[p][chosen], real[p][chosen]),
+            **action_shares([imagined[p], true[p]]),
             "imagined_errors": sum(r.error is not None for task in imagined[p] for r in task),
             "true_errors": sum(r.error is not None for task in true[p] for r in task),
-            "tasks": {task: _rates(dream[p, k], real[p, k]) for k, task in enumerate(tasks)},
+            "tasks": {
+                task: _rates(dream[p, k, chosen[k]], real[p, k, chosen[k]])
+                for k, task in enumerate(tasks)
+            },
         }
         for p, entry in enumerate(policies)
     ]
     summary["tasks"] = {
-        task: agreement(dream[:, k], real[:, k], bootstrap) for k, task in enumerate(tasks)
+        task: agreement(dream[:, k, chosen[k]], real[:, k, chosen[k]], bootstrap)
+        for k, task in enumerate(tasks)
     }
     return summary
 

@@ -22,6 +22,8 @@ from wm_gym.evaluation.output_files import check_file, check_folder
 from wm_gym.evaluation.report import measurement_header, write_json
 from wm_gym.judges.language import enlarged
 from wm_gym.metrics.statistics import wilson_interval
+from wm_gym.run_lock import one_writer
+from wm_gym.run_settings import RunSettingsError, check_run_settings, read_run_settings
 from wm_gym.semantic.labelling import Label, Unlabelled, label_questions
 from wm_gym.training.saqa import SAQADataset, draw_wording
 
@@ -142,16 +144,27 @@ def label_dataset(config: LabelQuestionsConfig) -> dict[str, Any]:
     Raises:
         QAError: if the questions cannot be read.
         ChatError: if the model cannot be asked at all; labels that came are stored.
-        ValueError: if the folder holds labels made with other settings or of other questions, a
-            stored label is damaged, or a file cannot be written; nothing is asked then.
+        RunSettingsError: if the folder holds labels made with other settings or of other questions.
+        InUseError: if another process labels into it.
+        ValueError: if a stored label is damaged, or a file cannot be written; nothing is asked
+            then.
     """
     check_folder("out", config.out)
     check_file("json", config.json)
     drawn = draw_questions(SAQADataset(config.qa), config)
     identity = {**config.identity(), "asked_sha256": asked_sha256(drawn)}
     path = config.out / LABELS
-    if path.exists():
-        _check_settings(config, identity)
+    with one_writer(config.out):
+        if path.exists():
+            _check_settings(config, identity)
+        return _label_missing(config, drawn, identity)
+
+
+def _label_missing(
+    config: LabelQuestionsConfig, drawn: list[Drawn], identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Label the questions that have no stored label, and report on all."""
+    path = config.out / LABELS
     labels = _stored(path, drawn)
     missing = [number for number in range(len(drawn)) if number not in labels]
     chat = config.chat.make()
@@ -237,34 +250,18 @@ def _check_settings(config: LabelQuestionsConfig, identity: dict[str, Any]) -> N
         config: names the folder.
         identity: what the labels of this run depend on.
     """
-    path = config.out / SETTINGS
     if not (config.out / LABELS).stat().st_size:
         return  # nothing was answered, so nothing depends on the settings
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise UserError("it is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}, which says what the labels beside it are, cannot be read ({error}); choose "
-            "another out"
-        ) from error
-    asked = found.pop("asked_sha256", None)  # older folders have none: their lines are compared
-    different = [
-        f"{key}: {found.get(key)!r}, now {value!r}"
-        for key, value in identity.items()
-        if key != "asked_sha256" and found.get(key) != value
-    ]
-    if different:
-        raise UserError(
-            f"{config.out} holds labels made with other settings ({'; '.join(different)}); choose "
-            "another out"
-        )
-    if asked not in (None, identity["asked_sha256"]):
-        raise UserError(
-            f"{config.out} holds labels of other questions or pictures than {config.qa} holds now; "
+    found = read_run_settings(config.out / SETTINGS)
+    if found is None:
+        raise RunSettingsError(
+            f"{config.out / SETTINGS} is missing, so nothing says what the labels beside it are; "
             "choose another out"
         )
+    # older folders have no hash of what was asked: their lines are compared
+    older = {"asked_sha256": identity["asked_sha256"]}
+    found = older | found
+    check_run_settings(config.out, found, identity, remedy="choose another out")
 
 
 def _stored(path: Path, drawn: list[Drawn]) -> dict[int, Label]:
