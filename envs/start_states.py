@@ -7,6 +7,7 @@ begin in the same place: `env.reset(options={"start": name})` works in either.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import lzma
 import zipfile
@@ -22,6 +23,7 @@ from wm_gym.checkpoints import write_atomically
 from wm_gym.errors import UserError
 
 FILENAME = "start_states.npz"
+_MOST_TRIES = 1000
 
 # what NumPy, zipfile and lzma raise for a damaged file; RuntimeError is a wrong flag in its headers
 _UNREADABLE = (OSError, KeyError, ValueError, EOFError, RuntimeError)
@@ -176,8 +178,12 @@ def make_start_states(
 ) -> StartStates:
     """Make start states by resetting a simulator, one for every task and seed.
 
+    A start whose goal holds already is not one: another seed takes its place, the first after the
+    last of `seeds` that no start has yet.
+
     Args:
-        seeds: seeds of the resets; keep them apart from those of training data.
+        seeds: seeds of the resets; keep them, and some after them, apart from those of training
+            data.
         tasks: task names, e.g. ("reach", "separate", "push").
         simulator: id of the simulator.
         frame_size: (height, width) in pixels, as in the card of the world model.
@@ -187,15 +193,28 @@ def make_start_states(
 
     Returns:
         The start states, named `<task>-<seed>`.
+
+    Raises:
+        StartStateError: if the goals of many starts in a row hold at once.
     """
     seeds = list(seeds)
     names, instructions, frames, states = [], [], [], []
     for task in tasks:
         env = gymnasium.make(simulator, task=task, frame_size=tuple(frame_size), **kwargs)
         twin: Any = env.unwrapped
+        others = itertools.count(max(seeds, default=0) + 1)
         try:
             for seed in progress(seeds):
                 frame, info = env.reset(seed=int(seed))
+                tries = 1
+                while info["is_success"]:
+                    if tries == _MOST_TRIES:
+                        raise StartStateError(
+                            f"the goal of {tries} starts of task {task!r} in {simulator} held at "
+                            "reset, one after the other; correct the simulator's starts"
+                        )
+                    seed, tries = next(others), tries + 1
+                    frame, info = env.reset(seed=seed)
                 names.append(f"{task}-{seed}")
                 instructions.append(info["instruction"])
                 frames.append(np.asarray(frame))
