@@ -67,13 +67,15 @@ def claim_folder(
         entry.source: hashlib.sha256(policy_bytes(entry.file)).hexdigest() for entry in policies
     }
     path = folder / SETTINGS_FILE
-    stored, kept = read_run_settings(path), {}
+    stored = read_run_settings(path)
+    kept: dict[str, str] = {}
     if stored is not None:
         kept = stored.pop("policy_files", {})
         # policies may be added to a run, and those it has must be the same; records are filed
         # under short names, which differ within one call only
         named = {short_name(name): name for name in hashes}
-        there, now = dict(stored), dict(settings)
+        there: dict[str, Any] = dict(stored)
+        now = dict(settings)
         for name, known in kept.items():
             label = f"the policy {name}"
             other = name if name in hashes else named.get(short_name(name), name)
