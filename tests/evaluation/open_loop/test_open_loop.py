@@ -24,12 +24,14 @@ SIZE = 32
 
 
 def numbered_episode(number: int, steps: int) -> Episode:
-    """Frame t shows `number` and t as grey levels; action t is (number, t) in units of 0.1 mm."""
+    """Frame t shows `number` and t as grey levels, state t is (number, t), action t a tenth of it
+    in mm."""
     frames = np.zeros((steps + 1, SIZE, SIZE, 3), np.uint8)
     frames[:, : SIZE // 2] = 10 * number
     frames[:, SIZE // 2 :] = np.arange(steps + 1, dtype=np.uint8)[:, None, None, None]
     actions = np.stack([np.full(steps, number), np.arange(steps)], 1).astype(np.float32) * 1e-4
-    return Episode(frames, actions, np.zeros((steps + 1, 2)), np.zeros(steps + 1, bool))
+    states = np.stack([np.full(steps + 1, number), np.arange(steps + 1)], 1).astype(np.float64)
+    return Episode(frames, actions, states, np.zeros(steps + 1, bool))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,9 @@ def test_clips_keep_frames_and_actions_in_step(dataset, tiny_model):
         np.testing.assert_allclose(taken[:, 0], number, atol=1e-3)
         np.testing.assert_allclose(taken[:, 1], np.arange(first, first + 1 + steps), atol=1e-3)
         assert not clips.actions[row, 1 + steps :].any()
+        assert clips.states is not None and clips.states.shape[1:] == (9, 2)
+        assert (clips.states[row, :, 0] == number).all()
+        np.testing.assert_array_equal(clips.states[row, :, 1], clips.frames[row, 1:, -1, -1, 0])
 
 
 def test_the_same_seed_chooses_the_same_clips(dataset, tiny_model):
