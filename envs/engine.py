@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
+from safetensors import SafetensorError
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.dynamics.rollout import Rollout
@@ -20,12 +21,14 @@ from wm_gym.envs.engine_snapshot import EngineState, from_bytes, model_identity,
 from wm_gym.envs.episode import Episode, Transition
 from wm_gym.envs.episode_clips import EpisodeClips
 from wm_gym.envs.episode_starts import EpisodeStarts
+from wm_gym.envs.info import IMAGINED, make_info, verdict
 from wm_gym.envs.observations import dict_observation, observation_space
-from wm_gym.envs.rewards import JudgeReward, Scores, make_reward
-from wm_gym.envs.semantic_reward import SemanticReward
+from wm_gym.envs.reward_registry import make_reward
+from wm_gym.envs.rewards import Scores, Seen
 from wm_gym.envs.settings import Settings, check_count, load_model
 from wm_gym.errors import UserError
-from wm_gym.instructions import Goal, as_text
+from wm_gym.instructions import as_text
+from wm_gym.judges.verdicts import Clip
 from wm_gym.plain_torch import plain_torch
 from wm_gym.world_model import LatentWorldModel
 
@@ -72,12 +75,10 @@ class Engine:
             self.model,
         )
         self.clips: EpisodeClips | None = None  # what a judge will see
-        if isinstance(self.reward, JudgeReward):
-            frames = self.reward.asked.frames
+        if (frames := self.reward.clip_frames) is not None:
             self.clips = EpisodeClips(rows, self.horizon, frames, self.model.decode)
         judged_by = self.reward.name if self.reward.needs_goal else None
-        asked = self.reward.task if isinstance(self.reward, SemanticReward) else "any"
-        self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by, asked)
+        self.starts = EpisodeStarts(self.spec, folder, settings.task, judged_by, self.reward.task)
         self.episodes = [Episode() for _ in range(rows)]
         self._rollout: Rollout | None = None
         self._latents: torch.Tensor = torch.empty(0)
@@ -134,18 +135,25 @@ class Engine:
             # the other rows keep what they show, which after an error is not their newest
             self._latents = self._latents.clone()
             self._latents[list(rows)] = self._rollout.latents[list(rows)]
-        distances = self._distances(rows, [plan.goal for plan in plans])
-        for row, plan, distance in zip(rows, plans, distances, strict=True):
-            self.episodes[row] = Episode(
-                plan.instruction, plan.goal, plan.start, 0, False, float(distance)
-            )
+        for row, plan in zip(rows, plans, strict=True):
+            self.episodes[row] = Episode(plan.instruction, plan.goal, plan.start, ended=False)
             self._show(row, plan.frames[-1])
             if self.clips is not None:
                 self.clips.begin(row, plan.frames[-1])
-        infos = [self._reset_info(row) for row in rows]
-        for info, plan in zip(infos, plans, strict=True):
-            if plan.clipped is not None:
-                info["action_clipped"] = plan.clipped
+        scores = self._at_start(rows)
+        infos = []
+        for number, (row, plan) in enumerate(zip(rows, plans, strict=True)):
+            episode = self.episodes[row]
+            episode.distance_m = float(scores.distance_m[number])
+            episode.success_at_reset = bool(scores.success[number])
+            infos.append(
+                self._info(
+                    row,
+                    action_clipped=bool(plan.clipped),
+                    distance=episode.distance_m,
+                    success_probability=float(scores.score[number]),
+                )
+            )
         return infos
 
     def set_horizon(self, horizon: int | None) -> None:
@@ -173,25 +181,43 @@ class Engine:
         """
         instructions = [as_text(instruction) for instruction in instructions]
         goals = [self.starts.goal(instruction) for instruction in instructions]
-        distances = self._distances(range(self.rows), goals)
+        if not self.begun:
+            raise ResetNeeded("call reset() before giving another instruction: none is under way")
         for row, episode in enumerate(self.episodes):
-            episode.instruction, episode.goal = instructions[row], goals[row]
-            episode.distance_m, episode.recent = float(distances[row]), []
+            episode.instruction, episode.goal, episode.recent = instructions[row], goals[row], []
+        for episode, distance in zip(
+            self.episodes, self._at_start(range(self.rows)).distance_m, strict=True
+        ):
+            episode.distance_m = float(distance)
 
-    def _distances(self, rows: Sequence[int], goals: Sequence[Goal | None]) -> np.ndarray:
-        reward = self.reward
-        asked = isinstance(reward, JudgeReward | SemanticReward)
-        if asked or not reward.needs_goal or reward.judged_at_horizon:
-            return np.full(len(rows), np.nan)
-        known = [goal for goal in goals if goal is not None]
-        return reward.judge(self._latents[list(rows)], known).distance_m
+    def _at_start(self, rows: Sequence[int]) -> Scores:
+        """Whether the goals of some rows hold in what they show now, before any step."""
+        goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
+        return self.reward.at_start(self._seen(list(rows)), goals)
 
-    def _reset_info(self, row: int) -> dict[str, Any]:
+    def _seen(self, rows: list[int]) -> Seen:
+        """What a reward may look at of some rows."""
+
+        def clips() -> list[Clip]:
+            assert self.clips is not None
+            if self.settings.obs != "latents":
+                self.frames()  # so that a judge sees what the agent sees, to the bit
+            return self.clips.clips(rows)
+
+        instructions = [self.episodes[row].instruction for row in rows]
+        return Seen(self._latents[rows], lambda: self.frames()[rows], clips, instructions)
+
+    def _info(self, row: int, **known: Any) -> dict[str, Any]:
+        """The info of a row, with what is known of its episode."""
         episode = self.episodes[row]
-        info: dict[str, Any] = {"instruction": episode.instruction, "is_success": False}
-        if episode.start is not None:
-            info["start"] = episode.start
-        return info
+        task = "" if episode.goal is None else episode.goal.task
+        told: dict[str, Any] = {
+            "instruction": episode.instruction,
+            "task": task,
+            "start": episode.start or "",
+            "success_at_reset": episode.success_at_reset,
+        }
+        return make_info(IMAGINED, **told, **known)
 
     # ---- stepping ----------------------------------------------------------------------------
 
@@ -274,63 +300,47 @@ class Engine:
         verdicts = self._verdicts(judged, rewards)
         for row in live:
             episode = self.episodes[row]
-            verdict = verdicts.get(row, (0.0, False, np.nan, "", {}))
-            score, success, distance_m, rationale, facts = verdict
+            scored = verdicts.get(row, (np.nan, False, np.nan, "", {}))
+            score, success, distance_m, rationale, facts = scored
             done_by_judge = row in at_horizon and self.reward.judged_at_horizon
             terminated[row] = (success and not self.reward.judged_at_horizon) or done_by_judge
             truncated[row] = row in at_horizon and not terminated[row]
             episode.distance_m = distance_m
             episode.ended = bool(terminated[row] or truncated[row])
-            info = infos[row] = {
-                "instruction": episode.instruction,
-                "is_success": bool(success),
-                "action_clipped": bool(clipped[row]),
-            }
-            if not np.isnan(surprise[row]):  # at one denoising step there is nothing to compare
-                info["surprise"] = float(surprise[row])
+            if self.settings.surprise_penalty:
                 rewards[row] -= self.settings.surprise_penalty * float(surprise[row])
-            if np.isfinite(distance_m):
-                info["distance"] = float(distance_m)
-            if self.reward.name != "none" and row in verdicts:
-                if self.clips is None:
-                    info["success_probability"] = float(score)
-                if episode.ended:
-                    judge = {"score": float(score), "rationale": rationale}
-                    info["judge"] = {**judge, "name": self.reward.name, **facts}
+            known: dict[str, Any] = {}
+            if episode.ended and row in verdicts and self.reward.name != "none":
+                known["judge"] = verdict(score, rationale, self.reward.name, facts)
+            infos[row] = self._info(
+                row,
+                is_success=bool(success),
+                action_clipped=bool(clipped[row]),
+                surprise=float(surprise[row]),  # NaN at one denoising step
+                distance=float(distance_m),
+                success_probability=float(score) if self.clips is None else np.nan,
+                **known,
+            )
         for row, message in errors.items():
             truncated[row] = self.episodes[row].ended = True
-            instruction = self.episodes[row].instruction
-            infos[row] |= {"instruction": instruction, "is_success": False, "error": message}
+            infos[row] = self._info(row, error=message)
         return Transition(rewards, terminated, truncated, infos)
 
     def _verdicts(self, rows: list[int], rewards: np.ndarray) -> dict[int, tuple[Any, ...]]:
         """Judge rows and write their rewards; the columns of `Scores` by row."""
         if not rows:
             return {}
-        if isinstance(self.reward, JudgeReward):
-            scores = self._ask_judge(self.reward, rows)
-        else:
-            goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
-            if isinstance(self.reward, SemanticReward):
-                scores = self.reward.judge_frames(self.frames()[rows], goals)
-            else:
-                recent = [self.episodes[row].recent for row in rows]
-                scores = self.reward.judge(self._latents[rows], goals, recent)
-                for row, kept in zip(rows, scores.recent or [[] for _ in rows], strict=True):
-                    self.episodes[row].recent = kept
+        if self.reward.judged_at_horizon:
+            for row in rows:  # whatever is answered, the episode is over
+                self.episodes[row].ended = True
+        goals = [goal for row in rows if (goal := self.episodes[row].goal) is not None]
+        recent = [self.episodes[row].recent for row in rows]
+        scores = self.reward.score(self._seen(rows), goals, recent)
+        for row, kept in zip(rows, scores.recent or [[] for _ in rows], strict=True):
+            self.episodes[row].recent = kept
         previous = np.array([self.episodes[row].distance_m for row in rows])
         rewards[rows] = self.reward.value(scores, previous)
         return dict(zip(rows, scores.by_row(), strict=True))
-
-    def _ask_judge(self, reward: JudgeReward, rows: list[int]) -> Scores:
-        """Ask about the episodes that end, all at once."""
-        assert self.clips is not None
-        for row in rows:  # whatever the judge answers, the episode is over
-            self.episodes[row].ended = True
-        if self.settings.obs != "latents":
-            self.frames()  # so that it sees what the agent sees, to the bit
-        texts = [self.episodes[row].instruction for row in rows]
-        return reward.judge_clips(self.clips.clips(rows), texts)
 
     # ---- showing -----------------------------------------------------------------------------
 
@@ -404,18 +414,45 @@ class Engine:
             ValueError: if the content is of something else; the engine is as it was.
         """
         state = from_bytes(content, model_identity(self.model), self.rows)
-        episodes = [
-            Episode(**episode, goal=self.starts.goal(episode["instruction"]))
-            for episode in state.episodes
-        ]
+        try:  # everything that can fail comes before anything changes
+            episodes = [
+                Episode(**episode, goal=self.starts.goal(episode["instruction"]))
+                for episode in state.episodes
+            ]
+            rollout = Rollout.restore(self.model, state.rollout)
+            self._check_shown(state, tuple(rollout.latents.shape))
+            for generator, saved in zip(generators, state.generators, strict=True):
+                type(generator.bit_generator)().state = saved
+        except (ArithmeticError, AttributeError, LookupError, SafetensorError, TypeError) as error:
+            raise UserError(
+                f"the snapshot is damaged ({type(error).__name__}: {error}); take another"
+            ) from error
+        latents = torch.from_numpy(state.latents).to(self.model.device)
         if self.clips is not None:
             self.clips.restore(state.clips, [episode.steps for episode in episodes])
-        self._rollout = Rollout.restore(self.model, state.rollout)
-        self.episodes = episodes
-        self._latents = torch.from_numpy(state.latents).to(self.model.device)
+        self._rollout, self._latents, self.episodes = rollout, latents, episodes
         self._frames, self._known = state.frames, state.known
         for generator, saved in zip(generators, state.generators, strict=True):
             generator.bit_generator.state = saved
+
+    def _check_shown(self, state: EngineState, latents: tuple[int, ...]) -> None:
+        """Refuse a snapshot whose arrays do not belong together."""
+        pixels = (self.spec.frame.height, self.spec.frame.width, 3)
+        if latents[0] != self.rows or state.latents.shape != latents:
+            raise UserError(
+                f"the snapshot is damaged: latents of shape {state.latents.shape} beside a rollout "
+                f"of {latents}, expected {self.rows} rows of the same; take another"
+            )
+        shown = [] if state.frames is None else [(self.rows, state.frames)]
+        for rows, frames in [*shown, *((None, frame) for frame in state.known.values())]:
+            expected = pixels if rows is None else (rows, *pixels)
+            if frames.shape != expected or frames.dtype != np.uint8:
+                raise UserError(
+                    f"the snapshot is damaged: frames of shape {frames.shape} and {frames.dtype}, "
+                    f"expected {expected} and uint8; take another"
+                )
+        if wrong := [row for row in state.known if not 0 <= row < self.rows]:
+            raise UserError(f"the snapshot is damaged: frames of rows {wrong}; take another")
 
 
 def _stack_actions(actions: Sequence[np.ndarray | None]) -> torch.Tensor | None:

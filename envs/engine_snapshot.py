@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 from wm_gym.errors import UserError
 
 LAYOUT = 1
+# what NumPy and zipfile raise for damaged files; NotImplementedError is a wrong method or version
+UNREADABLE_SNAPSHOT = (OSError, LookupError, TypeError, ValueError, EOFError, ArithmeticError)
+UNREADABLE_SNAPSHOT += (RuntimeError, zipfile.BadZipFile, zlib.error, AttributeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,17 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
         layout = header["layout"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_SNAPSHOT as error:
         raise UserError(
             f"this is not a snapshot of an imagined environment, or it is cut off ({error}); pass "
             "what env.unwrapped.snapshot() returned"
         ) from error
     if layout != LAYOUT:
         raise UserError(f"snapshot has layout {layout}, this wm_gym reads {LAYOUT}; take it anew")
+    if not isinstance(header.get("model"), dict) or not {"name", "denoising_steps"} <= set(
+        header["model"]
+    ):
+        raise UserError("the snapshot is damaged: it does not say of which model; take another")
     if header["model"] != model:
         raise UserError(
             f"snapshot is of model {header['model']['name']!r} with "
@@ -111,6 +119,8 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
             f"{model['name']!r} with {model['denoising_steps']}, or with other weights; restore it "
             "in an environment made with the same arguments"
         )
+    if missing := {"episodes", "generators", "known"} - set(header):
+        raise UserError(f"the snapshot is damaged: {sorted(missing)} missing; take another")
     if len(header["episodes"]) != rows:
         raise UserError(
             f"snapshot has {len(header['episodes'])} rows, this environment has {rows}; restore it "
@@ -123,6 +133,8 @@ def from_bytes(content: bytes, model: dict[str, Any], rows: int) -> EngineState:
             {step: arrays[f"clip_{row}_{step}"] for step in steps}
             for row, steps in enumerate(steps_by_row)
         ]
+    if missing := {"rollout", "latents"} - set(arrays):
+        raise UserError(f"the snapshot is damaged: {sorted(missing)} missing; take another")
     return EngineState(
         header["model"],
         arrays["rollout"].tobytes(),

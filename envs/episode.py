@@ -20,6 +20,7 @@ class Episode:
     steps: int = 0
     ended: bool = True
     distance_m: float = float("nan")
+    success_at_reset: bool = False
     recent: list[float] = field(default_factory=list)
     """What the reward remembers of the last steps, see `Scores.recent`."""
 

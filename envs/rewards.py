@@ -5,26 +5,20 @@ Questions about frames are in `semantic_reward`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-
-from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from wm_gym.checkpoints import Checkpoint
-    from wm_gym.envs.semantic_reward import SemanticReward
     from wm_gym.instructions import Goal
     from wm_gym.judges.success_classifier import RewardModel
     from wm_gym.judges.verdicts import Clip, Judge
-    from wm_gym.world_model import LatentWorldModel
 
-JUDGE_PREFIX = "judge:"
-SEMANTIC_PREFIX = "semantic:"
 VERDICT_FACTS = ("prompt", "model", "revision")
 
 
@@ -55,64 +49,93 @@ class Scores:
         return list(zip(*columns, strict=True))
 
 
-class Reward(Protocol):
-    """Scores latents against goals.
+@dataclass(frozen=True)
+class Seen:
+    """What a reward may look at of B rows after a step; only what it asks for is made.
+
+    Attributes:
+        latents: normalised latents (B, h, w, D).
+        frames: gives the newest frames, (B, H, W, 3) uint8.
+        clips: gives the whole episodes, as far as `Reward.clip_frames` asked for them.
+        instructions: what each row's episode asks for.
+    """
+
+    latents: torch.Tensor
+    frames: Callable[[], np.ndarray]
+    clips: Callable[[], list[Clip]]
+    instructions: Sequence[str]
+
+
+class Reward(ABC):
+    """Scores what B rows show against a goal each.
 
     Attributes:
         name: named in `info["judge"]`.
         needs_goal: whether an episode without an instruction is refused.
         judged_at_horizon: True if the episode is scored once, at its horizon, and terminates there
             (truncating would make an agent bootstrap onto the judged reward).
+        task: the only task that it judges, or "any".
+        clip_frames: how many frames of a whole episode it looks at, 0 for all; None if it looks at
+            the newest alone.
     """
 
     name: str
-    needs_goal: bool
-    judged_at_horizon: bool
+    needs_goal: bool = True
+    judged_at_horizon: bool = False
+    task: str = "any"
+    clip_frames: int | None = None
 
-    def judge(
+    @abstractmethod
+    def score(
         self,
-        latents: torch.Tensor,
+        seen: Seen,
         goals: Sequence[Goal],
         recent: Sequence[Sequence[float]] | None = None,
     ) -> Scores:
-        """Judge normalised latents (B, h, w, D).
+        """Judge what B rows show.
 
         Args:
-            latents: the newest ones.
-            goals: one per row.
+            seen: latents, frames and clips of the rows.
+            goals: one per row, none where the reward needs none.
             recent: `Scores.recent` of the step before, by row; nothing at an episode's start.
         """
-        ...
 
+    @abstractmethod
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """Rewards (B,) of a step, given the scores after it and the distances before it."""
-        ...
+
+    def at_start(self, seen: Seen, goals: Sequence[Goal]) -> Scores:
+        """Say whether goals hold in the frame that episodes begin with; no opinion by default."""
+        del goals
+        return no_scores(len(seen.instructions))
 
 
-class NoReward:
+def no_scores(rows: int) -> Scores:
+    """No opinion on any of B rows."""
+    return Scores(np.full(rows, np.nan), np.zeros(rows, bool), np.full(rows, np.nan), [""] * rows)
+
+
+class NoReward(Reward):
     """Always 0; nothing is judged, so `is_success` stays False."""
 
     name = "none"
     needs_goal = False
-    judged_at_horizon = False
 
-    def judge(
+    def score(
         self,
-        latents: torch.Tensor,
+        seen: Seen,
         goals: Sequence[Goal],
         recent: Sequence[Sequence[float]] | None = None,
     ) -> Scores:
         """No opinion."""
-        rows = len(latents)
-        nothing = np.zeros(rows, np.float64)
-        return Scores(nothing, np.zeros(rows, bool), np.full(rows, np.nan), [""] * rows)
+        return no_scores(len(seen.instructions))
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """Zeros."""
         return np.zeros(len(previous_m))
 
 
-class ClassifierReward:
+class ClassifierReward(Reward):
     """1 in the step in which the classifier beside the card sees success, else 0.
 
     The score is the mean probability over the steps that its `EpisodeRule` says.
@@ -122,21 +145,20 @@ class ClassifierReward:
     """
 
     name = "classifier"
-    needs_goal = True
-    judged_at_horizon = False
+    measures_distance = False
 
     def __init__(self, model: RewardModel) -> None:
         self.model = model
 
-    def judge(
+    def score(
         self,
-        latents: torch.Tensor,
+        seen: Seen,
         goals: Sequence[Goal],
         recent: Sequence[Sequence[float]] | None = None,
     ) -> Scores:
-        """Probability of success and distance to the goal."""
+        """Mean probability of success over the rule's steps, and distance to the goal."""
         goals, rule = list(goals), self.model.rule
-        newest = self.model.probability(latents, goals).double().cpu().numpy()
+        newest, distance = self._judged(seen, goals)
         before = recent if recent is not None else [[] for _ in goals]
         kept = [[*b, float(p)][-rule.window :] for b, p in zip(before, newest, strict=True)]
         score = np.array([sum(row) / rule.window for row in kept])  # as `EpisodeRule.smoothed`
@@ -146,31 +168,39 @@ class ClassifierReward:
             f"probability {p:.3f}{of_steps} against threshold {t:.3f} of task {goal.task!r}"
             for p, t, goal in zip(score, threshold, goals, strict=True)
         ]
-        distance = self._distance(latents, goals)
         return Scores(score, score > threshold, distance, rationale, recent=kept)
+
+    def at_start(self, seen: Seen, goals: Sequence[Goal]) -> Scores:
+        """Judge single frames, by the thresholds for single frames."""
+        score, distance = self._judged(seen, list(goals))
+        threshold = np.array([self.model.thresholds[goal.task] for goal in goals])
+        return Scores(score, score > threshold, distance, [""] * len(score))
+
+    def _judged(self, seen: Seen, goals: list[Goal]) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of success and distance in metres of single frames, (B,) each."""
+        probability, metres = self.model.judge(seen.latents, goals)
+        distance = metres.double().cpu().numpy()
+        if not self.measures_distance:
+            distance = np.full(len(goals), np.nan)
+        return probability.double().cpu().numpy(), distance
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """1 where successful."""
         return scores.success.astype(np.float64)
-
-    def _distance(self, latents: torch.Tensor, goals: list[Goal]) -> np.ndarray:
-        return np.full(len(goals), np.nan)
 
 
 class DistanceReward(ClassifierReward):
     """Dense: metres by which the predicted distance to the goal fell, plus 1 at success."""
 
     name = "distance"
+    measures_distance = True
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """Progress in metres, plus the sparse reward."""
         return previous_m - scores.distance_m + scores.success
 
-    def _distance(self, latents: torch.Tensor, goals: list[Goal]) -> np.ndarray:
-        return self.model.distance(latents, goals).double().cpu().numpy()
 
-
-class JudgeReward:
+class JudgeReward(Reward):
     """The score that a judge gives a whole episode, in the step in which it ends; before, 0.
 
     Args:
@@ -178,13 +208,18 @@ class JudgeReward:
         name: the reward's name, `judge:` and the judge's.
     """
 
-    needs_goal = True
     judged_at_horizon = True
 
     def __init__(self, judge: Judge, name: str) -> None:
         self.asked, self.name = judge, name
+        self.clip_frames = judge.frames
 
-    def judge_clips(self, clips: Sequence[Clip], instructions: Sequence[str]) -> Scores:
+    def score(
+        self,
+        seen: Seen,
+        goals: Sequence[Goal],
+        recent: Sequence[Sequence[float]] | None = None,
+    ) -> Scores:
         """Judge B whole episodes.
 
         Raises:
@@ -194,10 +229,10 @@ class JudgeReward:
         from wm_gym.judges.verdicts import JudgeError
 
         try:
-            verdicts = self.asked.judge(clips, instructions)
+            verdicts = self.asked.judge(seen.clips(), seen.instructions)
         except ChatError as error:
             raise JudgeError(f"reward {self.name!r}: {error}; reset to go on") from error
-        pairs = zip(verdicts, instructions, strict=True)
+        pairs = zip(verdicts, seen.instructions, strict=True)
         failed = [f"{verdict.error} ({text!r})" for verdict, text in pairs if verdict.error]
         if failed:
             raise JudgeError(
@@ -215,72 +250,3 @@ class JudgeReward:
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """The scores themselves."""
         return scores.score
-
-
-REWARDS = ("classifier", "distance", "none")
-
-
-def check_reward_name(name: str) -> None:
-    """Refuse a reward that does not exist, before a model is loaded for it.
-
-    Raises:
-        ValueError: naming those that exist, or what a judge's name should be.
-    """
-    if name.startswith(JUDGE_PREFIX):
-        from wm_gym.judges.registry import read_judge_name
-
-        read_judge_name(name.removeprefix(JUDGE_PREFIX))
-    elif name.startswith(SEMANTIC_PREFIX):
-        from wm_gym.envs.semantic_reward import read_semantic_reward
-
-        read_semantic_reward(name)
-    elif name not in REWARDS:
-        raise UserError(
-            f"reward={name!r} does not exist; expected one of {', '.join(map(repr, REWARDS))}, "
-            "'judge:' and the name of a judge, or 'semantic:<task>?checkpoint=FOLDER'"
-        )
-
-
-def make_reward(
-    name: str,
-    checkpoint: Checkpoint | None,
-    device: str = "cpu",
-    model: LatentWorldModel | None = None,
-) -> Reward | JudgeReward | SemanticReward:
-    """The reward of a name.
-
-    Args:
-        name: one of `REWARDS`, "judge:" and the name of a judge, or as `read_semantic_reward` says.
-        checkpoint: the opened checkpoint, which holds the classifier; None if there is no folder.
-        device: torch device of the latents to judge.
-        model: the world model in use, for judges that need it.
-
-    Raises:
-        ValueError: if the name is unknown, the checkpoint has no classifier, or a semantic model
-            does not fit the world model.
-        JudgeError: if the judge needs something that is not there.
-    """
-    check_reward_name(name)
-    if name == "none":
-        return NoReward()
-    if name.startswith(JUDGE_PREFIX):
-        from wm_gym.judges.registry import JudgeContext, make_judge
-
-        context = JudgeContext(None if model is None else lambda: model, device=device)
-        return JudgeReward(make_judge(name.removeprefix(JUDGE_PREFIX), context), name)
-    if name.startswith(SEMANTIC_PREFIX):
-        from wm_gym.envs.semantic_reward import SemanticReward
-
-        if model is None:
-            raise UserError(f"reward={name!r} needs the world model whose frames are scored")
-        return SemanticReward(name, model.spec, device)
-    if checkpoint is None or checkpoint.spec.reward is None:
-        where = "this model" if checkpoint is None else str(checkpoint.folder)
-        raise UserError(
-            f"reward={name!r} needs a reward model, and {where} has none beside its card; make "
-            "the environment with reward='none', or train one with `wm-gym train reward`"
-        )
-    from wm_gym.judges.success_classifier import RewardModel
-
-    classifier = RewardModel.from_checkpoint(checkpoint, device)
-    return ClassifierReward(classifier) if name == "classifier" else DistanceReward(classifier)

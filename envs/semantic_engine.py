@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +20,10 @@ from gymnasium.error import ResetNeeded
 
 from wm_gym.devices import check_device
 from wm_gym.envs.actions import read_actions
+from wm_gym.envs.engine_snapshot import UNREADABLE_SNAPSHOT
 from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
+from wm_gym.envs.info import SEMANTIC, make_info, verdict
 from wm_gym.envs.registration import SEMANTIC_MODELS, SEMANTIC_TWINS
 from wm_gym.envs.settings import announce
 from wm_gym.errors import UserError
@@ -89,6 +90,7 @@ class SemanticEpisode:
     steps: int = 0
     ended: bool = True
     value: float = 0.0
+    success_at_reset: bool = False
     subgoal: Subgoal | None = field(default=None, repr=False)
 
 
@@ -188,13 +190,23 @@ class SemanticEngine:
             )
         self.begun, self._view = True, None
         infos = []
-        for row, (value, _, answers) in zip(rows, self._judge(list(rows)), strict=True):
+        for row, (value, held, answers) in zip(rows, self._judge(list(rows)), strict=True):
             episode = self.episodes[row]
             episode.value = value
-            info = {"instruction": episode.instruction, "is_success": False}
-            start = {} if episode.start is None else {"start": episode.start}
-            infos.append({**info, **start, "value": value, "answers": answers})
+            episode.success_at_reset = held
+            infos.append(self._info(row, value=value, answers=_told(answers)))
         return infos
+
+    def _info(self, row: int, **known: Any) -> dict[str, Any]:
+        """The info of a row, with what is known of its episode."""
+        episode = self.episodes[row]
+        told: dict[str, Any] = {
+            "instruction": episode.instruction,
+            "task": "" if episode.goal is None else episode.goal.task,
+            "start": episode.start or "",
+            "success_at_reset": episode.success_at_reset,
+        }
+        return make_info(SEMANTIC, **told, **known)
 
     def _subgoal(self, goal: Goal | None) -> Subgoal:
         assert goal is not None  # a judged environment always has an instruction
@@ -208,6 +220,8 @@ class SemanticEngine:
             InstructionError: if one is not understood; nothing changed.
         """
         goals = [self.starts.goal(instruction) for instruction in instructions]
+        if not self.begun:
+            raise ResetNeeded("call reset() before giving another instruction: none is under way")
         subgoals = [self._subgoal(goal) for goal in goals]
         for row, episode in enumerate(self.episodes):
             episode.instruction, episode.goal = instructions[row], goals[row]
@@ -242,20 +256,21 @@ class SemanticEngine:
             episode = self.episodes[row]
             rewards[row], episode.value = value - episode.value, value
             terminated[row] = episode.ended = success or episode.steps >= self.horizon
-            infos[row] = {
-                "instruction": episode.instruction,
-                "is_success": success,
-                "action_clipped": bool((physical[row] != bounded[row]).any()),
-                "value": value,
-                "answers": answers,
-            }
+            known: dict[str, Any] = {}
             if episode.ended:
                 said = "; ".join(f"{question} {p:.2f}" for question, p in answers.items())
-                infos[row]["judge"] = {"score": value, "rationale": said, "name": JUDGE}
+                known["judge"] = verdict(value, said, JUDGE, {})
+            infos[row] = self._info(
+                row,
+                is_success=success,
+                action_clipped=bool((physical[row] != bounded[row]).any()),
+                value=value,
+                answers=_told(answers),
+                **known,
+            )
         for row, message in errors.items():
             truncated[row] = self.episodes[row].ended = True
-            instruction = self.episodes[row].instruction
-            infos[row] = {"instruction": instruction, "is_success": False, "error": message}
+            infos[row] = self._info(row, error=message)
         return Transition(rewards, terminated, truncated, infos)
 
     def _judge(self, rows: list[int]) -> list[tuple[float, bool, dict[str, float]]]:
@@ -329,7 +344,7 @@ class SemanticEngine:
                 header = json.loads(stored["header"].tobytes())
                 frames, actions = stored["frames"], stored["actions"]
             found = (header["model"], len(frames), actions.shape[1])
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE_SNAPSHOT as error:
             raise UserError(
                 f"the content is no snapshot of a semantic environment ({error})"
             ) from error
@@ -346,7 +361,7 @@ class SemanticEngine:
             pairs = list(zip(generators, header["generators"], strict=True))
             for generator, saved in pairs:
                 type(generator.bit_generator)().state = saved  # fits, before anything changes
-        except (ValueError, KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"the snapshot is damaged ({error}); take another") from error
         for generator, saved in pairs:
             generator.bit_generator.state = saved
@@ -372,7 +387,12 @@ class SemanticEngine:
         return {"name": self.spec.name, "weights_sha256": dict(self.spec.weights_sha256)}
 
 
-_PLAIN = ("instruction", "start", "steps", "ended", "value")
+_PLAIN = ("instruction", "start", "steps", "ended", "value", "success_at_reset")
+
+
+def _told(answers: dict[str, float]) -> str:
+    """Probabilities of the desired answers as JSON text, whose keys may differ from row to row."""
+    return json.dumps(answers, ensure_ascii=False)
 
 
 def _bounds(box: spaces.Box) -> tuple[np.ndarray, np.ndarray]:

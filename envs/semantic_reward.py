@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wm_gym.envs.rewards import SEMANTIC_PREFIX, Scores
+from wm_gym.envs.rewards import Reward, Scores, Seen
 from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
 from wm_gym.judges.registry import JudgeContext, read_judge_name
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wm_gym.spec import WorldModelSpec
 
 ANY_TASK = "any"
+SEMANTIC_PREFIX = "semantic:"
 
 
 def read_semantic_reward(name: str) -> tuple[str, str]:
@@ -53,7 +54,7 @@ def read_semantic_reward(name: str) -> tuple[str, str]:
     return task, judge
 
 
-class SemanticReward:
+class SemanticReward(Reward):
     """1 in the step in which a semantic world model sees the task done, else 0.
 
     Args:
@@ -69,9 +70,6 @@ class SemanticReward:
             words for the objects.
         CheckpointError: if it cannot be loaded.
     """
-
-    needs_goal = True
-    judged_at_horizon = False
 
     def __init__(self, name: str, spec: WorldModelSpec, device: str = "cpu") -> None:
         self.name = name
@@ -96,16 +94,25 @@ class SemanticReward:
             except QuestionError as error:
                 raise UserError(f"reward={name!r} cannot be asked about it: {error}") from error
 
-    def judge_frames(self, frames: np.ndarray, goals: Sequence[Goal]) -> Scores:
-        """Judge frames (B, H, W, 3) uint8 against a goal each.
+    def score(
+        self,
+        seen: Seen,
+        goals: Sequence[Goal],
+        recent: Sequence[Sequence[float]] | None = None,
+    ) -> Scores:
+        """Judge the newest frames.
 
         The score is the probability of the least likely desired answer.
         """
-        answers = self.asked.answers(list(frames), goals)
+        answers = self.asked.answers(list(seen.frames()), goals)
         score = np.array([answer.score for answer in answers])
         success = score > self.asked.threshold
         nothing = np.full(len(score), np.nan)
         return Scores(score, success, nothing, [answer.rationale for answer in answers])
+
+    def at_start(self, seen: Seen, goals: Sequence[Goal]) -> Scores:
+        """Judge the frames that episodes begin with, as any other."""
+        return self.score(seen, goals)
 
     def value(self, scores: Scores, previous_m: np.ndarray) -> np.ndarray:
         """1 where successful."""

@@ -15,7 +15,7 @@ from wm_gym.dynamics.acceleration import ARITHMETIC, accelerate
 from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
 from wm_gym.envs.registration import EMBEDDED_MODELS
-from wm_gym.envs.rewards import check_reward_name
+from wm_gym.envs.reward_registry import check_reward_name
 from wm_gym.errors import UserError
 from wm_gym.latents.registry import stands_for
 from wm_gym.semantic_card import SemanticSpec

@@ -29,7 +29,7 @@ class TwinEnv(gymnasium.Wrapper):
         super().__init__(simulator)
         self.engine = engine
         self.observation_space = engine.observation_space
-        self._steps = 0
+        self._steps, self._start = 0, ""
         self._generator, _ = seeding.np_random()
 
     @property
@@ -68,15 +68,15 @@ class TwinEnv(gymnasium.Wrapper):
         if start is not None:
             options["state"] = starts.stored.states[starts.stored.index(start)]
         frame, info = self.env.reset(seed=seed, options=options)
-        self._steps = 0
-        if start is not None:
-            info["start"] = start
+        self._steps, self._start = 0, start or ""
+        info["start"] = self._start
         return self._observe(frame, info), info
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the simulator."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
+        info["start"] = self._start
         return self._observe(frame, info), reward, terminated, truncated, info
 
     def _observe(self, frame: np.ndarray, info: dict[str, Any]) -> Any:

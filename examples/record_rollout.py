@@ -118,7 +118,7 @@ def main(args: Args) -> tuple[Path, Path]:
             frames.append(np.asarray(observation))
             spread = np.std(frames[-1].astype(np.float32), axis=0).mean()
             writer.add_scalar("spread_over_seeds", float(spread), step + 1)
-            if "surprise" in info:  # nothing can be said of it at one denoising step
+            if (info["surprise"] >= 0).all():  # -1, not known, at one denoising step
                 writer.add_scalar("surprise", float(np.mean(info["surprise"])), step + 1)
             if truncated.all():
                 break

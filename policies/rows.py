@@ -151,13 +151,13 @@ class VectorRows:
         ended = terminated | truncated
         self._asleep |= set(np.flatnonzero(ended).tolist())
         success = infos.get("is_success", np.zeros(self.count, bool))
-        errors, has_error = infos.get("error"), infos.get("_error", np.zeros(self.count, bool))
+        errors = infos.get("error", [""] * self.count)
         return {
             row: RowStep(
                 observations[row],
                 bool(ended[row]),
                 bool(success[row]),
-                str(errors[row]) if errors is not None and has_error[row] else None,
+                str(errors[row]) if errors[row] else None,
             )
             for row in actions
         }

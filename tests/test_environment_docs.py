@@ -13,7 +13,7 @@ import pytest
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.domains import LANGTABLE
 from wm_gym.envs.observations import OBSERVATIONS, goal_vector, observation_space
-from wm_gym.envs.rewards import REWARDS
+from wm_gym.envs.reward_registry import REWARDS
 from wm_gym.envs.sims.bridge.env import CAMERAS, BridgeSimEnv
 from wm_gym.envs.sims.bridge.objects import BACKGROUNDS, DISTRACTORS, TABLES
 from wm_gym.envs.start_states import FILENAME, StartStates

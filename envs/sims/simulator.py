@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from wm_gym.choices import check_choice
+from wm_gym.envs.info import SHARED, make_info
 from wm_gym.envs.sims.renderer import SceneRenderer, parse_frame_size
 from wm_gym.errors import UserError
 
@@ -86,6 +87,7 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         self.terminate_on_success = bool(terminate_on_success)
         self.render_mode = render_mode
         self._steps = 0
+        self._success_at_reset = False
         self._renderers: dict[int, SceneRenderer] = {}
         self.action_space = gym.spaces.Box(
             np.asarray(action_low, np.float32), np.asarray(action_high, np.float32)
@@ -211,6 +213,7 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         if state is None:
             self._draw_start()
         self._steps = 0
+        self._success_at_reset = self._is_success()
         return self._observation(), self._info(clipped=False)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -304,11 +307,13 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.render() if self.obs == "pixels" else self.privileged_state()
 
     def _info(self, clipped: bool) -> dict[str, Any]:
-        return {
-            "instruction": self.instruction,
-            "task": self.goal.task,
-            "is_success": self._is_success(),
-            "distance": self.distance(),
-            "action_clipped": clipped,
-            "privileged": self._named_state(),
-        }
+        known = make_info(
+            SHARED,
+            instruction=self.instruction,
+            task=self.goal.task,
+            is_success=self._is_success(),
+            success_at_reset=self._success_at_reset,
+            distance=float(self.distance()),
+            action_clipped=clipped,
+        )
+        return {**known, "privileged": self._named_state()}

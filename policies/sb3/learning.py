@@ -17,6 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from tqdm import tqdm
 
 from wm_gym.checkpoints import write_atomically
+from wm_gym.envs.info import UNKNOWN
 from wm_gym.policies.sb3.agent_zip import description_file, save_agent
 from wm_gym.run_lock import one_writer
 from wm_gym.run_settings import check_run_settings, plain_settings
@@ -109,7 +110,8 @@ class _Saver(BaseCallback):
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
-        self.surprises += [info["surprise"] for info in infos if "surprise" in info]
+        known = [info.get("surprise", UNKNOWN) for info in infos]
+        self.surprises += [float(value) for value in known if value != UNKNOWN]
         self.bar.update(self.num_timesteps - self.bar.n)
         if self.num_timesteps - self.progress.steps >= self.save_every:
             self.save()

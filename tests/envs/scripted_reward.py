@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wm_gym.envs.rewards import Scores
+from wm_gym.envs.rewards import Reward, Scores
 
 
-class ScriptedReward:
+class ScriptedReward(Reward):
     """Success of every judged row from its n-th judgement on.
 
     Args:
@@ -30,9 +30,9 @@ class ScriptedReward:
         self.rows = rows
         self.calls = 0
 
-    def judge(self, latents, goals, recent=None) -> Scores:
+    def score(self, seen, goals, recent=None) -> Scores:
         self.calls += 1
-        count = len(latents)
+        count = len(seen.latents)
         success = np.full(count, self.calls >= self.success_at)
         if self.rows is not None:
             success &= np.isin(np.arange(count), self.rows)

@@ -18,7 +18,8 @@ import wm_gym
 from tests.envs.scripted_reward import ScriptedReward
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.envs.imagined import WorldModelEnv
-from wm_gym.envs.rewards import make_reward
+from wm_gym.envs.info import UNKNOWN
+from wm_gym.envs.reward_registry import make_reward
 from wm_gym.envs.start_states import FILENAME, StartStateError, StartStates, make_start_states
 from wm_gym.judges.success_classifier import EpisodeRule
 
@@ -114,7 +115,7 @@ def test_an_episode_can_begin_from_one_picture_or_a_history(tiny_model):
     frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     frame, info = env.reset(seed=0, options={"frames": frames[-1]})
     np.testing.assert_array_equal(frame, frames[-1])
-    assert "start" not in info
+    assert info["start"] == ""
     one = env.step(np.zeros(2, np.float32))[0]
     actions = np.full((2, 2), 0.01, np.float32)
     env.reset(seed=0, options={"frames": frames, "actions": actions})
@@ -149,10 +150,10 @@ def test_success_terminates_with_a_judgement(tiny_model):
     env.reset(seed=0, options={"instruction": "reach the red moon"})
     _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
     assert (reward, terminated, truncated, info["is_success"]) == (0.0, False, False, False)
-    assert "judge" not in info
+    assert info["judge"]["name"] == ""
     _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
     assert (reward, terminated, truncated, info["is_success"]) == (1.0, True, False, True)
-    assert info["judge"] == {"score": 1.0, "rationale": "call 2", "name": "scripted"}
+    assert info["judge"] == {"score": 1.0, "rationale": "call 2", "name": "scripted", "facts": ""}
     assert info["instruction"] == "reach the red moon"
 
 
@@ -172,7 +173,7 @@ def test_an_episode_judged_at_its_horizon_terminates_there(tiny_model, success_a
     results = [env.step(np.zeros(2, np.float32)) for _ in range(3)]
     assert [r[2:4] for r in results] == [(False, False), (False, False), (True, False)]
     assert [r[1] for r in results] == [0.0, 0.0, float(success_at == 1)]
-    assert ["judge" in r[4] for r in results] == [False, False, True]
+    assert [bool(r[4]["judge"]["name"]) for r in results] == [False, False, True]
     assert results[-1][4]["judge"]["rationale"] == "call 1"
 
 
@@ -321,7 +322,7 @@ def test_the_classifier_decides_success_by_the_threshold_of_the_task(tiny_model)
     env.reset(seed=0, options={"instruction": "reach the red moon"})
     thresholds["push"] = 0.0  # of another task
     _, reward, terminated, _, info = env.step(np.zeros(2, np.float32))
-    assert 0 < info["success_probability"] < 1 and "distance" not in info
+    assert 0 < info["success_probability"] < 1 and info["distance"] == UNKNOWN
     assert (reward, terminated, info["is_success"]) == (0.0, False, False)
     thresholds["reach"] = 0.0
     _, reward, terminated, _, info = env.step(np.zeros(2, np.float32))

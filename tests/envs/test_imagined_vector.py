@@ -110,7 +110,7 @@ def test_next_step_is_the_default_and_resets_in_the_step_after(any_model):
     # actions of rows that are about to reset are ignored, whatever they are
     _, rewards, terminated, truncated, infos = envs.step(action * np.nan)
     assert not (rewards.any() or terminated.any() or truncated.any())
-    assert "error" not in infos and infos["_start"].all()
+    assert not any(infos["error"]) and infos["_start"].all()
 
 
 def test_same_step_returns_the_new_episode_and_keeps_the_old_ones_end(any_model):
@@ -193,12 +193,12 @@ def test_a_bad_action_ends_only_its_row(tiny_model, bad, message):
     observations, rewards, terminated, truncated, infos = envs.step(wrong)
     expected = reference.step(actions[1])[0]
     assert truncated.tolist() == [False, True, False] and not terminated.any()
-    assert rewards[1] == 0 and infos["_error"].tolist() == [False, True, False]
+    assert rewards[1] == 0 and [bool(e) for e in infos["error"]] == [False, True, False]
     assert re.search(message, infos["error"][1])
     np.testing.assert_array_equal(observations[1], before[1])
     np.testing.assert_array_equal(observations[[0, 2]], expected[[0, 2]])
     _, _, _, truncated, infos = envs.step(actions[2])
-    assert not truncated.any() and infos["_start"].tolist() == [False, True, False]
+    assert not truncated.any() and envs.get_attr("steps")[1] == 0
 
 
 def test_a_row_that_diverges_ends_alone(tiny_model, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_batch_of_a_wrong_shape_raises_and_changes_nothing(tiny_model, wrong, 
         actions_of(envs.single_action_space, 2)[0]
     )
     np.testing.assert_array_equal(observations, expected)
-    assert not (terminated.any() or truncated.any() or "error" in infos)
+    assert not (terminated.any() or truncated.any() or any(infos["error"]))
 
 
 def test_success_ends_rows_one_by_one(tiny_model):
@@ -260,7 +260,7 @@ def test_success_ends_rows_one_by_one(tiny_model):
     _, rewards, terminated, truncated, infos = envs.step(np.zeros((3, 2), np.float32))
     assert rewards.tolist() == [0, 1, 0] and terminated.tolist() == [False, True, False]
     assert not truncated.any() and infos["is_success"].tolist() == [False, True, False]
-    assert infos["judge"]["name"][1] == "scripted" and infos["_judge"].tolist() == [0, 1, 0]
+    assert infos["judge"]["name"].tolist() == ["", "scripted", ""]
 
 
 def test_out_of_range_actions_are_reported_by_row(tiny_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tests.judges.colour_judges import COLOUR_ENTRY
 from wm_gym.envs.episode_clips import EpisodeClips
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
+from wm_gym.envs.info import UNKNOWN
 from wm_gym.judges.classifier import ClassifierJudge
 from wm_gym.judges.registry import JUDGES, judge_name
 from wm_gym.judges.verdicts import Clip, JudgeError, evenly
@@ -56,7 +59,8 @@ def test_the_reward_is_the_score_of_the_frames_that_were_observed(tiny_model, co
     assert verdict["score"] == results[-1][0] and verdict["name"].startswith("judge:colour")
     assert verdict["rationale"] == f"{infos[0]['instruction']}: {expected:.3f}"
     assert infos[-1]["is_success"] is bool(expected >= 0.5)
-    assert not any("judge" in info or "success_probability" in info for info in infos[:-1])
+    for info in infos[:-1]:
+        assert info["judge"]["name"] == "" and info["success_probability"] == UNKNOWN
     with pytest.raises(ResetNeeded):
         env.step(np.zeros(2, np.float32))
 
@@ -90,7 +94,7 @@ def test_rows_that_end_together_are_judged_in_one_batch(tiny_model):
     _, rewards, terminated, truncated, infos = envs.step(action)
     assert judge.batches == [2]
     assert terminated.tolist() == [True, False, True] and not truncated.any()
-    assert infos["_judge"].tolist() == [True, False, True]
+    assert [bool(name) for name in infos["judge"]["name"]] == [True, False, True]
     assert rewards[[0, 2]].tolist() == infos["judge"]["score"][[0, 2]].tolist()
     assert rewards[1] == 0 and rewards[0] > 0
 
@@ -143,7 +147,8 @@ def test_a_model_behind_a_server_rewards_the_rows_that_end_together(tiny_model, 
         _, rewards, terminated, _, infos = envs.step(np.zeros((3, 2), np.float32))
         assert rewards.tolist() == [0.5] * 3 and terminated.all() and infos["is_success"].all()
         assert len(server.requests) == 3 and infos["judge"]["rationale"][0].startswith("It is near")
-        assert infos["judge"]["model"][0] == "m" and infos["judge"]["prompt"][0] == "success-1"
+        facts = json.loads(infos["judge"]["facts"][0])
+        assert facts["model"] == "m" and facts["prompt"] == "success-1"
         envs.reset(seed=7)
     with pytest.raises(JudgeError, match=r"cannot be reached .*reset to go on"):
         envs.step(np.zeros((3, 2), np.float32))
@@ -215,7 +220,7 @@ def test_the_classifier_judge_in_step_is_the_one_asked_about_the_saved_episode(t
     (after,) = ClassifierJudge(tiny_model).judge([Clip(frames)], [infos[0]["instruction"]])
     assert results[-1][0] == after.score
     assert infos[-1]["judge"]["rationale"] == after.rationale
-    assert infos[-1]["judge"]["model"] == "tiny"
+    assert json.loads(infos[-1]["judge"]["facts"])["model"] == "tiny"
 
 
 def test_gymnasium_accepts_a_judged_environment(tiny_model, tiny_checkpoint):

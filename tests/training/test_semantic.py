@@ -92,7 +92,7 @@ def test_a_model_of_cube_is_trained_and_becomes_its_environment(tmp_path):
     words = "stack the red cube on the blue cube"
     options = {"frames": np.zeros((16, 16, 3), np.uint8), "instruction": words}
     _, info = env.reset(seed=0, options=options)
-    assert next(iter(info["answers"])) == "Is the red cube on top of the blue cube? yes"
+    assert next(iter(json.loads(info["answers"]))) == "Is the red cube on top of the blue cube? yes"
     value = info["value"]
     for _ in range(2):
         *_, reward, terminated, _, info = env.step(env.action_space.sample())

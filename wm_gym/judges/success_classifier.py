@@ -323,6 +323,11 @@ class RewardModel:
         numbers = self.network.goal_numbers(goals).to(latents.device)
         return self.network(latents.float(), numbers)
 
+    def judge(self, latents: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:
+        """Probability of success and distance in metres, (B,) each, in one pass."""
+        logit, metres = self._judge(latents, goals)
+        return logit.sigmoid(), metres.clamp_min(0.0)
+
     def probability(self, latents: Tensor, goals: Sequence[Goal]) -> Tensor:
         """Probability of success (B,) of normalised latents (B, h, w, D)."""
         return self._judge(latents, goals)[0].sigmoid()
