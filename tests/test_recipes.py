@@ -70,7 +70,7 @@ def parse_script(words: list[str]) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look their annotations up there
     spec.loader.exec_module(module)
-    configs = {"train_ppo_in_imagination": "Args", "save_planner": "SavePlannerConfig"}
+    configs = {"train_in_imagination": "Args", "save_planner": "SavePlannerConfig"}
     config_class = getattr(module, configs.get(path.stem, "ImprovementConfig"))
     assert isinstance(tyro.cli(config_class, args=words[1:]), config_class)
 

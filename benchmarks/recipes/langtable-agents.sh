@@ -33,10 +33,10 @@ wm-gym train behaviour-cloning --data "$episodes" --labels recorded --out "$run/
   --loop.save-every 200
 ln -sfn recorded/stage_1 "$run/cloned_recorded"
 
-"$python" "$here/examples/train_ppo_in_imagination.py" --out "$run/ppo-reach" "${learning[@]}" \
+[ -e "$run/ppo-reach/report.json" ] || "$python" "$here/examples/train_in_imagination.py" --algorithm ppo --out "$run/ppo-reach" "${learning[@]}" \
   --beside assets/langtable-bc/stage_4 "$run/cloned_recorded"
 ln -sfn ppo-reach/agent "$run/ppo"
-"$python" "$here/examples/train_ppo_in_imagination.py" --out "$run/ppo-push" --steps 40960 \
+[ -e "$run/ppo-push/report.json" ] || "$python" "$here/examples/train_in_imagination.py" --algorithm ppo --out "$run/ppo-push" --steps 40960 \
   --instruction "push the red moon to the green star" --horizon 40 --test-steps 120 "${learning[@]}" \
   --beside assets/langtable-bc/stage_4 "$run/cloned_recorded"
 
