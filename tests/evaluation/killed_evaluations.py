@@ -14,8 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 
 import matplotlib.figure  # noqa: F401  once for all processes
@@ -23,7 +21,6 @@ import numpy as np
 
 from tests.evaluation.compare_real import test_compare_real as tiny
 from tests.policies.line_world import ACTIONS, FRAMES, LineEnv, Walker
-from wm_gym.evaluation import true_success
 from wm_gym.evaluation.compare_real import judge_episodes
 from wm_gym.evaluation.compare_real import run as compare_real
 from wm_gym.evaluation.report import write_json
@@ -31,6 +28,8 @@ from wm_gym.judges.registry import JUDGES
 from wm_gym.policies.action_replay import ActionReplayPolicy
 from wm_gym.policies.base import save_policy
 from wm_gym.policies.noisy import NoisyPolicy
+from wm_gym.policies.rows import SimulatorRows
+from wm_gym.policies.runner import run_policy
 
 LIVES = (0.3, 0.45)
 """After which share of all steps of the undisturbed run each process dies."""
@@ -56,24 +55,23 @@ def compared(out: Path, judge: str | None = None) -> None:
     )  # fmt: skip
 
 
-def truly(out: Path) -> None:
-    """True success of an agent, as after a training in imagination."""
-    spec: Any = SimpleNamespace(
-        name="line", twin="Line-v0", frame=FRAMES, action=ACTIONS, objects=()
-    )
-    found = {
-        name: true_success.true_success(
-            spec, policy, "reach the end", range(40), 12, results=out / f"{name}.jsonl"
-        ).to_dict()
-        for name, policy in {"steady": Walker(), "shaky": NoisyPolicy(Walker(0.08), 1.0)}.items()
-    }
+def in_simulator(out: Path) -> None:
+    """Two policies in the simulator, a file of records each."""
+    found = {}
+    for name, policy in {"steady": Walker(), "shaky": NoisyPolicy(Walker(0.08), 1.0)}.items():
+        rows = SimulatorRows.make(LineEnv, 4, ACTIONS, FRAMES)
+        starts = [{"instruction": "reach the end"}] * 40
+        records = run_policy(
+            rows, policy, starts, range(40), 12, results=out / f"{name}.jsonl", progress=False
+        )
+        found[name] = [(record.success, record.steps) for record in records]
     write_json(out / "report.json", found)
 
 
 EVALUATIONS: dict[str, Callable[[Path], None]] = {
     "compared": compared,
     "judged": lambda out: compared(out, "dot?cell=16"),
-    "true success": truly,
+    "in the simulator": in_simulator,
 }
 
 
@@ -103,7 +101,6 @@ def run(evaluate: Callable[[Path], None], out: Path, steps_to_live: float) -> in
         mock.patch.object(LineEnv, "step", or_die(LineEnv.step)),
         mock.patch.object(tiny.DotJudge, "judge", or_die(tiny.DotJudge.judge)),
         mock.patch.object(judge_episodes, "EPISODES_AT_ONCE", 3),
-        mock.patch.object(true_success.gymnasium, "make", lambda name, **_: LineEnv()),
         mock.patch.object(
             compare_real,
             "open_dream",
