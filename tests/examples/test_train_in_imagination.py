@@ -57,7 +57,7 @@ def test_an_agent_learns_in_imagination_and_acts_in_the_simulator(
         beside=(OTHER,), test_episodes=2, test_steps=2, **SMALL[algorithm],
     )  # fmt: skip
     report = example.main(args)
-    stored = json.loads((tmp_path / "report.json").read_text())
+    stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert stored["true_success"] == report["true_success"]
     untrained, _, trained, filmed = acted
     assert filmed is trained
