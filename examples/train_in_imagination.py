@@ -183,7 +183,8 @@ class LearningCurve(BaseCallback):
         self.surprises: list[float] = []
 
     def _on_step(self) -> bool:
-        self.surprises += [info["surprise"] for info in self.locals["infos"] if "surprise" in info]
+        known = [info["surprise"] for info in self.locals["infos"]]
+        self.surprises += [value for value in known if value >= 0]  # -1 is not known
         if self.num_timesteps >= (len(self.points) + 1) * self.every:
             self.add_point()
         return True
