@@ -33,6 +33,8 @@ from wm_gym.policies.runner import run_policy
 
 LIVES = (0.3, 0.45)
 """After which share of all steps of the undisturbed run each process dies."""
+LIFE: dict[str, float] = {"steps": 0, "left": math.inf}
+"""Of the process: no closure, as what a class's code holds tells environments apart."""
 
 
 def make_policies(folder: Path) -> tuple[str, ...]:
@@ -83,13 +85,12 @@ def run(evaluate: Callable[[Path], None], out: Path, steps_to_live: float) -> in
     """
     if child := os.fork():
         return os.waitpid(child, 0)[1]
-    steps = 0
+    LIFE.update(steps=0, left=steps_to_live)
 
     def or_die(whole: Callable) -> Callable:
         def step(self, *arguments):
-            nonlocal steps
-            steps += 1
-            if steps > steps_to_live:
+            LIFE["steps"] += 1
+            if LIFE["steps"] > LIFE["left"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(self, *arguments)
 
@@ -111,7 +112,7 @@ def run(evaluate: Callable[[Path], None], out: Path, steps_to_live: float) -> in
         mock.patch.object(compare_real, "make_twin", lambda dream: LineEnv(dream.envs[0].horizon)),
     ):
         evaluate(out)
-    out.with_suffix(".steps").write_text(str(steps), encoding="utf-8")
+    out.with_suffix(".steps").write_text(str(LIFE["steps"]), encoding="utf-8")
     os._exit(0)
 
 
