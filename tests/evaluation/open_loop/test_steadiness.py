@@ -57,7 +57,8 @@ def test_a_dream_that_stands_still_is_wrong_on_the_way_and_one_without_peg_is_lo
     monkeypatch.setattr(steadiness, "imagine", lambda *inputs: copy(*inputs) * 0 + 200)
     found = measure_steadiness(model, FEW)
     assert found["still"]["lost"] == found["out_and_back"]["lost"] == 3
-    assert np.isinf(found["still"]["drift_percent_of_width_median"])
+    assert found["still"]["drift_percent_of_width_median"] is None
+    assert found["out_and_back"]["end_percent_of_width_max"] is None
 
 
 def test_the_command_writes_figures_and_card(embedded_checkpoint: str, tmp_path: Path):

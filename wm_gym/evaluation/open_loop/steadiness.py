@@ -115,7 +115,8 @@ def measure_steadiness(model: LatentWorldModel, config: SteadinessConfig) -> dic
     Returns:
         `starts`; `still`: steps, median and largest drift of the effector in percent of the width,
         of the dream, of the simulator and of the decoder (the simulator's last frame, encoded and
-        decoded), and `lost`, in how many dreams it vanished; `out_and_back`: steps, the median
+        decoded), and `lost`, in how many dreams it vanished (a median or
+        largest value that would be infinite is None); `out_and_back`: steps, the median
         distance between the dream's and the simulator's effector at the farthest point and at the
         end, the same for the decoder, and `lost`.
 
@@ -142,6 +143,9 @@ def measure_steadiness(model: LatentWorldModel, config: SteadinessConfig) -> dic
         distance = 100.0 * np.linalg.norm(locate(one) - locate(other), axis=-1) / width
         return np.where(np.isnan(distance), np.inf, distance)
 
+    def finite(percent: float) -> float | None:
+        return float(percent) if np.isfinite(percent) else None
+
     def decoded(frames: np.ndarray) -> np.ndarray:
         return model.decode(model.encode(torch.from_numpy(frames))).cpu().numpy()
 
@@ -156,22 +160,22 @@ def measure_steadiness(model: LatentWorldModel, config: SteadinessConfig) -> dic
         "starts": config.starts,
         "still": {
             "steps": config.steps,
-            "drift_percent_of_width_median": float(np.median(drift)),
-            "drift_percent_of_width_max": float(drift.max()),
-            "simulator_drift_percent_of_width_median": float(np.median(apart(true[:, -1], first))),
-            "decoder_percent_of_width_median": float(
+            "drift_percent_of_width_median": finite(np.median(drift)),
+            "drift_percent_of_width_max": finite(drift.max()),
+            "simulator_drift_percent_of_width_median": finite(np.median(apart(true[:, -1], first))),
+            "decoder_percent_of_width_median": finite(
                 np.median(apart(decoded(true[:, -1]), true[:, -1]))
             ),
             "lost": int(np.isinf(drift).sum()),
         },
         "out_and_back": {
             "steps": config.out_and_back,
-            "farthest_percent_of_width_median": float(
+            "farthest_percent_of_width_median": finite(
                 np.median(apart(dream_out[:, far], true_out[:, far]))
             ),
-            "end_percent_of_width_median": float(np.median(error)),
-            "end_percent_of_width_max": float(error.max()),
-            "decoder_percent_of_width_median": float(
+            "end_percent_of_width_median": finite(np.median(error)),
+            "end_percent_of_width_max": finite(error.max()),
+            "decoder_percent_of_width_median": finite(
                 np.median(apart(decoded(true_out[:, -1]), true_out[:, -1]))
             ),
             "lost": int(np.isinf(error).sum()),
@@ -201,13 +205,18 @@ def evaluate_steadiness(config: SteadinessConfig) -> dict[str, Any]:
         "steadiness": scores,
     }
     still, back = scores["still"], scores["out_and_back"]
+
+    def shown(percent: float | None) -> str:
+        return "lost" if percent is None else f"{percent:.2f}"
+
     print(
         f"{model.spec.name}, medians over {config.starts} starts, percent of the width: drift "
-        f"{still['drift_percent_of_width_median']:.2f} after {config.steps} zero actions "
-        f"(simulator {still['simulator_drift_percent_of_width_median']:.2f}), "
-        f"{back['end_percent_of_width_median']:.2f} from the simulator after "
+        f"{shown(still['drift_percent_of_width_median'])} after {config.steps} zero actions "
+        f"(simulator {shown(still['simulator_drift_percent_of_width_median'])}), "
+        f"{shown(back['end_percent_of_width_median'])} from the simulator after "
         f"{config.out_and_back} steps out and back (decoder "
-        f"{back['decoder_percent_of_width_median']:.2f})"
+        f"{shown(back['decoder_percent_of_width_median'])}); effector lost in {still['lost']} and "
+        f"{back['lost']}"
     )
     if config.json is not None:
         print(f"wrote {write_json(config.json, report)}")
