@@ -207,10 +207,11 @@ def test_recordings_of_two_cameras_train_a_model_that_rolls_out(recordings: Path
 
 def test_clips_of_two_cameras_show_each_where_it_belongs(recordings: Path, two_views: str):
     from wm_gym.data.open_dataset import open_dataset
+    from wm_gym.data.recording_checks import Accepted
     from wm_gym.evaluation.open_loop.clips import open_recorded, sample_clips
 
     spec = Checkpoint.open(Path(two_views)).spec
-    data = open_recorded(recordings, spec, CAMERAS)
+    data = open_recorded(recordings, spec, CAMERAS, Accepted(range=True))
     clips = sample_clips(data, spec, clips=2, steps=3, seed=0)
     assert clips.frames.shape == (2, 5, 32, 64, 3)
     row = int(clips.actions[0, 0, 0])  # the first action component names the row, see recorded_data

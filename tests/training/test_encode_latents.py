@@ -58,7 +58,9 @@ def stored(folder: Path, name: str) -> dict:
 
 
 def test_a_checkpoint_gives_encoder_scale_and_actions(own: Path, tiny_checkpoint, tmp_path: Path):
-    out = encode_latents(EncodeLatentsConfig(own, tmp_path / "out", tiny_checkpoint))
+    out = encode_latents(
+        EncodeLatentsConfig(own, tmp_path / "out", tiny_checkpoint, any_range=True)
+    )
     card = Checkpoint.open(Path(tiny_checkpoint))
     assert tuple(stored(out, "normalisation")["mean"]) == card.spec.latent.mean
     assert stored(out, "action")["gain"] == list(card.spec.action.gain)
@@ -128,7 +130,9 @@ def test_a_published_space_is_fetched_by_its_name(own: Path, tmp_path: Path, mon
 
 
 def test_a_domain_named_by_the_user_wins(own: Path, encoder: Path, tmp_path: Path):
-    config = EncodeLatentsConfig(own, tmp_path / "out", encoder=encoder, domain="langtable")
+    config = EncodeLatentsConfig(
+        own, tmp_path / "out", encoder=encoder, domain="langtable", any_range=True
+    )
     assert stored(encode_latents(config), "action")["gain"] == list(LANGTABLE.action.gain)
 
 

@@ -35,6 +35,22 @@ class EpisodeError(UserError):
     """An episode or a dataset folder that contradicts itself."""
 
 
+def check_finite(actions: np.ndarray, folder: Path, episode: int) -> np.ndarray:
+    """The actions (T, A), known to be finite.
+
+    Raises:
+        EpisodeError: naming the episode and the row.
+    """
+    wrong = np.flatnonzero(~np.isfinite(actions).all(axis=-1))
+    if len(wrong):
+        row = int(wrong[0])
+        raise EpisodeError(
+            f"{folder}: episode {episode}, row {row} of the actions is {actions[row].tolist()}, "
+            "expected finite numbers; leave the episode out or mend it"
+        )
+    return actions
+
+
 @dataclass(frozen=True)
 class Episode:
     """One episode: T actions between T+1 states.
@@ -277,7 +293,13 @@ class EpisodeDataset:
     def actions(self, index: int) -> np.ndarray:
         """Actions (T, A) float32 of one episode."""
         entry = self._entries[index]
-        return self._shard(entry.shard)[0][entry.group]["actions"][()]
+        actions = self._shard(entry.shard)[0][entry.group]["actions"][()]
+        if len(actions) != entry.shape[0] - 1:
+            raise EpisodeError(
+                f"{self.folder}: episode {index} has {len(actions)} actions and {entry.shape[0]} "
+                f"frames, expected {entry.shape[0] - 1} actions; collect or convert it again"
+            )
+        return check_finite(actions, self.folder, index)
 
     def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Privileged state (T+1, S) float64 and success (T+1,) bool of one episode."""

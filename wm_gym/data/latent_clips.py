@@ -24,7 +24,7 @@ import numpy as np
 
 from wm_gym.checkpoints import write_atomically
 from wm_gym.data.clips import Alignment, Clip, ClipStarts, align
-from wm_gym.data.episodes import EpisodeReader
+from wm_gym.data.episodes import EpisodeError, EpisodeReader, check_finite
 from wm_gym.errors import UserError
 from wm_gym.run_lock import RunLock
 from wm_gym.run_settings import check_run_settings, plain_settings, read_run_settings
@@ -206,9 +206,7 @@ def precompute_latents(
                     seen = dataset.frames(i, slice(at, at + batch))
                     chunk = _to_numpy(encode(np.asarray(seen)))
                     if latents is None:
-                        latents = np.lib.format.open_memmap(
-                            staging / "latents.npy", "w+", np.float16, (total, *chunk.shape[1:])
-                        )
+                        latents = allocate_array(staging / "latents.npy", (total, *chunk.shape[1:]))
                     latents[a + at : a + at + len(chunk)] = chunk
                 bar.update(b - a)
         assert latents is not None
@@ -221,6 +219,28 @@ def precompute_latents(
         }
         _finish(staging, out, arrays, record)
     return out
+
+
+def allocate_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new float16 array in a file whose room on the disk is there.
+
+    Without it a disk that fills up ends the process by SIGBUS, without a word.
+
+    Raises:
+        UserError: if the disk has no room for it.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        with open(path, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        size = 2 * int(np.prod(shape)) / 2**20
+        raise UserError(
+            f"{path.parent} has no room for {size:.1f} MiB of latents ({error.strerror or error}); "
+            "free some, or write to another disk"
+        ) from error
+    return array
 
 
 @contextlib.contextmanager
@@ -290,6 +310,24 @@ def _to_numpy(latents: Any) -> np.ndarray:
     return latents
 
 
+def check_rows(folder: Path, latents: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> None:
+    """Refuse a folder whose arrays do not fit together, or whose actions are not finite.
+
+    Raises:
+        EpisodeError: naming the arrays, or the episode and the row.
+    """
+    counts = {"latents": len(latents), "actions": len(actions), "bounds": int(bounds[-1])}
+    if len(set(counts.values())) > 1:
+        raise EpisodeError(
+            f"{folder} holds different numbers of states {counts}, expected one; write it again "
+            "with `wm-gym train latents`"
+        )
+    wrong = np.flatnonzero(~np.isfinite(actions).all(axis=-1))
+    if len(wrong):
+        episode = int(np.searchsorted(bounds, wrong[0], side="right")) - 1
+        check_finite(actions[bounds[episode] : bounds[episode + 1]], folder, episode)
+
+
 class LatentClips:
     """Random batches of latent clips.
 
@@ -338,6 +376,7 @@ class LatentClips:
         self.privileged = np.load(self.folder / "privileged.npy")
         self.success = np.load(self.folder / "success.npy")
         bounds = np.load(self.folder / "bounds.npy")
+        check_rows(self.folder, self.latents, self.actions, bounds)
         chosen = np.arange(len(bounds) - 1) if episodes is None else np.asarray(episodes)
         self.episodes = chosen
         self.first_rows = bounds[:-1][chosen]

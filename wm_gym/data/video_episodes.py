@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_gym.data.episodes import Episode, EpisodeError
+from wm_gym.data.episodes import Episode, EpisodeError, check_finite
 from wm_gym.data.video import OpenVideos
 from wm_gym.instructions import Goal
 
@@ -137,7 +137,8 @@ class VideoEpisodes(ABC):
                     f"{self.folder}: episode {index} has {len(actions)} actions, expected "
                     f"{self.rows[index]}, one per row; copy or download the dataset again"
                 )
-            self._actions[index] = np.asarray(actions[:-1], np.float32)
+            taken = np.asarray(actions[:-1], np.float32)
+            self._actions[index] = check_finite(taken, self.folder, index)
         return self._actions[index]
 
     def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from wm_gym.data.foreign_pictures import foreign_pictures, sample_frames
 from wm_gym.data.frames import resize, split_views
 from wm_gym.data.latent_clips import EpisodeFacts, precompute_latents, write_episode_facts
 from wm_gym.data.open_dataset import open_dataset, read_actions_as
+from wm_gym.data.recording_checks import Accepted, check_recordings
 from wm_gym.domains import DOMAINS, domain_of
 from wm_gym.errors import UserError
 from wm_gym.latents.adapted import AdaptedSpace
@@ -79,6 +80,10 @@ class EncodeLatentsConfig:
     `auto` is card, else the simulator the episodes come from, else data."""
     normalisation: Path | None = None
     """Reuse this `normalisation.json` (held-out data must use that of the training data)."""
+    any_rate: bool = False
+    """Take recordings at another rate than the action spec's as they are."""
+    any_range: bool = False
+    """Take actions beyond the action spec's bounds as they are; an environment clips them."""
     batch: int = 64
     """Frames a pass."""
     device: str = "cpu"
@@ -254,6 +259,7 @@ def choose_action_spec(
             f"{config.data} has actions of {width} components, expected {action.size}: "
             f"{list(action.names)}; use episodes of that robot, or --domain data"
         )
+    check_recordings(data, action, Accepted(config.any_rate, config.any_range))
     return action
 
 

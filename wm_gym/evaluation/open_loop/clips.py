@@ -11,6 +11,7 @@ import numpy as np
 from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.frames import resize_views
 from wm_gym.data.open_dataset import open_dataset, read_actions_as
+from wm_gym.data.recording_checks import STRICT, Accepted, check_recordings
 from wm_gym.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ class OpenLoopClips:
 
 
 def open_recorded(
-    folder: Path, spec: WorldModelSpec, cameras: tuple[str, ...] = ()
+    folder: Path,
+    spec: WorldModelSpec,
+    cameras: tuple[str, ...] = (),
+    accepted: Accepted = STRICT,
 ) -> EpisodeReader:
     """Open episodes that a model is compared with.
 
@@ -56,16 +60,20 @@ def open_recorded(
         folder: any layout of `wm_gym.data.open_dataset`.
         spec: card of the model.
         cameras: of the dataset.
+        accepted: what of the data may contradict the card.
 
     Raises:
         ValueError: if there are not as many cameras as the model has views.
+        EpisodeError: if the actions are not those of the card.
     """
     if max(1, len(cameras)) != spec.num_views:
         raise UserError(
             f"{spec.name} sees {spec.num_views} camera(s) side by side, got --cameras "
             f"{list(cameras)}; name as many, in the order the model was trained with"
         )
-    return read_actions_as(open_dataset(folder, cameras or None), spec.action)
+    data = read_actions_as(open_dataset(folder, cameras or None), spec.action)
+    check_recordings(data, spec.action, accepted)
+    return data
 
 
 def sample_clips(

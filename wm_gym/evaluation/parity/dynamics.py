@@ -102,6 +102,12 @@ def roll_out(case: ParityCase, cache: CacheMode) -> Tensor:
     """Context and generated latents of a rollout case, (B, T, h, w, C)."""
     context, actions, noise = (case.inputs[name] for name in ("context", "actions", "noise"))
     rows, given = context.shape[:2]
+    frames = case.outputs["latents"].shape[1]
+    if actions.shape[1] < frames or len(noise) < frames - given:
+        raise UserError(
+            f"{case.name}: {frames} frames from {given} given ones, but {actions.shape[1]} actions "
+            f"and noise for {len(noise)}; expected {frames} and {frames - given} or more"
+        )
     rollout = Rollout(
         _ReferenceModel(case),
         LatentHistory(context, actions[:, :given]),
@@ -110,7 +116,7 @@ def roll_out(case: ParityCase, cache: CacheMode) -> Tensor:
         guidance=float(case.config.get("cfg", 1.0)),
         noise=lambda seeds, steps, shape: noise[steps[0]].reshape(rows, *shape),
     )
-    made = [rollout.step(action) for action in actions[:, given:].unbind(1)]
+    made = [rollout.step(action) for action in actions[:, given:frames].unbind(1)]
     return torch.cat([context, torch.stack(made, 1)], 1)
 
 
