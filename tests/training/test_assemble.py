@@ -15,6 +15,7 @@ import torch
 from tests.data.recorded_data import write_mp4_npz
 from tests.training.test_frozen_features import adapter_recipe
 from wm_gym.checkpoints import Checkpoint, assets_folder
+from wm_gym.data.episodes import EpisodeError
 from wm_gym.latents.vjepa21 import VJEPA21Space
 from wm_gym.latents.vjepa_mini import VJEPAMini, VJEPAMiniConfig
 from wm_gym.training.assemble import AssembleConfig, assemble, reward_spec
@@ -186,6 +187,9 @@ def test_bridge_actions_can_be_asked_for(runs: Path, tmp_path: Path):
     config = EncodeLatentsConfig(
         runs / "data", tmp_path / "bridge", "VJEPA", domain="bridge-published"
     )
+    with pytest.raises(EpisodeError, match=r"10 Hz.*control_hz 5"):
+        encode_latents(config)
+    config = replace(config, any_rate=True)
     action = json.loads((encode_latents(config) / "action.json").read_text(encoding="utf-8"))
     assert (action["width"], action["frame_skip"], action["alignment"]) == (10, 2, "source")
     assert action["names"][-1] == "gripper"
