@@ -34,6 +34,7 @@ from wm_gym.policies.idql.features import critic_features
 from wm_gym.policies.idql.policy import IDQLPolicy
 from wm_gym.policies.latent_planner import LatentPlannerPolicy
 from wm_gym.policies.noisy import NoisyPolicy
+from wm_gym.policies.null_policy import NullPolicy
 from wm_gym.policies.openpi import OpenPiConfig, OpenPiPolicy
 from wm_gym.policies.openvla import OpenVLAPolicy
 from wm_gym.policies.planner import PlannerPolicy
@@ -146,6 +147,7 @@ def every_agent(checkpoint: str, folder: Path) -> Iterator[tuple[dict[str, Polic
         openpi = OpenPiPolicy(PLANE, SMALL, config=OpenPiConfig(url, **patient))
         stack.callback(openpi.close)
         yield {
+            "null": NullPolicy(PLANE),
             "random": RandomPolicy(PLANE),
             "action-replay": ActionReplayPolicy(PLANE, sequences=[np.full((4, 2), 0.01)]),
             "noisy": NoisyPolicy(cloning(), 0.2),

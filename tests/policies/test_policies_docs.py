@@ -97,11 +97,10 @@ def test_every_command_is_understood():
 
 
 def test_the_fields_of_the_report_are_those_it_explains():
-    from wm_gym.evaluation.compare_real.run import CompareRealConfig
-    from wm_gym.evaluation.compare_real.summary import agreement
+    from wm_gym.evaluation.compare_real.summary import Bootstrap, agreement
 
     outcomes = np.array([[False, True], [True, True]])
-    fields = set(agreement(CompareRealConfig(resamples=5), outcomes, outcomes))
+    fields = set(agreement(outcomes, outcomes, Bootstrap(5, 0)))
     named = {f"{n}{end}" for n in ("pearson", "spearman", "mmrv") for end in ("", "_interval")}
     named |= {f"{n}_undefined_resamples" for n in ("pearson", "spearman", "mmrv")}
     assert fields == named | {"episode_agreement", "mean_rate_difference"}

@@ -12,7 +12,6 @@ from wm_gym.policies.action_use import WARN_SHARE, action_use_findings
 from wm_gym.policies.records import share_of
 
 if TYPE_CHECKING:
-    from wm_gym.evaluation.compare_real.policies import NamedPolicy
     from wm_gym.policies.runner import EpisodeRecord
 
     Table = Sequence[Sequence[Sequence[EpisodeRecord]]]
@@ -46,7 +45,7 @@ def null_report(imagined: Sequence[Sequence[EpisodeRecord]], true: Any, held: np
 
 
 def findings(
-    policies: Sequence[NamedPolicy],
+    names: Sequence[str],
     imagined: Table,
     true: Table,
     held: np.ndarray,
@@ -55,7 +54,7 @@ def findings(
     """A sentence for everything that makes the comparison mean less than it seems to.
 
     Args:
-        policies: P of them.
+        names: of the P policies.
         imagined: imagined episodes.
         true: true episodes.
         held: starts whose goal holds at reset, (K, N).
@@ -74,7 +73,7 @@ def findings(
                 f"the {NULL}, which does nothing, succeeds in {rate:.0%} of the {world} episodes: "
                 f"{world} success says little about a policy"
             )
-    for p, entry in enumerate(policies):
+    for p, name in enumerate(names):
         records = [r for table in (imagined[p], true[p]) for cell in table for r in cell]
-        found += action_use_findings(records, entry.name)
+        found += action_use_findings(records, name)
     return found

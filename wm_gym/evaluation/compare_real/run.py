@@ -185,7 +185,7 @@ def _compare_real(config: CompareRealConfig) -> dict[str, Any]:
             if holds
         ],
         "null_control": null,
-        "undermined_by": findings(policies, imagined, true, held, null),
+        "undermined_by": findings([entry.name for entry in policies], imagined, true, held, null),
     }
     if recorded is not None:
         report["split"] = split_report(policies, imagined, recorded, true, bootstrap)
