@@ -70,16 +70,11 @@ def label_langtable(states: np.ndarray, tasks: Sequence[str] = ()) -> GoalLabels
     for goal in langtable_tasks.goals("any"):
         first = objects.index(goal.first)
         goals.append([goal.task, goal.first, goal.second or ""])
-        if goal.task == "reach":
-            metres = np.maximum(gaps[:, first], 0.0)
-            reached = metres < langtable_tasks.CONTACT_GAP_M
-        else:
-            between = centres[:, first, objects.index(str(goal.second))]
-            push = goal.task == "push"
-            lacking = np.maximum(langtable_tasks.SEPARATE_DISTANCE_M - between, 0.0)
-            metres = between if push else lacking
-            reached = between < langtable_tasks.PUSH_DISTANCE_M if push else metres <= 0.0
-        success.append(reached)
+        between = gaps[:, first]
+        if goal.second is not None:
+            between = centres[:, first, objects.index(goal.second)]
+        metres = langtable_tasks.distance_of(goal.task, between)
+        success.append(langtable_tasks.fulfils(goal.task, metres))
         distance.append(metres)
     places = np.concatenate([blocks, states[:, None, :2]], axis=1).astype(np.float32)
     return GoalLabels(goals, np.stack(success, 1), np.stack(distance, 1).astype(np.float32), places)

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import gymnasium
 
-BRIDGE_SPACES = (
-    "VJEPA",
-    "WebDINO",
-    "SigLIP2",
-    "VJEPA96",
-    "WebDINO96",
-    "SigLIP296",
-    "VAE",
-    "VAVAE",
-    "Cosmos",
-)
+
+@dataclass(frozen=True)
+class ModelId:
+    """What an id of a world model says.
+
+    Attributes:
+        env_id: the id.
+        twin: id of the simulator of the same domain.
+        space: name of the latent space, as the id spells it; "SWM" of a semantic model.
+        embedded: folder under assets/ that `checkpoint="embedded"` means; None if it has none.
+        kind: `latent` or `semantic`.
+    """
+
+    env_id: str
+    twin: str
+    space: str
+    embedded: str | None = None
+    kind: str = "latent"
+
+
+MODEL_IDS: dict[str, ModelId] = {
+    row.env_id: row
+    for row in (
+        ModelId("WM-Bridge-VJEPA-v0", "BridgeSim-v0", "VJEPA", "bridge-vjepa-mini"),
+        ModelId("WM-Bridge-WebDINO-v0", "BridgeSim-v0", "WebDINO"),
+        ModelId("WM-Bridge-SigLIP2-v0", "BridgeSim-v0", "SigLIP2"),
+        ModelId("WM-Bridge-VJEPA96-v0", "BridgeSim-v0", "VJEPA96", "bridge-vjepa96-mini"),
+        ModelId("WM-Bridge-WebDINO96-v0", "BridgeSim-v0", "WebDINO96"),
+        ModelId("WM-Bridge-SigLIP296-v0", "BridgeSim-v0", "SigLIP296"),
+        ModelId("WM-Bridge-VAE-v0", "BridgeSim-v0", "VAE", "bridge-vae-mini"),
+        ModelId("WM-Bridge-VAVAE-v0", "BridgeSim-v0", "VAVAE"),
+        ModelId("WM-Bridge-Cosmos-v0", "BridgeSim-v0", "Cosmos"),
+        ModelId("WM-LangTable-VAE-v0", "LangTable-v0", "VAE", "langtable-vae-mini"),
+        ModelId("WM-LangTable-SWM-v0", "LangTable-v0", "SWM", "langtable-swm", "semantic"),
+        ModelId("WM-Cube-SWM-v0", "Cube-v0", "SWM", "cube-swm", "semantic"),
+    )
+}
+"""Every id of a world model; what else is said about an id is read off its row."""
 
 EMBEDDED_MODELS: dict[str, str | None] = {
-    **{f"WM-Bridge-{space}-v0": None for space in BRIDGE_SPACES},
-    "WM-Bridge-VJEPA-v0": "bridge-vjepa-mini",
-    "WM-Bridge-VAE-v0": "bridge-vae-mini",
-    "WM-Bridge-VJEPA96-v0": "bridge-vjepa96-mini",
-    "WM-LangTable-VAE-v0": "langtable-vae-mini",
+    row.env_id: row.embedded for row in MODEL_IDS.values() if row.kind == "latent"
 }
-"""Id -> folder under assets/ that `checkpoint="embedded"` means; None if it has none."""
+"""Latent world models: id -> folder under assets/, None if no checkpoint ships."""
 
 SEMANTIC_MODELS: dict[str, str] = {
-    "WM-LangTable-SWM-v0": "langtable-swm",
-    "WM-Cube-SWM-v0": "cube-swm",
+    row.env_id: row.embedded
+    for row in MODEL_IDS.values()
+    if row.kind == "semantic" and row.embedded is not None
 }
 """Semantic world models: id -> folder under assets/."""
-
-SEMANTIC_TWINS: dict[str, str] = {
-    "WM-LangTable-SWM-v0": "LangTable-v0",
-    "WM-Cube-SWM-v0": "Cube-v0",
-}
-"""Id -> the simulator that such a model is of."""
 
 SIMULATORS: dict[str, str] = {
     "LangTable-v0": "wm_gym.envs.sims.langtable:LangTableEnv",

@@ -24,7 +24,7 @@ from wm_gym.envs.engine_snapshot import UNREADABLE_SNAPSHOT
 from wm_gym.envs.episode import Transition
 from wm_gym.envs.episode_starts import EpisodeStarts
 from wm_gym.envs.info import SEMANTIC, make_info, verdict
-from wm_gym.envs.registration import SEMANTIC_MODELS, SEMANTIC_TWINS
+from wm_gym.envs.registration import MODEL_IDS, SEMANTIC_MODELS
 from wm_gym.envs.settings import announce
 from wm_gym.errors import UserError
 from wm_gym.instructions import Goal
@@ -119,7 +119,7 @@ class SemanticEngine:
             dtype=_DTYPES[settings.dtype],
         )
         self.spec = self.model.spec
-        twin = SEMANTIC_TWINS[settings.env_id]
+        twin = MODEL_IDS[settings.env_id].twin
         if model is None and self.spec.twin not in (twin, None):
             raise UserError(
                 f"{settings.env_id} is of {twin}, and {self.spec.name} is a model of "

@@ -14,7 +14,7 @@ from wm_gym.devices import check_device
 from wm_gym.dynamics.acceleration import ARITHMETIC, accelerate
 from wm_gym.dynamics.cache_modes import CacheMode
 from wm_gym.envs.observations import OBSERVATIONS
-from wm_gym.envs.registration import EMBEDDED_MODELS
+from wm_gym.envs.registration import EMBEDDED_MODELS, MODEL_IDS
 from wm_gym.envs.reward_registry import check_reward_name
 from wm_gym.errors import UserError
 from wm_gym.latents.registry import stands_for
@@ -152,8 +152,8 @@ def load_model(settings: Settings) -> LatentWorldModel:
         denoising_steps=settings.denoising_steps,
         device=settings.device,
     )
-    domain, twin = settings.env_id.split("-")[1], model.spec.twin
-    if twin is not None and not twin.startswith(domain):
+    domain, twin = MODEL_IDS[settings.env_id].twin, model.spec.twin
+    if twin is not None and twin != domain:
         raise UserError(
             f"{settings.env_id} with checkpoint {checkpoint!r}: its card says it is a model of "
             f"{twin}; make the id of that domain, or name a checkpoint of {domain}"
@@ -171,9 +171,10 @@ def _check_space(env_id: str, space: str, checkpoint: str) -> None:
     Raises:
         ValueError: naming that id.
     """
-    domain = env_id.split("-")[1]
-    proper = f"WM-{domain}-{stands_for(space)}-v0"
-    if proper in EMBEDDED_MODELS and proper != env_id:
+    twin, named = MODEL_IDS[env_id].twin, stands_for(space)
+    rows = [row for row in MODEL_IDS.values() if (row.twin, row.space) == (twin, named)]
+    proper = rows[0].env_id if rows else env_id
+    if proper != env_id:
         raise UserError(
             f"{env_id} with checkpoint {checkpoint!r}: its card says that its latents are {space}; "
             f"make {proper}, or name a checkpoint over the latents that the id names"

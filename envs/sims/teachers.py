@@ -5,7 +5,6 @@ Both come from recorded privileged states; a policy itself sees frames and words
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from wm_gym.envs.sims.cube import tasks as cube_tasks
 from wm_gym.envs.sims.cube import view as cube_view
 from wm_gym.envs.sims.langtable import expert as langtable_expert
 from wm_gym.envs.sims.langtable import tasks as langtable_tasks
-from wm_gym.envs.sims.langtable.scene import CAMERA_TILT_DEG, VIEW_HEIGHT_M
+from wm_gym.envs.sims.langtable import view as langtable_view
 from wm_gym.instructions import Goal
 
 
@@ -79,10 +78,7 @@ def _langtable_goal(goal: Goal) -> langtable_tasks.Goal:
 def langtable_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:
     """Where peg and blocks are in the near-top-down frame, see `Teacher.places`."""
     del goal  # all blocks are always there
-    blocks = privileged[:, 2:].reshape(len(privileged), -1, 3)[:, :, :2]
-    positions = np.concatenate([privileged[:, None, :2], blocks], axis=1)
-    foreshortening = math.cos(math.radians(CAMERA_TILT_DEG))  # of y: the camera looks at an angle
-    return (positions * (1, foreshortening) / (VIEW_HEIGHT_M / 2)).astype(np.float32)
+    return langtable_view.places(privileged).astype(np.float32)
 
 
 def bridge_places(privileged: np.ndarray, goal: Goal) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wm_gym.domains import DOMAINS, Domain
-from wm_gym.envs.registration import EMBEDDED_MODELS, SEMANTIC_MODELS
+from wm_gym.domains import Domain
+from wm_gym.envs.registration import MODEL_IDS
 from wm_gym.latents.registry import LATENT_SPACES
 from wm_gym.spec import ActionSpec
 
@@ -19,8 +19,7 @@ def described_components(action: ActionSpec) -> str:
 def simulator_lines(domain: Domain) -> list[str]:
     """A simulator as a page of text."""
     frame, action = domain.frame, domain.action
-    prefix = f"WM-{domain.twin.partition('-')[0].removesuffix('Sim')}-"
-    models = [i for i in (*EMBEDDED_MODELS, *SEMANTIC_MODELS) if i.startswith(prefix)]
+    models = [row.env_id for row in MODEL_IDS.values() if row.twin == domain.twin]
     return [
         f"{domain.twin}: a MuJoCo simulator, the ground truth of its world models",
         f"frames         {frame.height}x{frame.width} for its world models, camera {frame.camera}; "
@@ -37,9 +36,8 @@ def simulator_lines(domain: Domain) -> list[str]:
 
 def missing_model(env_id: str) -> dict[str, Any]:
     """Facts about an id whose checkpoint does not ship."""
-    domain_name, space = env_id.split("-")[1:3]
-    domain = next(d for d in DOMAINS.values() if d.twin.startswith(domain_name))
-    facts: dict[str, Any] = {"id": env_id, "checkpoint": None, "domain": domain.twin}
+    space = MODEL_IDS[env_id].space
+    facts: dict[str, Any] = {"id": env_id, "checkpoint": None, "domain": MODEL_IDS[env_id].twin}
     if space in LATENT_SPACES:
         entry = LATENT_SPACES[space]
         facts |= {

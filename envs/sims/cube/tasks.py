@@ -1,7 +1,6 @@
 """Tasks of Cube: instructions in words, success and distance as functions of the state.
 
-Nothing here needs MuJoCo: everything is computed from the privileged state, see `cube_state`. What
-counts as touching and as on top is what the questions about it say, `cube_question_types`.
+Nothing here needs MuJoCo: everything is computed from the privileged state, see `cube_state`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import numpy as np
 from wm_gym.envs.sims.cube.state import CUBE_HALF_M, CubeState
 from wm_gym.errors import UserError
 from wm_gym.instructions import InstructionSet, as_text
-from wm_gym.semantic.cube_question_types import ASIDE, PAD_CONTACT, RISE
-from wm_gym.semantic.question_types import BLOCK_CONTACT
 
 OBJECTS = ("red cube", "blue cube", "green cube", "yellow cube")
 TASK_TEMPLATES: dict[str, str] = {
@@ -23,8 +20,10 @@ TASK_TEMPLATES: dict[str, str] = {
 }
 TASKS = tuple(TASK_TEMPLATES)
 
-TOUCH_GAP_M = PAD_CONTACT.threshold
-"""A pad touches a cube when the gap between them is below this."""
+TOUCH_GAP_M = 0.002  # reach: a pad touches a cube when the gap between them is below this
+STACK_RISE_M = 0.03  # stack: the centre is higher than the other one's by more than this
+STACK_ASIDE_M = 0.025  # stack: horizontal distance of the centres, at most
+STACK_GAP_M = 0.003  # stack: gap between the two cubes, at most
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def on_top(state: CubeState) -> np.ndarray:
     """Returns whether the first cube is on top of the second, (..., n, n) bool."""
     step = state.cubes_m[..., :, None, :] - state.cubes_m[..., None, :, :]
     aside = np.linalg.norm(step[..., :2], axis=-1)
-    above = (step[..., 2] > RISE.threshold) & (aside < ASIDE.threshold)
-    return above & (state.cube_gaps_m < BLOCK_CONTACT.threshold)
+    above = (step[..., 2] > STACK_RISE_M) & (aside < STACK_ASIDE_M)
+    return above & (state.cube_gaps_m < STACK_GAP_M)
 
 
 def task_distance(state: np.ndarray, goal: CubeGoal, objects: tuple[str, ...]) -> float:

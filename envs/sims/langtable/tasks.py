@@ -30,6 +30,8 @@ __all__ = [
     "TASKS",
     "TASK_TEMPLATES",
     "Goal",
+    "distance_of",
+    "fulfils",
     "goals",
     "is_success",
     "parse_instruction",
@@ -150,19 +152,32 @@ def task_distance(state: np.ndarray, goal: Goal, objects: tuple[str, ...] = OBJE
     """
     first = objects.index(goal.first)
     peg, poses = split_state(state)
-    if goal.task == "reach":
+    if goal.second is None:
         one = signed_distances(peg, poses[first : first + 1], (goal.first,))[0]
-        return float(max(one - PEG_RADIUS_M, 0.0))
-    assert goal.second is not None
-    centres = float(np.linalg.norm(poses[first, :2] - poses[objects.index(goal.second), :2]))
-    return centres if goal.task == "push" else max(SEPARATE_DISTANCE_M - centres, 0.0)
+        return float(distance_of(goal.task, np.asarray(one - PEG_RADIUS_M)))
+    between = np.linalg.norm(poses[first, :2] - poses[objects.index(goal.second), :2])
+    return float(distance_of(goal.task, np.asarray(between)))
+
+
+def distance_of(task: str, metres: np.ndarray) -> np.ndarray:
+    """Returns a task's distance in metres, see `task_distance`; of any number of states.
+
+    Args:
+        task: one of `TASKS`.
+        metres: reach: gap between the peg's surface and the block. Else: distance of the centres.
+    """
+    if task == "push":
+        return metres
+    return np.maximum(metres if task == "reach" else SEPARATE_DISTANCE_M - metres, 0.0)
+
+
+def fulfils(task: str, distance_m: np.ndarray) -> np.ndarray:
+    """Tells whether a task is done at this distance, see `distance_of`; of any number of states."""
+    if task == "separate":
+        return distance_m <= 0.0
+    return distance_m < (CONTACT_GAP_M if task == "reach" else PUSH_DISTANCE_M)
 
 
 def is_success(state: np.ndarray, goal: Goal, objects: tuple[str, ...] = OBJECTS) -> bool:
     """Tells whether a privileged state (2 + 3n,) fulfils a goal."""
-    distance = task_distance(state, goal, objects)
-    if goal.task == "reach":
-        return distance < CONTACT_GAP_M
-    if goal.task == "push":
-        return distance < PUSH_DISTANCE_M
-    return distance <= 0.0
+    return bool(fulfils(goal.task, np.asarray(task_distance(state, goal, objects))))

@@ -7,10 +7,12 @@ from tests.semantic.cube_episodes import CUBES, scene, write_cube_episodes
 from wm_gym.data.episodes import EpisodeError
 from wm_gym.envs.collect_qa import CollectQAConfig, collect_qa
 from wm_gym.envs.sims.answers import ANSWERS
+from wm_gym.envs.sims.cube import tasks as cube_tasks
 from wm_gym.envs.sims.cube.questions import PRESENT_TYPES, slack, slacks
 from wm_gym.envs.sims.cube.tasks import CubeGoal, is_success
-from wm_gym.semantic.cube_question_types import CUBE_QUESTIONS, PAD_CONTACT
+from wm_gym.semantic.cube_question_types import ASIDE, CUBE_QUESTIONS, PAD_CONTACT, RISE
 from wm_gym.semantic.question_sets import QUESTION_SETS
+from wm_gym.semantic.question_types import BLOCK_CONTACT
 from wm_gym.semantic.questions import Question, QuestionError
 from wm_gym.semantic.tasks import TaskError, cube_task, semantic_task
 from wm_gym.training.saqa import SAQADataset, draw_wording
@@ -21,6 +23,16 @@ RB, BR = ("red cube", "blue cube"), ("blue cube", "red cube")
 
 def ask(kind, cubes, after, before=None):
     return slack(Question(kind, cubes), scene() if before is None else before, after, CUBES)
+
+
+def test_questions_and_tasks_agree_about_limits_that_both_state():
+    limits = [PAD_CONTACT, RISE, ASIDE, BLOCK_CONTACT]
+    assert [limit.threshold for limit in limits] == [
+        cube_tasks.TOUCH_GAP_M,
+        cube_tasks.STACK_RISE_M,
+        cube_tasks.STACK_ASIDE_M,
+        cube_tasks.STACK_GAP_M,
+    ]
 
 
 HELD = {"hand": (0.4, 0.0, 0.025), "red_pads": (0.0, 0.0005)}

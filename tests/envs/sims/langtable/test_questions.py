@@ -6,7 +6,7 @@ import pytest
 from wm_gym.envs.sims.langtable.questions import block_gaps, slack, slacks
 from wm_gym.envs.sims.langtable.shapes import PEG_RADIUS_M
 from wm_gym.envs.sims.langtable.tasks import CONTACT_GAP_M, OBJECTS, Goal, is_success
-from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS
+from wm_gym.semantic.question_types import LANGTABLE_QUESTIONS, PEG_CONTACT
 from wm_gym.semantic.questions import Question, QuestionError
 
 TABLE = ("green cube", "blue cube", "red moon")  # a cube's half width is 0.02 m
@@ -16,6 +16,10 @@ HALF = 0.02
 def scene(peg=(0.0, -0.15), green=(-0.1, 0.0), blue=(0.1, 0.0), red=(0.0, 0.15)):
     """A privileged state with cubes that stand straight."""
     return np.array([*peg, *green, 0.0, *blue, 0.0, *red, 0.0])
+
+
+def test_the_questions_limit_of_touching_is_that_of_the_reach_task():
+    assert PEG_CONTACT.threshold == CONTACT_GAP_M
 
 
 def ask(kind, blocks, value, after, before=None):
