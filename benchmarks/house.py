@@ -49,6 +49,8 @@ env.step(env.action_space.sample())
 action = env.action_space.sample()
 root, lines = Path(sys.argv[1]).resolve(), {}
 def trace(frame, event, _):
+    if frame.f_code.co_filename.startswith("<"):
+        return None
     path = Path(frame.f_code.co_filename).resolve()
     if not path.is_relative_to(root) or ".venv" in path.parts:
         return None
