@@ -10,7 +10,7 @@ itself before it has learned anything.
 It writes to --out: `agent/` (a policy for wm-gym record and compare-real), `learning.png`,
 `episodes.mp4` and `report.json`. To see in a few minutes that every part runs, make it small:
 
-    python examples/train_in_imagination.py --algorithm ppo --out outputs/small --steps 256 \
+    python examples/train_in_imagination.py --algorithm ppo --out outputs/train_small --steps 256 \
         --rows 8 --horizon 8 --n-steps 8 --batch-size 32 --test-episodes 4 --test-steps 8
 
 Reasons for the settings:

@@ -78,11 +78,15 @@ def test_a_reward_model_learns_from_labels_that_know_one_goal_a_state(bridge, tm
     assert label_goals(GoalLabelsConfig(folder)) == folder / "goal_labels.npz"
     data = LabelledLatents.read(folder, near_miss_m=0.02)
     rows, columns = data.draw(np.random.default_rng(0), 400)
-    assert all(TASKS[column] == tasks[row] for row, column in zip(rows, columns, strict=True))
+    own = np.array([TASKS[column] == tasks[row] for row, column in zip(rows, columns, strict=True)])
+    # under another task's instruction a state shows other objects, and is never a success
+    assert own.any() and not own.all()
+    assert not data.success[rows[~own], columns[~own]].any()
+    assert np.isnan(data.distance[rows[~own], columns[~own]]).all()
     loop = LoopConfig(steps=3, warmup_steps=1, ema=0.5, log_every=1)
     config = RewardConfig(
         folder, folder, tmp_path / "out", dim=16, depth=1, trunk_dim=24, trunk_depth=1,
-        trunk_heads=2, batch=24, loop=loop,
+        trunk_heads=2, batch=24, foreign_share=0.0, loop=loop,
     )  # fmt: skip
     train_reward(config)
     lines = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -21,7 +21,7 @@ SHIPPED = sorted(path.parent.name for path in assets_folder().glob(f"*/{FILENAME
 def test_no_shipped_start_holds_its_goal(name):
     """At reset, by the simulator; nor after an action that does nothing."""
     folder = Path(assets_folder()) / name
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     starts = StartStates.read(folder / FILENAME)
     domain = domain_of(card["twin"])
     keyword = domain.objects_keyword if domain else ""

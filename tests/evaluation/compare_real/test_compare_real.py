@@ -179,7 +179,7 @@ def test_what_undermines_a_comparison_is_said_and_stored(worlds, config, monkeyp
     assert "null policy" not in [entry["name"] for entry in report["policies"]]
     held, idle = report["undermined_by"]
     assert "2 of 24 starts" in held and "in 100% of the imagined episodes" in idle
-    written = json.loads((config.out / "imagined_vs_real_line.json").read_text())
+    written = json.loads((config.out / "imagined_vs_real_line.json").read_text(encoding="utf-8"))
     assert written["undermined_by"] == report["undermined_by"]
     assert f"undermined: {idle}" in capsys.readouterr().out
 

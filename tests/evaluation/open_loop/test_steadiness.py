@@ -65,7 +65,7 @@ def test_the_command_writes_figures_and_card(embedded_checkpoint: str, tmp_path:
     folder = shutil.copytree(embedded_checkpoint, tmp_path / "model")
     path = tmp_path / "figures.json"
     evaluate_steadiness(replace(FEW, checkpoint=str(folder), json=path, write_card=True))
-    written = json.loads(path.read_text())["steadiness"]
+    written = json.loads(path.read_text(encoding="utf-8"))["steadiness"]
     card = Checkpoint.open(folder).spec.metrics["steadiness"]
     assert card["still"] == written["still"] and card["command"]
     assert 0 <= written["still"]["drift_percent_of_width_median"] < 10
