@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         """Begin a connection; one that says nothing is closed in the end."""
-        self.timeout = self.server.body_timeout_s
+        self.timeout = self.server.body_timeout_s  # pyright: ignore[reportAttributeAccessIssue]
         super().setup()
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -154,8 +154,9 @@ class VideoFile:
             self._open()
         key = int(self._keys[max(0, np.searchsorted(self._keys, pts, side="right") - 1)])
         if self._position is None or not key <= self._position < pts:
-            self._container.seek(key, stream=self._stream, backward=True, any_frame=False)
-            self._decoded = self._container.decode(self._stream)
+            container: Any = self._container
+            container.seek(key, stream=self._stream, backward=True, any_frame=False)
+            self._decoded = container.decode(self._stream)
             self._position = None
 
     def _decode_until(self, pts: int, wanted: set[int], found: dict[int, np.ndarray]) -> None:

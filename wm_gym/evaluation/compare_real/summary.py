@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_gym.errors import UserError
 from wm_gym.evaluation.compare_real.controls import action_shares
 from wm_gym.metrics.statistics import (
     Interval,
@@ -65,7 +66,7 @@ def summarise(
     dream, real = outcomes(imagined), outcomes(true)  # (P, K, N)
     if held.all(axis=1).any():
         gone = [task for task, row in zip(tasks, held, strict=True) if row.all()]
-        raise ValueError(
+        raise UserError(
             f"the goal of every start of {', '.join(gone)} holds at reset, so nothing can be "
             "compared; draw other starts with `wm-gym make-start-states`"
         )

@@ -16,6 +16,7 @@ import torch
 
 from wm_gym.domains import domain_of
 from wm_gym.envs.collect import HELD_OUT_SEEDS
+from wm_gym.errors import UserError
 from wm_gym.evaluation.open_loop.effectors import EFFECTORS
 from wm_gym.evaluation.report import measurement_header, write_json, write_metric
 
@@ -51,12 +52,12 @@ class SteadinessConfig:
     def __post_init__(self) -> None:
         """Check the numbers once."""
         if min(self.starts, self.steps, self.out_and_back) < 1:
-            raise ValueError(
+            raise UserError(
                 f"starts={self.starts}, steps={self.steps}, out_and_back={self.out_and_back}: "
                 "expected at least 1 of each"
             )
         if not {self.seed, self.seed + self.starts - 1} <= set(HELD_OUT_SEEDS):
-            raise ValueError(
+            raise UserError(
                 f"seeds {self.seed} to {self.seed + self.starts - 1} are not all kept for "
                 f"evaluation; expected some of {HELD_OUT_SEEDS.start} to {HELD_OUT_SEEDS.stop - 1}"
             )
@@ -125,7 +126,7 @@ def measure_steadiness(model: LatentWorldModel, config: SteadinessConfig) -> dic
     """
     locate = EFFECTORS.get(model.spec.twin or "")
     if locate is None:
-        raise ValueError(
+        raise UserError(
             f"{model.spec.name} imagines {model.spec.twin or 'no simulator'}; its effector cannot "
             f"be found, expected a model of one of {', '.join(EFFECTORS)}"
         )
