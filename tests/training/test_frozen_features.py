@@ -18,6 +18,7 @@ from wm_gym.data.episodes import EpisodeReader
 from wm_gym.data.mp4_npz import Mp4NpzDataset
 from wm_gym.latents.pixel_decoder import PixelDecoder, infer_pixel_decoder_config
 from wm_gym.latents.svae import SVAEConfig, infer_svae_config
+from wm_gym.run_settings import RunSettingsError
 from wm_gym.training import pixel_decoder as painting
 from wm_gym.training.latent_frames import LatentFrames
 from wm_gym.training.loop import LoopConfig
@@ -185,7 +186,7 @@ def test_adapter_settings_that_do_not_fit_are_named(latents: Path, tmp_path: Pat
     with pytest.raises(FileNotFoundError, match="finished `wm-gym train svae`"):
         load_adapter(tmp_path / "nowhere")
     train_svae(config)
-    with pytest.raises(CheckpointError, match=r"kl_weight.*another --out"):
+    with pytest.raises(RunSettingsError, match=r"kl_weight.*another --out"):
         train_svae(replace(config, kl_weight=1.0))
 
 
