@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,13 +26,23 @@ def example():
     return module
 
 
-def test_a_tiny_model_is_fine_tuned_and_measured(example, tiny_checkpoint, tmp_path: Path):
+@pytest.fixture
+def langtable_checkpoint(tiny_checkpoint, tmp_path: Path) -> str:
+    """The tiny model under the action names of LangTable, whose episodes it goes on with."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    card["action"]["names"] = ["dx", "dy"]
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    return str(folder)
+
+
+def test_a_tiny_model_is_fine_tuned_and_measured(example, langtable_checkpoint, tmp_path: Path):
     args = example.Args(
-        checkpoint=tiny_checkpoint, out=tmp_path, episodes=6, held_out_episodes=3,
+        checkpoint=langtable_checkpoint, out=tmp_path, episodes=6, held_out_episodes=3,
         episode_steps=8, train_steps=3, batch=2, horizons=(1, 4),
     )  # fmt: skip
     report = example.main(args)
-    old = Checkpoint.open(Path(tiny_checkpoint))
+    old = Checkpoint.open(Path(langtable_checkpoint))
     new = Checkpoint.open(Path(report["checkpoint"]))
     assert new.spec.name == "tiny-finetuned"
     assert not new.spec.embedded

@@ -75,7 +75,7 @@ def test_what_is_there_is_kept_and_never_replaced(
     imagine_latents(config)
     monkeypatch.setattr(recipe, "_imagine", lambda *a: pytest.fail("imagined again"))
     imagine_latents(config)
-    with pytest.raises(ValueError, match="made from something else"):
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
         imagine_latents(replace(config, seed=1))
     with pytest.raises(ValueError, match="episodes=0, rows=32; expected at least 1"):
         replace(config, episodes=0)
@@ -117,7 +117,7 @@ def test_a_classifier_learns_that_what_dissolves_is_no_success(bridge, tmp_path:
     loop = LoopConfig(steps=40, warmup_steps=1, ema=0.0, learning_rate=3e-3, log_every=1)
     config = RewardConfig(
         folder, folder, tmp_path / "alone", dim=16, depth=1, trunk_dim=24, trunk_depth=1,
-        trunk_heads=2, batch=24, noise=0.0, position_weight=0.1, loop=loop,
+        trunk_heads=2, batch=24, noise=0.0, position_weight=0.1, foreign_share=0.0, loop=loop,
     )  # fmt: skip
     both = replace(
         config, out=tmp_path / "both", imagined=dream, imagined_held_out=dream, imagined_share=0.25
@@ -163,7 +163,7 @@ def test_imagined_latents_of_another_world_are_refused(bridge, tmp_path: Path): 
     (dream / "normalisation.json").write_text(
         '{"mean": [0.0, 0.0, 0.0], "std": [1, 1, 2.0]}', encoding="utf-8"
     )
-    config = RewardConfig(folder, folder, tmp_path / "out", imagined=dream)
+    config = RewardConfig(folder, folder, tmp_path / "out", imagined=dream, foreign_share=0.0)
     with pytest.raises(ValueError, match=r"standard deviation of \[1\.0, 1\.0, 2\.0\], expected"):
         train_reward(config)
     with pytest.raises(ValueError, match=r"dream is normalised otherwise than .*real; encode it"):
