@@ -119,7 +119,7 @@ def timed_loop(
         (policy, "policy", "reset act"),
         (LatentWorldModel, "world_model", "begin encode decode"),
         (Rollout, "world_model", "step restart frames"),
-        (RewardModel, "reward_model", "probability distance"),
+        (RewardModel, "reward_model", "judge probability distance"),
     ]
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         for owner, part, names in parts:

@@ -32,7 +32,6 @@ IMAGINED: dict[str, Any] = {
     **SHARED,
     "surprise": UNKNOWN,
     "success_probability": UNKNOWN,
-    "start_error": UNKNOWN,
     "judge": JUDGED,
 }
 """Of latent world models."""
