@@ -7,6 +7,8 @@ first use.
 from importlib import import_module
 from typing import Any
 
+from wm_gym.forks import compute_on_one_thread_after_forks
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -31,3 +33,4 @@ def _register() -> None:
 
 
 _register()
+compute_on_one_thread_after_forks()

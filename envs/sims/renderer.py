@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from wm_gym.envs.sims.mujoco_import import INSTALL_GL, egl_is_installed, import_mujoco
-from wm_gym.errors import RenderError, UserError
 
 _NO_GL = (
     "{name} cannot render because no OpenGL platform answers ({error}); install one with "
@@ -21,6 +20,23 @@ _TOO_EARLY = (
     "`os.environ['MUJOCO_GL'] = 'egl'` above the first `import mujoco`, or import it after the "
     "simulator is made."
 )
+_FORKED = (
+    "{name} cannot render in process {child}: it was forked from process {parent} after that had "
+    "rendered, and OpenGL's threads do not survive a fork; start the processes with spawn, e.g. "
+    'AsyncVectorEnv(..., context="spawn") or multiprocessing.get_context("spawn"), or render '
+    "nothing before the fork."
+)
+_rendered_in: int | None = None
+_inherited: list[Any] = []
+
+
+class ForkedRendererError(RuntimeError):
+    """A picture was asked for in a child that was forked after its parent had rendered."""
+
+
+def _check_process(name: str) -> None:
+    if _rendered_in not in (None, os.getpid()):
+        raise ForkedRendererError(_FORKED.format(name=name, child=os.getpid(), parent=_rendered_in))
 
 
 def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]:
@@ -38,7 +54,7 @@ def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]
     except (ValueError, TypeError):
         height = width = 0
     if not (8 <= height <= 2048 and 8 <= width <= 2048):
-        raise UserError(
+        raise ValueError(
             f"frame_size={frame_size!r} is not a frame size; expected 'HEIGHTxWIDTH' such as "
             "'180x320', one number for a square, or (height, width), each within 8 to 2048."
         )
@@ -56,9 +72,12 @@ class SceneRenderer:
     Raises:
         RuntimeError: if there is no GL platform, or MuJoCo was imported before it was chosen; the
             message says what to do.
+        ForkedRendererError: in a child forked after its parent had rendered.
     """
 
     def __init__(self, model: Any, cameras: tuple[str, ...], name: str) -> None:
+        global _rendered_in
+        _check_process(name)
         mujoco = import_mujoco()
         height, width = int(model.vis.global_.offheight), int(model.vis.global_.offwidth)
         context = getattr(mujoco, "GLContext", None)
@@ -71,16 +90,22 @@ class SceneRenderer:
             decided = getattr(context, "__module__", "")
             early = decided == "mujoco.glfw" and os.environ.get("MUJOCO_GL") in ("egl", "osmesa")
             reason = _TOO_EARLY if early else _NO_GL
-            raise RenderError(
+            raise RuntimeError(
                 reason.format(name=name, error=error or type(error).__name__)
             ) from error
-        self._cameras = cameras
+        _rendered_in = os.getpid()
+        self._name, self._cameras = name, cameras
         flags = self._renderer.scene.flags
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
             flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
 
     def render(self, data: Any) -> np.ndarray:
-        """Returns the picture of MuJoCo's data, (H, W times the number of cameras, 3) uint8."""
+        """Returns the picture of MuJoCo's data, (H, W times the number of cameras, 3) uint8.
+
+        Raises:
+            ForkedRendererError: in a child of the process that made the renderer.
+        """
+        _check_process(self._name)
         views = []
         for camera in self._cameras:
             self._renderer.update_scene(data, camera=camera)
@@ -88,5 +113,8 @@ class SceneRenderer:
         return views[0] if len(views) == 1 else np.concatenate(views, axis=1)
 
     def close(self) -> None:
-        """Frees the GL context."""
-        self._renderer.close()
+        """Frees the GL context; in a forked child leaves the parent's alone."""
+        if _rendered_in == os.getpid():
+            self._renderer.close()
+        else:  # freeing it would wait for the parent's threads
+            _inherited.append(self._renderer)
