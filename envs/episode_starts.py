@@ -12,6 +12,7 @@ import numpy as np
 
 from wm_gym.checkpoints import Checkpoint
 from wm_gym.domains import domain_of
+from wm_gym.envs.client_arguments import without_marks
 from wm_gym.envs.start_states import FILENAME, StartStates
 from wm_gym.errors import UserError
 from wm_gym.instructions import Goal, InstructionSet, as_text, is_encoded_text
@@ -51,7 +52,7 @@ def read_options(options: Any) -> dict[str, Any]:
             f"options are {reprlib.repr(options)}; expected a dict such as "
             f"{{'start': 'push-6500'}}, with keys among {list(OPTIONS)}"
         )
-    return dict(options)
+    return without_marks(options)
 
 
 class EpisodeStarts:

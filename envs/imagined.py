@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import EzPickle
 
+from wm_gym.envs.client_arguments import whole_fps, whole_seed
 from wm_gym.envs.engine import Engine
+from wm_gym.envs.episode_copies import EpisodeCopies
 from wm_gym.envs.episode_starts import read_options
+from wm_gym.envs.horizon import horizon_of_make
 from wm_gym.envs.settings import Settings, check_names, check_render_mode
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from wm_gym.world_model import LatentWorldModel
 
 
-class WorldModelEnv(gymnasium.Env, EzPickle):
+class WorldModelEnv(EpisodeCopies, gymnasium.Env):
     """A world model as environment: every frame after the first is imagined.
 
     Action: float32 (A,) in the physical units of the card; more than its bounds is clipped and
@@ -58,7 +60,8 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             bfloat16 in its attention, too (for GPUs). The last two are approximations,
             and latents then differ a little between cache modes and batch sizes.
         compile: translate the network with torch.compile: slower first steps, faster later ones.
-        horizon: steps per episode; the card's by default.
+        horizon: steps per episode; the card's by default. `max_episode_steps` of `gymnasium.make`
+            is another word for it.
         surprise_penalty: what a unit of `info["surprise"]` costs in every step's reward, so that an
             agent stays where the model is sure; needs two denoising steps or more.
         render_mode: "rgb_array".
@@ -100,12 +103,22 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
             compile, horizon, surprise_penalty,
         )  # fmt: skip
         check_render_mode(render_mode)
-        EzPickle.__init__(self, **asdict(settings), render_mode=render_mode, model=model)
-        self.engine = Engine(1, settings, model)
+        settings = replace(settings, horizon=horizon_of_make(type(self), horizon))
+        self._assemble(Engine(1, settings, model), render_mode, model)
+
+    def _assemble(self, engine: Engine, render_mode: str | None, model: Any) -> None:
+        """Put the environment around an engine of one row."""
+        self.engine, self.given_model = engine, model
         self.render_mode = render_mode
-        self.observation_space = self.engine.observation_space
-        self.action_space = self.engine.action_space
-        self.metadata = {**type(self).metadata, "render_fps": self.card.action.control_hz}
+        self.observation_space = engine.observation_space
+        self.action_space = engine.action_space
+        self.metadata = {
+            **type(self).metadata,
+            "render_fps": whole_fps(self.card.action.control_hz),
+        }
+
+    def _row_generators(self) -> list[np.random.Generator]:
+        return [self.np_random]
 
     @property
     def card(self) -> WorldModelSpec:
@@ -116,6 +129,32 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
     def instruction(self) -> str:
         """What is to be done in this episode, in words."""
         return self.engine.episodes[0].instruction
+
+    @instruction.setter
+    def instruction(self, instruction: str) -> None:
+        """Give the episode under way another instruction.
+
+        Raises:
+            InstructionError: if it is not understood.
+            ResetNeeded: before the first reset.
+        """
+        self._check_begun("the instruction can be changed")
+        self.engine.instruct([instruction])
+
+    @property
+    def task(self) -> str:
+        """Task that random starts are drawn from, or "any"."""
+        return self.engine.settings.task
+
+    @property
+    def horizon(self) -> int:
+        """Steps per episode."""
+        return self.engine.horizon
+
+    @property
+    def _max_episode_steps(self) -> int:
+        """The horizon, under the name that LeRobot and Gymnasium's TimeLimit use."""
+        return self.engine.horizon
 
     @property
     def task_description(self) -> str:
@@ -141,7 +180,7 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         Raises:
             ValueError: if an option is unknown or does not fit the card.
         """
-        super().reset(seed=seed)
+        super().reset(seed=whole_seed(seed))
         (info,) = self.engine.reset([0], [self.np_random], [read_options(options)])
         return self.engine.observation(0), info
 
@@ -171,8 +210,17 @@ class WorldModelEnv(gymnasium.Env, EzPickle):
         )
 
     def render(self) -> np.ndarray:
-        """The newest frame, (H, W, 3) uint8, a copy."""
+        """The newest frame, (H, W, 3) uint8, a copy.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._check_begun("there is a frame")
         return self.engine.frames()[0].copy()
+
+    def _check_begun(self, what: str) -> None:
+        if not self.engine.begun:
+            raise ResetNeeded(f"call reset() before {what}: no episode was begun")
 
     def snapshot(self) -> bytes:
         """Save the episode: context, cache, noise, step counter, random generator.

@@ -13,8 +13,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from wm_gym.envs.actions import check_batch
+from wm_gym.envs.client_arguments import whole_fps, whole_seed
 from wm_gym.envs.engine import Engine
+from wm_gym.envs.episode_copies import EpisodeCopies
 from wm_gym.envs.episode_starts import read_options
+from wm_gym.envs.horizon import one_horizon
 from wm_gym.envs.settings import Settings, check_names, check_render_mode
 from wm_gym.errors import UserError
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from wm_gym.world_model import LatentWorldModel
 
 
-class WorldModelVectorEnv(VectorEnv):
+class WorldModelVectorEnv(EpisodeCopies, VectorEnv):
     """B rows of one world model, advanced in one batch.
 
     Row i behaves like `WorldModelEnv` reset with row i's seed, whatever B is and whatever its
@@ -78,6 +81,7 @@ class WorldModelVectorEnv(VectorEnv):
             lambda rows: Engine(rows, _settings(env_id, max_episode_steps, settings), model),
             autoreset_mode,
             render_mode,
+            model,
         )
 
     def _assemble(
@@ -86,6 +90,7 @@ class WorldModelVectorEnv(VectorEnv):
         make_engine: Callable[[int], Engine],
         autoreset_mode: str | AutoresetMode,
         render_mode: str | None,
+        model: Any,
     ) -> None:
         """Check the arguments and put the environment around an engine of that many rows."""
         whole = isinstance(num_envs, int | np.integer) and not isinstance(num_envs, bool)
@@ -94,7 +99,7 @@ class WorldModelVectorEnv(VectorEnv):
         check_render_mode(render_mode)
         self.num_envs = int(num_envs)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        self.engine = make_engine(self.num_envs)
+        self.engine, self.given_model = make_engine(self.num_envs), model
         self.render_mode = render_mode
         self.single_observation_space = self.engine.observation_space
         self.single_action_space = self.engine.action_space
@@ -102,11 +107,58 @@ class WorldModelVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {
             **type(self).metadata,
-            "render_fps": self.card.action.control_hz,
+            "render_fps": whole_fps(self.card.action.control_hz),
             "autoreset_mode": self.autoreset_mode,
         }
         self._generators = [seeding.np_random() for _ in range(num_envs)]
         self._begun_with: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._keeps_final_frames = False
+        self.final_frames: dict[int, np.ndarray] = {}
+
+    def _row_generators(self) -> list[np.random.Generator]:
+        return [generator for generator, _ in self._generators]
+
+    @property
+    def instruction(self) -> tuple[str, ...]:
+        """What is to be done in every row, in words."""
+        return tuple(episode.instruction for episode in self.engine.episodes)
+
+    @property
+    def task_description(self) -> tuple[str, ...]:
+        """The instructions, under the name that VLA interfaces use."""
+        return self.instruction
+
+    @property
+    def task(self) -> str:
+        """Task that random starts are drawn from, or "any"; of all rows."""
+        return self.engine.settings.task
+
+    @property
+    def horizon(self) -> int:
+        """Steps per episode, of all rows."""
+        return self.engine.horizon
+
+    @property
+    def _max_episode_steps(self) -> int:
+        """The horizon, under the name that LeRobot and Gymnasium's TimeLimit use."""
+        return self.engine.horizon
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore
+        """The generator of every row, as of Gymnasium's SyncVectorEnv."""
+        return tuple(self._row_generators())
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """The seed of every row's generator, as of Gymnasium's SyncVectorEnv."""
+        return tuple(int(seed) for _, seed in self._generators)
+
+    def keep_final_frames(self) -> None:
+        """From now on keep in `final_frames`, by row, how an episode looked when it ended.
+
+        With autoreset "SameStep" `render` shows the next episode's start by then.
+        """
+        self._keeps_final_frames = True
 
     @property
     def card(self) -> WorldModelSpec:
@@ -135,10 +187,11 @@ class WorldModelVectorEnv(VectorEnv):
         """
         options = read_options(options)
         rows = self._masked_rows(options.pop("reset_mask", None))
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        seed = whole_seed(seed)
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + row for row in range(self.num_envs)]
         else:
-            seeds = [int(s) if isinstance(s, np.integer) else s for s in seed]
+            seeds = [whole_seed(s) for s in seed]
         per_row = {"seed": seeds, **{k: v for k, v in options.items() if isinstance(v, list)}}
         for key, values in per_row.items():
             if len(values) != self.num_envs:
@@ -212,8 +265,12 @@ class WorldModelVectorEnv(VectorEnv):
                 infos = self._add_info(infos, result.infos[row], row)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             ended = result.terminated | result.truncated
+        self.final_frames = {}
         if ended.any() and self.autoreset_mode != AutoresetMode.DISABLED:
             rows = np.flatnonzero(ended).tolist()
+            if self._keeps_final_frames and self.autoreset_mode == AutoresetMode.SAME_STEP:
+                frames = self.engine.frames()
+                self.final_frames = {row: frames[row].copy() for row in rows}
             # without stored starts an episode begins again from the frames of the last reset
             again = [{} if self.engine.starts.pool else self._begun_with[row] for row in rows]
             for row, info in zip(rows, self._begin(rows, again), strict=True):
@@ -226,13 +283,19 @@ class WorldModelVectorEnv(VectorEnv):
         return concatenate(self.single_observation_space, rows, out)
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """The newest frame of every row, (H, W, 3) uint8 each, copies."""
+        """The newest frame of every row, (H, W, 3) uint8 each, copies.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._check_begun("there are frames")
         return tuple(self.engine.frames().copy())
 
     def render_grid(self) -> np.ndarray:
         """All rows in one picture, row by row from the top left."""
         from wm_gym.envs.video import tile
 
+        self._check_begun("there are frames")
         return tile(self.engine.frames())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -250,12 +313,10 @@ class WorldModelVectorEnv(VectorEnv):
         """
         if name == "render":
             return self.render()
-        if name in ("instruction", "task_description"):
-            return tuple(episode.instruction for episode in self.engine.episodes)
+        if name in ("instruction", "task_description", "np_random", "np_random_seed"):
+            return getattr(self, name)
         if name in ("start", "steps"):
             return tuple(getattr(episode, name) for episode in self.engine.episodes)
-        if name in ("np_random", "np_random_seed"):
-            return tuple(pair[name == "np_random_seed"] for pair in self._generators)
         if name in ("observation_space", "action_space"):
             name = f"single_{name}"
         value = getattr(self if hasattr(self, name) else self.engine, name)
@@ -274,6 +335,8 @@ class WorldModelVectorEnv(VectorEnv):
             values: one value for all rows, or a list or tuple with one per row.
 
         Raises:
+            ResetNeeded: for an instruction before the first reset, which
+                `reset(options={"instruction": …})` gives.
             ValueError: if the list has another length, rows differ in what they must share, or the
                 value does not fit (a horizon that is none, or not that of a judged episode).
         """
@@ -281,6 +344,7 @@ class WorldModelVectorEnv(VectorEnv):
         if len(per_row) != self.num_envs:
             raise UserError(f"{name}: {len(per_row)} values, expected {self.num_envs}")
         if name in ("instruction", "task_description"):
+            self._check_begun(f"{name} can be set")
             self.engine.instruct(per_row)
         elif all(value is per_row[0] or value == per_row[0] for value in per_row):
             if name == "horizon":
@@ -290,9 +354,13 @@ class WorldModelVectorEnv(VectorEnv):
         else:
             raise UserError(f"{name} is shared by all rows, give one value")
 
+    def _check_begun(self, what: str) -> None:
+        if not self.engine.begun:
+            raise ResetNeeded(f"call reset() before {what}: no episode was begun")
+
     def snapshot(self) -> bytes:
         """Save all rows: context, cache, noise, step counters, random generators."""
-        return self.engine.snapshot([generator for generator, _ in self._generators])
+        return self.engine.snapshot(self._row_generators())
 
     def restore(self, content: bytes) -> Any:
         """Resume from `snapshot`; the continuation is the same bit for bit.
@@ -308,22 +376,15 @@ class WorldModelVectorEnv(VectorEnv):
             ValueError: if the content is no snapshot, or one of another model or number of rows;
                 the episodes are as they were.
         """
-        self.engine.restore(content, [generator for generator, _ in self._generators])
+        self.engine.restore(content, self._row_generators())
         return self._observations()
 
 
 def _settings(env_id: str, max_episode_steps: int | None, settings: dict[str, Any]) -> Settings:
     other = ("num_envs", "autoreset_mode", "render_mode", "model", "max_episode_steps")
     check_names(settings, [*(entry.name for entry in fields(Settings)), *other])
-    if max_episode_steps is not None:
-        horizon = settings.get("horizon")
-        if horizon not in (None, max_episode_steps):
-            raise UserError(
-                f"horizon={horizon!r} and max_episode_steps={max_episode_steps!r} are two words "
-                "for one thing, the steps of an episode; give horizon= alone"
-            )
-        settings = {**settings, "horizon": max_episode_steps}
-    return Settings(env_id, **settings)
+    horizon = one_horizon(settings.get("horizon"), max_episode_steps)
+    return Settings(env_id, **{**settings, "horizon": horizon})
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

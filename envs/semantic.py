@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
-from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 
 from wm_gym.envs.engine import Engine
+from wm_gym.envs.horizon import horizon_of_make, one_horizon
 from wm_gym.envs.imagined import WorldModelEnv
 from wm_gym.envs.imagined_vector import WorldModelVectorEnv
 from wm_gym.envs.semantic_engine import SemanticEngine, SemanticSettings
@@ -56,15 +56,11 @@ class SemanticEnv(WorldModelEnv):
         model: SemanticWorldModel | None = None,
         **settings: Any,
     ) -> None:
-        chosen = _settings(env_id, settings)
+        horizon = horizon_of_make(type(self), settings.get("horizon"))
+        chosen = _settings(env_id, {**settings, "horizon": horizon})
         check_render_mode(render_mode)
-        EzPickle.__init__(self, **asdict(chosen), render_mode=render_mode, model=model)
         # the shell asks an engine for episodes only, and there the two engines are alike
-        self.engine = cast(Engine, SemanticEngine(1, chosen, model))
-        self.render_mode = render_mode
-        self.observation_space = self.engine.observation_space
-        self.action_space = self.engine.action_space
-        self.metadata = {**type(self).metadata, "render_fps": self.card.action.control_hz}
+        self._assemble(cast(Engine, SemanticEngine(1, chosen, model)), render_mode, model)
 
 
 class SemanticVectorEnv(WorldModelVectorEnv):
@@ -90,14 +86,14 @@ class SemanticVectorEnv(WorldModelVectorEnv):
         max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
-        if max_episode_steps is not None:
-            settings = {"horizon": max_episode_steps, **settings}
-        chosen = _settings(env_id, settings)
+        horizon = one_horizon(settings.get("horizon"), max_episode_steps)
+        chosen = _settings(env_id, {**settings, "horizon": horizon})
         self._assemble(
             num_envs,
             lambda rows: cast(Engine, SemanticEngine(rows, chosen, model)),
             autoreset_mode,
             render_mode,
+            model,
         )
 
 

@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from wm_gym.checkpoints import absolute_checkpoint
 from wm_gym.devices import check_device
 from wm_gym.envs.actions import read_actions
 from wm_gym.envs.engine_snapshot import UNREADABLE_SNAPSHOT
@@ -76,6 +77,7 @@ class SemanticSettings:
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise UserError(f"threshold={self.threshold!r} must be between 0 and 1")
         check_device(self.device)
+        object.__setattr__(self, "checkpoint", absolute_checkpoint(self.checkpoint))
 
 
 @dataclass

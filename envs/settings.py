@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
+from wm_gym.checkpoints import absolute_checkpoint, absolute_query
 from wm_gym.choices import check_choice
 from wm_gym.devices import check_device
 from wm_gym.dynamics.acceleration import ARITHMETIC, accelerate
@@ -90,6 +91,8 @@ class Settings:
         if type(penalty) not in (int, float) or not 0 <= penalty < math.inf:
             raise UserError(f"surprise_penalty={penalty!r}; expected a finite number, 0 or more")
         check_device(self.device)
+        object.__setattr__(self, "checkpoint", absolute_checkpoint(self.checkpoint))
+        object.__setattr__(self, "reward", absolute_query(self.reward))
 
 
 def check_count(name: str, value: int | None) -> None:
@@ -112,8 +115,10 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
     """
     known = list(known)
     if unknown := sorted(set(given) - set(known)):
+        # Python's own words: TorchRL and others look for them to drop an argument they tried
         raise TypeError(
-            f"{', '.join(unknown)}: no such argument; expected some of {', '.join(known)}"
+            f"got {', '.join(f'an unexpected keyword argument {name!r}' for name in unknown)}; "
+            f"expected some of {', '.join(known)}"
         )
 
 

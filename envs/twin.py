@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -10,7 +11,9 @@ import torch
 from gymnasium.utils import seeding
 
 from wm_gym.domains import domain_of
+from wm_gym.envs.client_arguments import whole_seed, without_marks
 from wm_gym.envs.engine import Engine
+from wm_gym.envs.episode_copies import PackedEngine
 from wm_gym.envs.episode_starts import NOISE_SEEDS
 from wm_gym.envs.observations import dict_observation
 from wm_gym.errors import UserError
@@ -23,11 +26,12 @@ class TwinEnv(gymnasium.Wrapper):
     Args:
         simulator: the simulator, with frames of the card's size as observations.
         engine: of the imagined environment; with `obs="latents"` its encoder is used.
+        model: the model that the imagined environment was given, if it was.
     """
 
-    def __init__(self, simulator: gymnasium.Env, engine: Engine) -> None:
+    def __init__(self, simulator: gymnasium.Env, engine: Engine, model: Any = None) -> None:
         super().__init__(simulator)
-        self.engine = engine
+        self.engine, self.given_model = engine, model
         self.observation_space = engine.observation_space
         self._steps, self._start = 0, ""
         self._generator, _ = seeding.np_random()
@@ -36,6 +40,47 @@ class TwinEnv(gymnasium.Wrapper):
     def card(self) -> WorldModelSpec:
         """The dream's card: actions and frames are the same."""
         return self.engine.spec
+
+    @property
+    def instruction(self) -> str:
+        """What is to be done in this episode, in words."""
+        return self.env.get_wrapper_attr("instruction")
+
+    @property
+    def task_description(self) -> str:
+        """The instruction, under the name that VLA interfaces use."""
+        return self.instruction
+
+    @property
+    def task(self) -> str:
+        """Task that random starts are drawn from, or "any"."""
+        return self.env.get_wrapper_attr("task")
+
+    @property
+    def horizon(self) -> int:
+        """Steps per episode."""
+        return self.env.get_wrapper_attr("horizon")
+
+    @property
+    def _max_episode_steps(self) -> int:
+        """The horizon, under the name that LeRobot and Gymnasium's TimeLimit use."""
+        return self.horizon
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "engine": PackedEngine.pack(self.engine, self.given_model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "engine": state["engine"].unpack()})
+
+    def __copy__(self) -> TwinEnv:
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TwinEnv:
+        memo[id(self.engine)] = self.engine  # it is only read here
+        memo[id(self.given_model)] = self.given_model
+        other = memo[id(self)] = type(self).__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -55,7 +100,7 @@ class TwinEnv(gymnasium.Wrapper):
         Raises:
             ValueError: if an option is unknown.
         """
-        options = dict(options or {})
+        options, seed = without_marks(options or {}), whole_seed(seed)
         starts, start = self.engine.starts, options.pop("start", None)
         if start is not None and "state" in options:
             raise UserError("options has both 'start' and 'state'; give one of them")
@@ -87,7 +132,7 @@ class TwinEnv(gymnasium.Wrapper):
             encoded = engine.model.encode(torch.from_numpy(frame[None].copy()))
             return encoded[0].float().cpu().numpy()
         goal = engine.starts.instructions.parse(info["instruction"])
-        return dict_observation(frame, goal, 1 - self._steps / engine.horizon, engine.spec)
+        return dict_observation(frame, goal, 1 - self._steps / self.horizon, engine.spec)
 
 
 def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) -> gymnasium.Env:
@@ -137,12 +182,12 @@ def make_twin(env: gymnasium.Env | gymnasium.vector.VectorEnv, **kwargs: Any) ->
             "task": engine.settings.task,
             **({keyword: ",".join(spec.objects)} if keyword else {}),
             "frame_size": (spec.frame.height, spec.frame.width),
-            "horizon": engine.horizon,
+            "horizon": kwargs.get("max_episode_steps", engine.horizon),
             "render_mode": "rgb_array",
             **kwargs,
         },
     )
-    twin = TwinEnv(simulator, engine)
+    twin = TwinEnv(simulator, engine, getattr(env.unwrapped, "given_model", None))
     if twin.action_space != engine.action_space:
         raise UserError(
             f"{spec.twin} takes actions {simulator.action_space}, the card of {spec.name!r} says "

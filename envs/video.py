@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,9 @@ class RecordGrid(VectorWrapper):
         self.name = name
         self.videos: list[Path] = []
         self._grids: list[np.ndarray] = []
+        self._warned = False
+        if hasattr(env.unwrapped, "keep_final_frames"):
+            env.unwrapped.keep_final_frames()
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         """Reset; a reset of all rows ends the video before it and begins another."""
@@ -165,10 +169,36 @@ class RecordGrid(VectorWrapper):
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
-        """Step, and keep the grid."""
+        """Step, and keep the grid.
+
+        Where an episode ended and the next began in one step (autoreset "SameStep"), two grids are
+        kept: one with the last frame of the old episode, one with the first of the new.
+        """
         result = self.env.step(actions)
+        final = self._final_frames(result[-1])
+        if final:
+            self._capture(final)
         self._capture()
         return result
+
+    def _final_frames(self, infos: dict[str, Any]) -> dict[int, np.ndarray]:
+        """Last frames of the episodes that ended in a step which also began the next, by row."""
+        kept = getattr(self.env.unwrapped, "final_frames", None)
+        if kept is not None or "final_obs" not in infos:
+            return kept or {}
+        ended = np.flatnonzero(infos["_final_obs"]).tolist()
+        frames: Any = self.env.render()
+        final = {row: np.asarray(infos["final_obs"][row]) for row in ended}
+        pictures = {row: f for row, f in final.items() if f.shape == frames[row].shape}
+        if len(pictures) < len(final) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the last frames of episodes are not in the video: {self.env.unwrapped} begins "
+                "the next one in the same step and observes no pictures; make it with "
+                "autoreset_mode 'NextStep'",
+                stacklevel=3,
+            )
+        return pictures
 
     def save(self) -> Path | None:
         """Write what was recorded; None if nothing was."""
@@ -185,7 +215,8 @@ class RecordGrid(VectorWrapper):
         self.save()
         self.env.close(**kwargs)
 
-    def _capture(self) -> None:
+    def _capture(self, instead: Mapping[int, np.ndarray] | None = None) -> None:
         if len(self._grids) < self.max_frames:
             frames: Any = self.env.render()
-            self._grids.append(tile(np.stack(frames)))
+            shown = [(instead or {}).get(row, frame) for row, frame in enumerate(frames)]
+            self._grids.append(tile(np.stack(shown)))

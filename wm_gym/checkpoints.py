@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from urllib.parse import quote, unquote
 
 from wm_gym.errors import UserError
 from wm_gym.packed_files import PackedFileError, is_stored, packed_path, read_file
@@ -38,6 +39,25 @@ def assets_folder() -> Path:
     from importlib.resources import files
 
     return Path(str(files("wm_gym.assets")))
+
+
+def absolute_checkpoint(checkpoint: str | os.PathLike[str]) -> str:
+    """A `checkpoint` argument that names the same folder wherever the process goes."""
+    name = os.fspath(checkpoint)
+    if name == "embedded" or name.startswith("hf://"):
+        return name
+    return str(Path(name).expanduser().absolute())
+
+
+def absolute_query(name: str) -> str:
+    """A name such as `judge:semantic?checkpoint=runs/swm` with the checkpoint's absolute path."""
+
+    def absolute(found: re.Match[str]) -> str:
+        given = unquote(found[2])
+        whole = absolute_checkpoint(given)
+        return found[0] if whole == given else found[1] + quote(whole, safe="/")
+
+    return re.sub(r"([?&]checkpoint=)([^&]+)", absolute, name)
 
 
 _MADE_BY = {"latent": "train latent-dynamics", "semantic": "train semantic"}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import abstractmethod
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 
 from wm_gym.choices import check_choice
 from wm_gym.envs.info import SHARED, make_info
+from wm_gym.envs.client_arguments import whole_seed, without_marks
+from wm_gym.envs.horizon import horizon_of_make
 from wm_gym.envs.sims.renderer import SceneRenderer, parse_frame_size
 from wm_gym.errors import UserError
+
+_CHANGEABLE = ("task", "horizon", "terminate_on_success", "render_mode", "spec")
 
 
 class SimulatorGoal(Protocol):
@@ -83,11 +89,12 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         self.frame_size = parse_frame_size(frame_size)
         self.cameras = cameras
         self.obs = obs
-        self.horizon = int(horizon)
+        self.horizon = int(horizon_of_make(type(self), int(horizon)) or horizon)
         self.terminate_on_success = bool(terminate_on_success)
         self.render_mode = render_mode
         self._steps = 0
         self._success_at_reset = False
+        self._begun = False
         self._renderers: dict[int, SceneRenderer] = {}
         self.action_space = gym.spaces.Box(
             np.asarray(action_low, np.float32), np.asarray(action_high, np.float32)
@@ -156,6 +163,11 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.goal.instruction
 
     @property
+    def _max_episode_steps(self) -> int:
+        """The horizon, under the name that LeRobot and Gymnasium's TimeLimit use."""
+        return self.horizon
+
+    @property
     def task_description(self) -> str:
         """The instruction, under the name that VLA interfaces use."""
         return self.goal.instruction
@@ -177,8 +189,8 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: if an option or an instruction is unknown or the state does not fit.
         """
-        super().reset(seed=seed)
-        options = dict(options or {})
+        super().reset(seed=whole_seed(seed))
+        options = without_marks(options or {})
         unknown = set(options) - {"instruction", "task", "state"}
         if unknown:
             raise UserError(
@@ -212,7 +224,7 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
             self.goal = self._draw_goal(task)
         if state is None:
             self._draw_start()
-        self._steps = 0
+        self._steps, self._begun = 0, True
         self._success_at_reset = self._is_success()
         return self._observation(), self._info(clipped=False)
 
@@ -227,7 +239,9 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Raises:
             ValueError: if the action has another shape or is not finite.
+            ResetNeeded: before the first `reset` or `set_state`.
         """
+        self._check_begun("step")
         wanted = np.asarray(action, dtype=np.float64)
         box = self.action_space
         assert isinstance(box, gym.spaces.Box)
@@ -255,11 +269,17 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Raises:
             RuntimeError: if there is no GL platform; the message says what to install.
+            ResetNeeded: before the first `reset` or `set_state`.
         """
+        self._check_begun("render")
         model, data = self._scene()
         if id(model) not in self._renderers:
             self._renderers[id(model)] = SceneRenderer(model, self.cameras, self.name)
         return self._renderers[id(model)].render(data)
+
+    def _check_begun(self, method: str) -> None:
+        if not self._begun:
+            raise ResetNeeded(f"call reset() before {method}(): no episode was begun")
 
     def close(self) -> None:
         """Frees the GL contexts; the environment renders again if asked to."""
@@ -301,7 +321,24 @@ class SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
             self.goal = before
             raise
         self.np_random.bit_generator.state = generator
-        self._steps = steps
+        self._steps, self._begun = steps, True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Arguments of the constructor, what was changed since, and the episode under way."""
+        return {
+            **cast(dict[str, Any], super().__getstate__()),  # EzPickle's
+            "changed": {name: getattr(self, name) for name in _CHANGEABLE},
+            "generator": (self._np_random, self._np_random_seed),
+            "episode": self.get_state() if self._begun else None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes the simulator anew and resumes the episode."""
+        super().__setstate__(state)  # pyright: ignore[reportAttributeAccessIssue]
+        self.__dict__.update(state["changed"])
+        self._np_random, self._np_random_seed = copy.deepcopy(state["generator"])
+        if state["episode"] is not None:
+            self.set_state(state["episode"])
 
     def _observation(self) -> np.ndarray:
         return self.render() if self.obs == "pixels" else self.privileged_state()

@@ -80,7 +80,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
             instruction says so.
         table: `wood`, or the unseen `slate` and `mint`.
         background: `grey`, or the unseen `brick` and `navy`.
-        render_mode: None or `rgb_array`; `render` works with both.
+        render_mode: `rgb_array`; `render` works with None, too.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
@@ -104,7 +104,7 @@ class BridgeSimEnv(SimulatorEnv, EzPickle):
         colours: str = "standard",
         table: str = "wood",
         background: str = "grey",
-        render_mode: str | None = None,
+        render_mode: str | None = "rgb_array",
     ) -> None:
         EzPickle.__init__(
             self,

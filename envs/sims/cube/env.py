@@ -69,7 +69,7 @@ class CubeEnv(SimulatorEnv, EzPickle):
         horizon: steps until truncation.
         terminate_on_success: False goes on after a success, for data with full-length episodes.
         background: `grid`, OGBench's dark floor, or the unseen `sand`, `teal` and `plum`.
-        render_mode: None or `rgb_array`; `render` works with both.
+        render_mode: `rgb_array`; `render` works with None, too.
 
     Raises:
         ImportError: if the package ogbench is not there; the message says what to install.
@@ -92,7 +92,7 @@ class CubeEnv(SimulatorEnv, EzPickle):
         horizon: int = 200,
         terminate_on_success: bool = True,
         background: str = "grid",
-        render_mode: str | None = None,
+        render_mode: str | None = "rgb_array",
     ) -> None:
         EzPickle.__init__(
             self,

@@ -65,7 +65,7 @@ class LangTableEnv(SimulatorEnv, EzPickle):
         obs: `pixels` or `state`; with `state` no GL platform is needed unless `render` is called.
         horizon: steps until truncation.
         terminate_on_success: False goes on after a success, for data with full-length episodes.
-        render_mode: None or `rgb_array`; `render` works with both.
+        render_mode: `rgb_array`; `render` works with None, too.
     """
 
     name: ClassVar[str] = "LangTable"
@@ -81,7 +81,7 @@ class LangTableEnv(SimulatorEnv, EzPickle):
         obs: str = "pixels",
         horizon: int = 120,
         terminate_on_success: bool = True,
-        render_mode: str | None = None,
+        render_mode: str | None = "rgb_array",
     ) -> None:
         EzPickle.__init__(
             self, task, blocks, frame_size, obs, horizon, terminate_on_success, render_mode
