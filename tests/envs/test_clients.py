@@ -23,6 +23,8 @@ KINDS = [*SINGLE, "vector", "semantic vector"]
 
 
 def make(kind, **arguments):
+    if kind in (SEMANTIC, "semantic vector"):
+        arguments = {"threshold": 0.9999, **arguments}  # no episode ends early
     if kind == "twin":
         return wm_gym.make_twin(gymnasium.make(DREAM), **arguments)
     if kind in ("vector", "semantic vector"):
