@@ -6,6 +6,8 @@ import sys
 
 import gymnasium
 
+from wm_gym.errors import UserError
+
 
 def one_horizon(horizon: int | None, max_episode_steps: int | None) -> int | None:
     """The number of steps that two arguments ask for; None if neither does.
@@ -14,7 +16,7 @@ def one_horizon(horizon: int | None, max_episode_steps: int | None) -> int | Non
         ValueError: if they contradict each other.
     """
     if None not in (horizon, max_episode_steps) and horizon != max_episode_steps:
-        raise ValueError(
+        raise UserError(
             f"horizon={horizon!r} and max_episode_steps={max_episode_steps!r} are two words "
             "for one thing, the steps of an episode; give horizon= alone"
         )

@@ -156,8 +156,9 @@ class RecordGrid(VectorWrapper):
         self.videos: list[Path] = []
         self._grids: list[np.ndarray] = []
         self._warned = False
-        if hasattr(env.unwrapped, "keep_final_frames"):
-            env.unwrapped.keep_final_frames()
+        keep_final_frames = getattr(env.unwrapped, "keep_final_frames", None)
+        if keep_final_frames is not None:
+            keep_final_frames()
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         """Reset; a reset of all rows ends the video before it and begins another."""
@@ -218,5 +219,6 @@ class RecordGrid(VectorWrapper):
     def _capture(self, instead: Mapping[int, np.ndarray] | None = None) -> None:
         if len(self._grids) < self.max_frames:
             frames: Any = self.env.render()
-            shown = [(instead or {}).get(row, frame) for row, frame in enumerate(frames)]
+            given: dict[int, Any] = dict(instead or {})
+            shown = [given.get(row, frame) for row, frame in enumerate(frames)]
             self._grids.append(tile(np.stack(shown)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def compute_on_one_thread_after_forks() -> None:
@@ -17,6 +18,6 @@ def compute_on_one_thread_after_forks() -> None:
 
 
 def _one_thread() -> None:
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if hasattr(torch, "set_num_threads"):  # not while torch is half imported
         torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wm_gym.envs.sims.mujoco_import import INSTALL_GL, egl_is_installed, import_mujoco
+from wm_gym.errors import RenderError, UserError
 
 _NO_GL = (
     "{name} cannot render because no OpenGL platform answers ({error}); install one with "
@@ -30,7 +31,7 @@ _rendered_in: int | None = None
 _inherited: list[Any] = []
 
 
-class ForkedRendererError(RuntimeError):
+class ForkedRendererError(RenderError):
     """A picture was asked for in a child that was forked after its parent had rendered."""
 
 
@@ -54,7 +55,7 @@ def parse_frame_size(frame_size: str | int | tuple[int, int]) -> tuple[int, int]
     except (ValueError, TypeError):
         height = width = 0
     if not (8 <= height <= 2048 and 8 <= width <= 2048):
-        raise ValueError(
+        raise UserError(
             f"frame_size={frame_size!r} is not a frame size; expected 'HEIGHTxWIDTH' such as "
             "'180x320', one number for a square, or (height, width), each within 8 to 2048."
         )

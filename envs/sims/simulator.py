@@ -12,13 +12,20 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from wm_gym.choices import check_choice
-from wm_gym.envs.info import SHARED, make_info
 from wm_gym.envs.client_arguments import whole_seed, without_marks
 from wm_gym.envs.horizon import horizon_of_make
+from wm_gym.envs.info import SHARED, make_info
 from wm_gym.envs.sims.renderer import SceneRenderer, parse_frame_size
 from wm_gym.errors import UserError
 
-_CHANGEABLE = ("task", "horizon", "terminate_on_success", "render_mode", "spec")
+_CHANGEABLE = (
+    "task",
+    "horizon",
+    "terminate_on_success",
+    "render_mode",
+    "spec",
+    "_success_at_reset",
+)
 
 
 class SimulatorGoal(Protocol):
