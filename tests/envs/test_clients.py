@@ -54,7 +54,7 @@ def run(code, *arguments, timeout=240, cwd=None):
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        env=environment, capture_output=True, text=True, timeout=timeout, cwd=cwd,
+        env=environment, capture_output=True, text=True, encoding="utf-8", timeout=timeout, cwd=cwd,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
